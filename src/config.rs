@@ -1,0 +1,253 @@
+//! The configuration: TOML -> checked [`Config`]. Unknown keys are refused, and every error names the key and the line.
+//!
+//! `config/cardea.toml` lists every key with its default and one sentence; a test holds the two together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub data: Data,
+    pub certs: Certs,
+    pub mqtt: Mqtt,
+    pub http: Http,
+    pub metrics: Metrics,
+    pub fleet: Fleet,
+    pub keys: Keys,
+    pub card_guard: CardGuard,
+    pub payments: Payments,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    pub dir: PathBuf,
+    /// Below this much free space the gateway stops promising, so that it never tears a write.
+    pub min_free_mib: u64,
+    pub segment_mib: u64,
+    /// Appends that may wait for the disk; more are refused with 503.
+    pub queue_max: usize,
+    pub snapshot_every_records: u64,
+    pub track_retention_hours: u64,
+    pub track_max_mib: u64,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            dir: "data".into(),
+            min_free_mib: 64,
+            segment_mib: 32,
+            queue_max: 65_536,
+            snapshot_every_records: 200_000,
+            track_retention_hours: 168,
+            track_max_mib: 1024,
+        }
+    }
+}
+
+/// Where the PEM files are. All are read again on SIGHUP and by `POST /v1/certificates/reload`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Certs {
+    /// CA bundle that car certificates must chain to (one or more certificates).
+    pub ca: PathBuf,
+    /// The key of the first CA in the bundle; absent where an outside CA signs.
+    pub ca_key: Option<PathBuf>,
+    pub server: PathBuf,
+    pub server_key: PathBuf,
+    /// PEM CRLs, optional.
+    pub crl: Option<PathBuf>,
+    pub vehicle_days: u32,
+}
+
+impl Default for Certs {
+    fn default() -> Self {
+        Self {
+            ca: "certs/ca.pem".into(),
+            ca_key: Some("certs/ca.key.pem".into()),
+            server: "certs/server.pem".into(),
+            server_key: "certs/server.key.pem".into(),
+            crl: None,
+            vehicle_days: 825,
+        }
+    }
+}
+
+/// The gate to the cars and the routers behind it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    pub listen: SocketAddr,
+    pub shards: usize,
+    /// Worker threads of the gate's runtime.
+    pub threads: usize,
+    pub max_sessions: usize,
+    pub max_handshakes: usize,
+    pub tls_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub write_timeout_ms: u64,
+    /// Silence allowed to a car that asked for no keep-alive, and the most it may ask for.
+    pub max_keep_alive_s: u64,
+    pub max_payload_bytes: usize,
+    /// PUBLISHes a car may send per second on average, and at once.
+    pub rate_per_s: u32,
+    pub rate_burst: u32,
+    /// Commands to one car waiting to be written; more kicks the session, and the outbox sends again.
+    pub mailbox_max: usize,
+    pub ingest_segment_kib: usize,
+    pub ingest_segments: usize,
+    pub heartbeat_ms: u64,
+    /// A shard whose heartbeat is this late is replaced.
+    pub stall_ms: u64,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8883)),
+            shards: 2,
+            threads: 2,
+            max_sessions: 20_000,
+            max_handshakes: 256,
+            tls_timeout_ms: 5_000,
+            connect_timeout_ms: 5_000,
+            write_timeout_ms: 10_000,
+            max_keep_alive_s: 1_200,
+            max_payload_bytes: 16 * 1024,
+            rate_per_s: 50,
+            rate_burst: 200,
+            mailbox_max: 128,
+            ingest_segment_kib: 16 * 1024,
+            ingest_segments: 4,
+            heartbeat_ms: 250,
+            stall_ms: 2_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub workers: usize,
+    pub max_body_bytes: usize,
+    pub max_connections: usize,
+    /// Console WebSocket sessions at once.
+    pub max_consoles: usize,
+    /// Requests per second and burst allowed to one API key.
+    pub rate_per_s: u32,
+    pub rate_burst: u32,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            workers: 2,
+            max_body_bytes: 256 * 1024,
+            max_connections: 10_000,
+            max_consoles: 200,
+            rate_per_s: 2_000,
+            rate_burst: 4_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    pub listen: SocketAddr,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+    }
+}
+
+/// The vehicle actors.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fleet {
+    /// Threads that run vehicle actors.
+    pub arbiters: usize,
+    pub max_vehicles: usize,
+    /// Vehicle actors in memory; idle ones beyond it leave and come back on need.
+    pub max_resident: usize,
+    pub mailbox: usize,
+    /// Observations on their way to the actors; more and the gate stops reading.
+    pub max_observations_in_flight: usize,
+    pub lock_ttl_s: u64,
+    pub command_ttl_s: u64,
+    pub max_ttl_s: u64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            arbiters: 2,
+            max_vehicles: 200_000,
+            max_resident: 50_000,
+            mailbox: 256,
+            max_observations_in_flight: 20_000,
+            lock_ttl_s: 300,
+            command_ttl_s: 3_600,
+            max_ttl_s: 30 * 86_400,
+        }
+    }
+}
+
+/// Virtual keys.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// PKCS#8 PEM of the fleet's Ed25519 signing key.
+    pub signing_key: PathBuf,
+    /// The token's `iss`.
+    pub issuer: String,
+    /// The longest a key may be valid.
+    pub max_minutes: u64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { signing_key: "certs/signing.key.pem".into(), issuer: "cardea".into(), max_minutes: 30 * 24 * 60 }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CardGuard {
+    /// `card-rules.toml`; absent = the built-in defaults, which that file lists.
+    pub rules: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Payments {
+    pub stripe: Stripe,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stripe {
+    /// Webhook signing secrets; any of them passes, so that one can be rotated. Empty = the route answers 404.
+    pub secrets: Vec<String>,
+    /// Echoed in the `Stripe-Version` header.
+    pub api_version: String,
+    /// How far the signature's time may be from ours, in either direction.
+    pub tolerance_s: u64,
+    /// The guard answers within this, whatever happens.
+    pub deadline_ms: u64,
+}
+
+impl Default for Stripe {
+    fn default() -> Self {
+        Self { secrets: Vec::new(), api_version: "2026-10-28".into(), tolerance_s: 300, deadline_ms: 300 }
+    }
+}
