@@ -1,1 +1,197 @@
-//! key
+//! What a virtual key permits and prohibits, for whom, from when to when.
+//!
+//! A key is an allow-list: every function it does not list is prohibited. Revocation raises the car's key generation
+//! and lists the key until it would have expired anyway.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Function, Functions, KeyId, Malformed, RentalId, Timestamp};
+
+/// The public key of whoever may use a virtual key: the token and the grant are worth nothing without its secret half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "curve")]
+pub enum HolderKey {
+    P256 {
+        #[serde(with = "bytes32")]
+        x: [u8; 32],
+        #[serde(with = "bytes32")]
+        y: [u8; 32],
+    },
+    Ed25519 {
+        #[serde(with = "bytes32")]
+        x: [u8; 32],
+    },
+}
+
+/// 32 bytes as lower-case hex in the journal.
+mod bytes32 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(D::Error::custom("64 hex digits expected"));
+        }
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(D::Error::custom)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// A circle a key is good in.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Geofence {
+    pub latitude: f64,
+    pub longitude: f64,
+    pub radius_m: f64,
+}
+
+/// What the car is told: the grant half of a key (the token half goes to the holder).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyGrant {
+    pub key_id: KeyId,
+    pub holder_key: HolderKey,
+    pub permits: Functions,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub generation: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geofence: Option<Geofence>,
+    pub max_delegation: u8,
+}
+
+impl KeyGrant {
+    /// Is `function` covered at `now`? Both ends of the validity count as inside.
+    pub fn permits_at(&self, now: Timestamp, function: Function) -> Result<(), KeyRefusal> {
+        if now < self.not_before {
+            return Err(KeyRefusal::NotYetValid);
+        }
+        if now > self.not_after {
+            return Err(KeyRefusal::Expired);
+        }
+        if !self.permits.contains(function) {
+            return Err(KeyRefusal::Prohibited);
+        }
+        Ok(())
+    }
+
+    pub fn prohibits(&self) -> Functions {
+        self.permits.complement()
+    }
+}
+
+/// Why a key does not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyRefusal {
+    NotYetValid,
+    Expired,
+    Prohibited,
+    Revoked,
+    WrongGeneration,
+}
+
+impl KeyRefusal {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::Prohibited => "not_permitted",
+            Self::Revoked => "revoked",
+            Self::WrongGeneration => "wrong_generation",
+        }
+    }
+}
+
+/// When a revocation bites for what would stop a car; entry ends at once in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationEffect {
+    Immediate,
+    AtSafeState,
+}
+
+/// A key as the vehicle's record keeps it until it would have expired.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    pub grant: KeyGrant,
+    pub rental_id: RentalId,
+    pub holder: String,
+    pub profile: String,
+    pub issued_at: Timestamp,
+    /// The car acknowledged the grant.
+    pub delivered_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    Pending,
+    Delivered,
+    Revoked,
+    Expired,
+}
+
+impl Key {
+    pub fn state(&self, now: Timestamp) -> KeyState {
+        if self.revoked_at.is_some() {
+            KeyState::Revoked
+        } else if now > self.grant.not_after {
+            KeyState::Expired
+        } else if self.delivered_at.is_some() {
+            KeyState::Delivered
+        } else {
+            KeyState::Pending
+        }
+    }
+
+    pub fn permits_at(&self, now: Timestamp, function: Function) -> Result<(), KeyRefusal> {
+        if self.revoked_at.is_some() {
+            return Err(KeyRefusal::Revoked);
+        }
+        self.grant.permits_at(now, function)
+    }
+}
+
+/// A named set of permissions an operator lends under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub name: String,
+    pub permits: Functions,
+    pub max_delegation: u8,
+}
+
+impl Profile {
+    /// A renter's profile that prohibits nothing is a mistake: the key would be the owner's.
+    pub fn new(name: impl Into<String>, permits: Functions, max_delegation: u8) -> Result<Self, Malformed> {
+        if permits.is_empty() {
+            return Err(Malformed("a profile permits at least one function"));
+        }
+        if permits == Functions::ALL {
+            return Err(Malformed("a profile prohibits at least one function"));
+        }
+        if max_delegation > 1 {
+            return Err(Malformed("a key is delegated at most once"));
+        }
+        Ok(Self { name: name.into(), permits, max_delegation })
+    }
+
+    /// `cabin`: open, enter and wait in comfort, no driving. `drive`: the whole car but what is the owner's.
+    pub fn built_in() -> Vec<Self> {
+        use Function as F;
+        let cabin = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::AccessoryPower, F::Climate, F::Locate];
+        let drive_prohibits = [F::OpenGlovebox];
+        let permits = |list: &[Function]| list.iter().copied().fold(Functions::NONE, Functions::with);
+        vec![
+            Self { name: "cabin".into(), permits: permits(&cabin), max_delegation: 0 },
+            Self { name: "drive".into(), permits: permits(&drive_prohibits).complement(), max_delegation: 1 },
+        ]
+    }
+}

@@ -1,1 +1,316 @@
-//! twin
+//! What a car was last seen to be: its signals, each with its own time, and its link.
+//!
+//! Observations only: nothing here was promised to anybody, and losing the last second of it is allowed.
+//! An item older than what is known is history, not state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Position, Timestamp};
+
+/// COVESA VSS paths the gateway itself understands; every other path is kept as reported.
+pub mod path {
+    pub const LATITUDE: &str = "Vehicle.CurrentLocation.Latitude";
+    pub const LONGITUDE: &str = "Vehicle.CurrentLocation.Longitude";
+    pub const ACCURACY_M: &str = "Vehicle.CurrentLocation.HorizontalAccuracy";
+    pub const SPEED_KMH: &str = "Vehicle.Speed";
+    pub const LOW_VOLTAGE: &str = "Vehicle.LowVoltageSystemState";
+    pub const FUEL_PERCENT: &str = "Vehicle.Powertrain.FuelSystem.RelativeLevel";
+    pub const ODOMETER_KM: &str = "Vehicle.TraveledDistance";
+    pub const DRIVER_DOOR_LOCKED: &str = "Vehicle.Cabin.Door.Row1.DriverSide.IsLocked";
+    pub const DRIVE_ENABLED: &str = "Vehicle.Cardea.IsDriveEnabled";
+    pub const KEY_GENERATION: &str = "Vehicle.Cardea.KeyGeneration";
+    pub const FUEL_CARD_PRESENT: &str = "Vehicle.Cardea.IsFuelCardPresent";
+    pub const ALL: [&str; 11] = [
+        LATITUDE,
+        LONGITUDE,
+        ACCURACY_M,
+        SPEED_KMH,
+        LOW_VOLTAGE,
+        FUEL_PERCENT,
+        ODOMETER_KM,
+        DRIVER_DOOR_LOCKED,
+        DRIVE_ENABLED,
+        KEY_GENERATION,
+        FUEL_CARD_PRESENT,
+    ];
+}
+
+/// A signal's name: one of [`path::ALL`] without an allocation, or another as the car reported it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SignalPath {
+    Known(&'static str),
+    Other(Arc<str>),
+}
+
+impl SignalPath {
+    pub const MAX_LEN: usize = 128;
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(name) => name,
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&str> for SignalPath {
+    fn from(name: &str) -> Self {
+        match path::ALL.iter().find(|known| **known == name) {
+            Some(known) => Self::Known(known),
+            None => Self::Other(name.into()),
+        }
+    }
+}
+
+/// A signal's value as JSON can carry it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SignalValue {
+    Bool(bool),
+    Number(f64),
+    Text(Box<str>),
+}
+
+impl SignalValue {
+    pub const MAX_TEXT_LEN: usize = 256;
+
+    pub fn as_number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Bool(_) | Self::Text(_) => None,
+        }
+    }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(flag) => Some(*flag),
+            Self::Number(_) | Self::Text(_) => None,
+        }
+    }
+
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bool(_) | Self::Number(_) => None,
+        }
+    }
+}
+
+/// One telemetry message of a car. `seq` counts within `boot`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub boot: u64,
+    pub seq: u64,
+    pub at: Timestamp,
+    pub signals: Vec<(SignalPath, SignalValue)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Signal {
+    pub value: SignalValue,
+    /// When the car measured it (the report's own time), not when it arrived.
+    pub at: Timestamp,
+}
+
+/// The car's connection as the gate sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub state: LinkState,
+    pub since: Timestamp,
+    /// Rises with every session, so that a late "disconnected" of an older one is recognised.
+    pub epoch: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    Online,
+    Offline,
+}
+
+/// The newest known state of one car.
+#[derive(Debug, Clone)]
+pub struct Twin {
+    pub link: Link,
+    /// Sorted by path; at most [`Twin::MAX_SIGNALS`].
+    signals: Vec<(SignalPath, Signal)>,
+    pub last_report: Option<Timestamp>,
+    /// `(boot, newest seq)` of telemetry.
+    pub telemetry_seq: Option<(u64, u64)>,
+    /// Telemetry messages that never came, as far as `seq` shows.
+    pub missing_reports: u64,
+    /// Items that were older than what was known.
+    pub stale_items: u64,
+    /// Paths refused because the twin was full.
+    pub refused_paths: u64,
+}
+
+/// What became of one report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub newer: u32,
+    pub stale: u32,
+    pub refused: u32,
+}
+
+impl Twin {
+    /// More paths than any unit seen so far reports; the rest is refused and counted.
+    pub const MAX_SIGNALS: usize = 128;
+
+    /// A report from further ahead than this is of a broken clock and is clamped by its arrival.
+    pub const MAX_AHEAD_MS: i64 = 60_000;
+
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            link: Link { state: LinkState::Offline, since: now, epoch: 0 },
+            signals: Vec::new(),
+            last_report: None,
+            telemetry_seq: None,
+            missing_reports: 0,
+            stale_items: 0,
+            refused_paths: 0,
+        }
+    }
+
+    /// Takes a report into the state; each path keeps the newest value by the car's own time.
+    pub fn observe(&mut self, now: Timestamp, report: Report) -> Observed {
+        self.count_gap(report.boot, report.seq);
+        let at = report.at.min(now.plus_ms(Self::MAX_AHEAD_MS));
+        self.last_report = Some(self.last_report.map_or(now, |last| last.max(now)));
+        let mut observed = Observed::default();
+        for (path, value) in report.signals {
+            match self.put(path, value, at) {
+                Put::Newer => observed.newer += 1,
+                Put::Stale => observed.stale += 1,
+                Put::Refused => observed.refused += 1,
+            }
+        }
+        self.stale_items += u64::from(observed.stale);
+        self.refused_paths += u64::from(observed.refused);
+        observed
+    }
+
+    fn count_gap(&mut self, boot: u64, seq: u64) {
+        match self.telemetry_seq {
+            Some((known_boot, known)) if known_boot == boot => {
+                if seq > known {
+                    self.missing_reports += seq - known - 1;
+                    self.telemetry_seq = Some((boot, seq));
+                }
+            }
+            Some(_) | None => self.telemetry_seq = Some((boot, seq)),
+        }
+    }
+
+    fn put(&mut self, path: SignalPath, value: SignalValue, at: Timestamp) -> Put {
+        match self.signals.binary_search_by(|(known, _)| known.as_str().cmp(path.as_str())) {
+            Ok(found) => {
+                let signal = &mut self.signals[found].1;
+                if at < signal.at {
+                    return Put::Stale;
+                }
+                *signal = Signal { value, at };
+                Put::Newer
+            }
+            Err(_) if self.signals.len() >= Self::MAX_SIGNALS => Put::Refused,
+            Err(place) => {
+                self.signals.insert(place, (path, Signal { value, at }));
+                Put::Newer
+            }
+        }
+    }
+
+    /// Puts one value by name, as when a fact from the car implies a signal.
+    pub fn note(&mut self, name: &str, value: SignalValue, at: Timestamp) {
+        let _ = self.put(name.into(), value, at);
+    }
+
+    pub fn signal(&self, name: &str) -> Option<&Signal> {
+        self.signals.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok().map(|found| &self.signals[found].1)
+    }
+
+    pub fn signals(&self) -> impl ExactSizeIterator<Item = (&SignalPath, &Signal)> {
+        self.signals.iter().map(|(path, signal)| (path, signal))
+    }
+
+    /// The newest position with its time and accuracy; `None` unless both coordinates are known, of one moment and on the globe.
+    pub fn fix(&self) -> Option<Fix> {
+        let latitude = self.signal(path::LATITUDE)?;
+        let longitude = self.signal(path::LONGITUDE)?;
+        if latitude.at != longitude.at {
+            return None;
+        }
+        let position = Position { latitude: latitude.value.as_number()?, longitude: longitude.value.as_number()? };
+        let accuracy_m =
+            self.signal(path::ACCURACY_M).and_then(|signal| signal.value.as_number()).filter(|m| *m >= 0.0);
+        position.is_valid().then_some(Fix { position, at: latitude.at, accuracy_m })
+    }
+
+    /// `None` = not known.
+    pub fn is_ignition_on(&self) -> Option<(bool, Timestamp)> {
+        let signal = self.signal(path::LOW_VOLTAGE)?;
+        let is_on = match signal.value.as_text()? {
+            "OFF" | "LOCK" => false,
+            "ACC" | "ON" | "START" => true,
+            _ => return None,
+        };
+        Some((is_on, signal.at))
+    }
+
+    pub fn speed_kmh(&self) -> Option<(f64, Timestamp)> {
+        let signal = self.signal(path::SPEED_KMH)?;
+        Some((signal.value.as_number()?, signal.at))
+    }
+
+    pub fn is_online(&self) -> bool {
+        self.link.state == LinkState::Online
+    }
+
+    /// Stands still with ignition off, by what was seen in this very session of the link; a parked car that is
+    /// offline or has not reported since it came back may have driven off meanwhile, so that counts as not known.
+    pub fn is_safe_to_stop(&self) -> bool {
+        let in_session = |at: Timestamp| self.is_online() && at >= self.link.since.plus_ms(-Self::MAX_AHEAD_MS);
+        let stands = self.speed_kmh().is_some_and(|(speed, at)| speed.abs() < 0.5 && in_session(at));
+        let is_off = self.is_ignition_on().is_some_and(|(is_on, at)| !is_on && in_session(at));
+        stands && is_off
+    }
+
+    /// Returns false for a session older than the known one.
+    pub fn connected(&mut self, now: Timestamp, epoch: u64) -> bool {
+        if epoch <= self.link.epoch {
+            return false;
+        }
+        self.link = Link { state: LinkState::Online, since: now, epoch };
+        true
+    }
+
+    pub fn disconnected(&mut self, now: Timestamp, epoch: u64) -> bool {
+        if epoch != self.link.epoch || !self.is_online() {
+            return false;
+        }
+        self.link = Link { state: LinkState::Offline, since: now, epoch };
+        true
+    }
+
+    /// All signals as a map, for pages and journals.
+    pub fn to_map(&self) -> BTreeMap<&str, &Signal> {
+        self.signals.iter().map(|(path, signal)| (path.as_str(), signal)).collect()
+    }
+}
+
+enum Put {
+    Newer,
+    Stale,
+    Refused,
+}
+
+/// Where a car was, and how sure that is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fix {
+    pub position: Position,
+    pub at: Timestamp,
+    pub accuracy_m: Option<f64>,
+}

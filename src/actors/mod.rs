@@ -1,0 +1,5 @@
+//! Who does it: one file an actor. An actor takes a message, decides (in `domain`), appends (to the store), applies, sends.
+//!
+//! Actors know the store's port and each other; they know neither MQTT nor HTTP.
+
+pub mod vehicle;
