@@ -2,4 +2,6 @@
 //!
 //! Actors know the store's port and each other; they know neither MQTT nor HTTP.
 
+pub mod feed;
+pub mod fleet;
 pub mod vehicle;

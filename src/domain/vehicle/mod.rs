@@ -1,0 +1,343 @@
+//! One vehicle's record: registration, commands, keys, rentals. Everything promised about a car is in here.
+//!
+//! [`Vehicle::decide`] says what a request would change and changes nothing; [`Vehicle::apply`] changes and cannot
+//! fail. The actor stores the events in between.
+
+mod decide;
+mod event;
+#[cfg(test)]
+mod walk;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use event::{Details, Event, Request};
+
+use super::command::{Command, CommandState, FactKind, Order};
+use super::key::{Key, Profile};
+use super::rental::{Rental, RentalState, RequestState, Usage, UsageRequest};
+use super::twin::Twin;
+use super::{CommandId, Function, Functions, KeyId, Principal, Refusal, RentalId, RequestId, Timestamp, VehicleId};
+
+/// What a decision may look at beside the record.
+pub struct Context<'a> {
+    pub now: Timestamp,
+    pub twin: &'a Twin,
+    pub rules: &'a Rules,
+    /// A fresh UUIDv7 a call.
+    pub new_id: &'a dyn Fn() -> Uuid,
+}
+
+/// What the fleet's configuration fixes for every vehicle.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub profiles: Vec<Profile>,
+    pub max_key_ms: i64,
+    pub lock_ttl_ms: i64,
+    pub command_ttl_ms: i64,
+    pub max_ttl_ms: i64,
+}
+
+/// The record. Plain data; everything in it comes from events alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Vehicle {
+    pub vehicle_id: VehicleId,
+    /// `None` until somebody registered it, or it connected with a certificate of the fleet.
+    pub registered: Option<Registered>,
+    pub details: Details,
+    /// What the unit said at its last boot.
+    pub reported: Option<Unit>,
+    /// Every open command, then the newest closed ones; oldest first.
+    pub commands: Vec<Command>,
+    pub keys: Vec<Key>,
+    /// Raised by every revocation.
+    pub key_generation: u32,
+    /// Functions an operator took away and the car confirmed.
+    pub disabled: Functions,
+    pub requests: Vec<UsageRequest>,
+    pub rentals: Vec<Rental>,
+    seen: Vec<SeenFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    pub at: Timestamp,
+    pub by: Principal,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    pub firmware: String,
+    pub capabilities: Functions,
+    pub tank_litres: Option<f64>,
+}
+
+/// Which facts of one start of the unit were taken: the newest and a window of 64 below it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct SeenFacts {
+    boot: u64,
+    newest: u64,
+    /// Bit n = `newest - n` was taken.
+    window: u64,
+}
+
+impl Vehicle {
+    pub const MAX_OPEN_COMMANDS: usize = 64;
+    pub const MAX_CLOSED_COMMANDS: usize = 32;
+    pub const MAX_OPEN_REQUESTS: usize = 32;
+    pub const MAX_CLOSED_RENTALS: usize = 16;
+    pub const MAX_KEYS: usize = 64;
+    /// A unit that restarts more often than its facts arrive loses the oldest start's window.
+    const MAX_BOOTS: usize = 4;
+
+    pub fn new(vehicle_id: VehicleId) -> Self {
+        Self {
+            vehicle_id,
+            registered: None,
+            details: Details::default(),
+            reported: None,
+            commands: Vec::new(),
+            keys: Vec::new(),
+            key_generation: 0,
+            disabled: Functions::NONE,
+            requests: Vec::new(),
+            rentals: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// What the events of a request would be; nothing is changed.
+    pub fn decide(&self, context: &Context<'_>, request: Request) -> Result<Vec<Event>, Refusal> {
+        decide::decide(self, context, request)
+    }
+
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::VehicleRegistered { details, by, at } => {
+                self.registered = Some(Registered { at: *at, by: by.clone() });
+                self.details = details.clone();
+            }
+            Event::VehicleChanged { details } => self.details = details.clone(),
+            Event::CommandAccepted { command } => self.commands.push(command.clone()),
+            Event::CommandMoved { command_id, state, at, reason } => {
+                self.move_command(*command_id, *state, *at, reason.clone());
+            }
+            Event::FactTaken { fact } => {
+                self.mark_seen(fact.boot, fact.seq);
+                if let FactKind::Boot { firmware, capabilities, tank_litres } = &fact.kind {
+                    self.reported = Some(Unit {
+                        firmware: firmware.clone(),
+                        capabilities: capabilities.clone().into(),
+                        tank_litres: *tank_litres,
+                    });
+                }
+            }
+            Event::UsageRequested { request } => self.requests.push(request.clone()),
+            Event::UsageDecided { request_id, state } => {
+                if let Some(request) = self.requests.iter_mut().find(|request| request.request_id == *request_id) {
+                    request.state = *state;
+                }
+            }
+            Event::RentalReserved { rental } => {
+                if let Some(request) = self.requests.iter_mut().find(|request| request.request_id == rental.request_id)
+                {
+                    request.rental_id = Some(rental.rental_id);
+                    request.key_id = Some(rental.key_id);
+                }
+                self.rentals.push(rental.clone());
+            }
+            Event::RentalMoved { rental_id, state, at } => {
+                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
+                    rental.state = *state;
+                    rental.history.push(super::rental::RentalPassage { state: *state, at: *at });
+                }
+            }
+            Event::KeyGranted { key } => self.keys.push(key.clone()),
+            Event::KeyDelivered { key_id, at } => {
+                if let Some(key) = self.keys.iter_mut().find(|key| key.grant.key_id == *key_id) {
+                    key.delivered_at.get_or_insert(*at);
+                }
+            }
+            Event::KeyRevoked { key_id, generation, at, .. } => {
+                self.key_generation = self.key_generation.max(*generation);
+                if let Some(key) = self.keys.iter_mut().find(|key| key.grant.key_id == *key_id) {
+                    key.revoked_at.get_or_insert(*at);
+                }
+            }
+        }
+        self.forget_the_oldest();
+    }
+
+    fn move_command(&mut self, id: CommandId, state: CommandState, at: Timestamp, reason: Option<String>) {
+        let Some(command) = self.commands.iter_mut().find(|command| command.command_id == id) else { return };
+        command.enter(state, at, reason);
+        if state == CommandState::Succeeded {
+            match command.order {
+                Order::DisableFunction { function } => self.disabled = self.disabled.with(function),
+                Order::EnableFunction { function } => self.disabled = self.disabled.without(function),
+                Order::Lock
+                | Order::Unlock
+                | Order::Locate
+                | Order::GrantKey { .. }
+                | Order::RevokeKey { .. }
+                | Order::ReportState => {}
+            }
+        }
+    }
+
+    fn mark_seen(&mut self, boot: u64, seq: u64) {
+        let Some(seen) = self.seen.iter_mut().find(|seen| seen.boot == boot) else {
+            self.seen.push(SeenFacts { boot, newest: seq, window: 1 });
+            if self.seen.len() > Self::MAX_BOOTS {
+                self.seen.remove(0);
+            }
+            return;
+        };
+        if seq > seen.newest {
+            let shift = seq - seen.newest;
+            seen.window = if shift < 64 { (seen.window << shift) | 1 } else { 1 };
+            seen.newest = seq;
+        } else if seen.newest - seq < 64 {
+            seen.window |= 1 << (seen.newest - seq);
+        }
+    }
+
+    /// Was this fact taken before? One further back than the window counts as taken: the car got its answer long ago.
+    pub fn has_seen(&self, boot: u64, seq: u64) -> bool {
+        self.seen.iter().find(|seen| seen.boot == boot).is_some_and(|seen| {
+            seq <= seen.newest && (seen.newest - seq >= 64 || seen.window & (1 << (seen.newest - seq)) != 0)
+        })
+    }
+
+    /// Bounds every list; what is dropped stays in the journal and in the view.
+    fn forget_the_oldest(&mut self) {
+        drop_oldest(&mut self.commands, Self::MAX_CLOSED_COMMANDS, |command| command.state.is_final());
+        drop_oldest(&mut self.rentals, Self::MAX_CLOSED_RENTALS, |rental| {
+            matches!(rental.state, RentalState::Ended | RentalState::Cancelled)
+        });
+        drop_oldest(&mut self.requests, Self::MAX_CLOSED_RENTALS, |request| request.state != RequestState::Requested);
+        let rentals = &self.rentals;
+        drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| {
+            key.revoked_at.is_some() || !rentals.iter().any(|rental| rental.rental_id == key.rental_id)
+        });
+    }
+
+    /// What the car can do: as its unit reported, else as the operator said, else everything.
+    pub fn capabilities(&self) -> Functions {
+        self.reported.as_ref().map(|unit| unit.capabilities).or(self.details.capabilities).unwrap_or(Functions::ALL)
+    }
+
+    pub fn tank_litres(&self) -> Option<f64> {
+        self.details.tank_litres.or_else(|| self.reported.as_ref().and_then(|unit| unit.tank_litres))
+    }
+
+    pub fn command(&self, id: CommandId) -> Option<&Command> {
+        self.commands.iter().find(|command| command.command_id == id)
+    }
+
+    pub fn open_commands(&self) -> impl Iterator<Item = &Command> {
+        self.commands.iter().filter(|command| !command.state.is_final())
+    }
+
+    pub fn key(&self, id: KeyId) -> Option<&Key> {
+        self.keys.iter().find(|key| key.grant.key_id == id)
+    }
+
+    pub fn rental(&self, id: RentalId) -> Option<&Rental> {
+        self.rentals.iter().find(|rental| rental.rental_id == id)
+    }
+
+    pub fn usage_request(&self, id: RequestId) -> Option<&UsageRequest> {
+        self.requests.iter().find(|request| request.request_id == id)
+    }
+
+    /// What the vehicle is used for at `now`.
+    pub fn usage(&self, now: Timestamp) -> Usage {
+        let of = |state: RentalState| self.rentals.iter().find(|rental| rental.state == state);
+        if let Some(rental) = of(RentalState::Active) {
+            let Rental { rental_id, renter, from, until, .. } = rental.clone();
+            return Usage::Rented { rental_id, renter, from, until };
+        }
+        if let Some(rental) = of(RentalState::Ending) {
+            let since = rental.closed_at().unwrap_or(now);
+            return Usage::Ending { rental_id: rental.rental_id, renter: rental.renter.clone(), since };
+        }
+        let next =
+            self.rentals.iter().filter(|rental| rental.state == RentalState::Reserved).min_by_key(|rental| rental.from);
+        match next {
+            Some(rental) => {
+                let Rental { rental_id, renter, from, until, .. } = rental.clone();
+                Usage::Reserved { rental_id, renter, from, until }
+            }
+            None => Usage::Free,
+        }
+    }
+
+    /// May the car be driven, as far as the gateway knows: its own word, else what was last confirmed.
+    pub fn is_drive_enabled(&self, twin: &Twin) -> bool {
+        twin.signal(super::twin::path::DRIVE_ENABLED)
+            .and_then(|signal| signal.value.as_bool())
+            .unwrap_or(!self.disabled.contains(Function::Drive))
+    }
+
+    /// What shall be handed to the car's session now, in order: what waits, unless it would endanger a moving car.
+    pub fn outbox(&self, twin: &Twin) -> Vec<&Command> {
+        if !twin.is_online() {
+            return Vec::new();
+        }
+        let is_releasable = |command: &&Command| {
+            let waits = match command.state {
+                CommandState::Accepted | CommandState::Queued => true,
+                CommandState::PendingSafe => !command.was_sent,
+                CommandState::Sent
+                | CommandState::Delivered
+                | CommandState::Executing
+                | CommandState::Succeeded
+                | CommandState::Failed
+                | CommandState::Rejected
+                | CommandState::Expired
+                | CommandState::Cancelled
+                | CommandState::Superseded
+                | CommandState::Unknown => false,
+            };
+            waits && (!command.order.endangers_a_moving_car() || command.was_sent || twin.is_safe_to_stop())
+        };
+        self.commands.iter().filter(is_releasable).collect()
+    }
+
+    /// What the car has begun and not finished: repeated on a new session, since its answer may have been lost.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Command> {
+        self.commands.iter().filter(|command| {
+            command.was_sent && matches!(command.state, CommandState::Executing | CommandState::PendingSafe)
+        })
+    }
+
+    /// When something is due without anybody asking; the actor reviews the vehicle then.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let commands = self.open_commands().map(|command| command.expires_at);
+        let rentals = self.rentals.iter().filter_map(|rental| match rental.state {
+            RentalState::Reserved => Some(rental.from),
+            RentalState::Active => Some(rental.until),
+            RentalState::Ending | RentalState::Ended | RentalState::Cancelled => None,
+        });
+        let requests = self
+            .requests
+            .iter()
+            .filter(|request| request.state == RequestState::Requested)
+            .map(|request| request.until);
+        commands.chain(rentals).chain(requests).min()
+    }
+}
+
+/// Keeps the newest `keep` of those that are closed, and all others.
+fn drop_oldest<T>(list: &mut Vec<T>, keep: usize, is_closed: impl Fn(&T) -> bool) {
+    let closed = list.iter().filter(|item| is_closed(item)).count();
+    let mut surplus = closed.saturating_sub(keep);
+    if surplus > 0 {
+        list.retain(|item| {
+            let drops = surplus > 0 && is_closed(item);
+            surplus -= usize::from(drops);
+            !drops
+        });
+    }
+}
