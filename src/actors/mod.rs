@@ -4,4 +4,6 @@
 
 pub mod feed;
 pub mod fleet;
+mod rows;
+mod schedule;
 pub mod vehicle;
