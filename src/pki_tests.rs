@@ -87,7 +87,7 @@ fn request_for_another_name_or_several_is_refused() {
 fn request_signed_by_another_key_is_refused() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
     let mut der = request(&["car-1"], &key).der().to_vec();
-    let at = der.windows(9).position(|bytes| bytes == b"Somebody\x30" || bytes == b"Somebody0").expect("in there");
+    let at = der.windows(8).position(|bytes| bytes == b"Somebody").expect("in there");
     der[at] = b'T';
     let text = base64::engine::general_purpose::STANDARD.encode(&der);
     let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
