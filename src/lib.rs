@@ -4,4 +4,17 @@ pub mod actors;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod pki;
 pub mod store;
+
+/// Why the gateway ended otherwise than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("this build has no gateway")]
+    NotBuilt,
+}
+
+/// Runs the gateway until a signal ends it.
+pub fn run(_config: config::Config) -> Result<(), RunError> {
+    Err(RunError::NotBuilt)
+}
