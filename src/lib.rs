@@ -4,8 +4,11 @@ pub mod actors;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod http;
+pub mod metrics;
 pub mod pki;
 pub mod store;
+pub mod token;
 
 /// Why the gateway ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]

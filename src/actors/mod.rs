@@ -6,4 +6,6 @@ pub mod feed;
 pub mod fleet;
 mod rows;
 mod schedule;
+#[cfg(test)]
+pub mod testing;
 pub mod vehicle;
