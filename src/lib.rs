@@ -4,4 +4,5 @@ pub mod actors;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod mqtt;
 pub mod store;
