@@ -1,6 +1,7 @@
 //! Cardea: a real-time gateway between a car-sharing fleet and everyone who acts on it.
 
 pub mod actors;
+pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod domain;
