@@ -1,11 +1,13 @@
 //! Cardea: a real-time gateway between a car-sharing fleet and everyone who acts on it.
 
 pub mod actors;
+pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+pub mod mqtt;
 pub mod pki;
 pub mod store;
 pub mod token;
