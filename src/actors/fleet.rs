@@ -16,9 +16,7 @@ use super::feed::{CommandChanged, VehicleChanged};
 pub use super::fleet_metrics::FleetMetrics;
 use super::loading::{load, load_registered};
 use super::schedule::{Schedule, TICK};
-use super::vehicle::{
-    Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor,
-};
+use super::vehicle::{Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor};
 use crate::clock::Clock;
 use crate::domain::command::Command;
 use crate::domain::key::KeyGrant;
