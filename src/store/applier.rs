@@ -37,30 +37,27 @@ pub struct Applier {
 impl Applier {
     /// Opens the view that is there and brings it up to date, or makes a new one.
     pub fn prepare(&self) -> Result<(), Problem> {
-        let made = match self.reopen() {
-            Ok(Some(view)) => Ok(view),
-            Ok(None) => self.rebuild(),
-            Err(problem) => {
-                tracing::warn!(problem, "the view cannot be used; it is made again from the journal");
-                self.rebuild()
-            }
-        };
-        let applied = made.and_then(|view| {
-            let applied = self.catch_up(&view)?;
-            self.shared.view.set(Arc::new(view));
-            Ok(applied)
-        });
-        match applied {
-            Ok(applied) => {
-                self.shared.feed.set_applied(applied);
-                Ok(())
-            }
-            Err(problem) => {
-                count(&self.shared.metrics.view_errors);
-                self.shared.feed.set_view_problem(problem.clone());
-                Err(problem)
-            }
+        match self.reopen().and_then(|view| view.map_or(Ok(false), |view| self.take_over(view).map(|()| true))) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(problem) => tracing::warn!(problem, "the view cannot be used; it is made again from the journal"),
         }
+        self.remake()
+    }
+
+    /// Makes a new view and takes it into use.
+    fn remake(&self) -> Result<(), Problem> {
+        self.rebuild().and_then(|view| self.take_over(view)).inspect_err(|problem| {
+            count(&self.shared.metrics.view_errors);
+            self.shared.feed.set_view_problem(problem.clone());
+        })
+    }
+
+    fn take_over(&self, view: View) -> Result<(), Problem> {
+        let applied = self.catch_up(&view)?;
+        self.shared.view.set(Arc::new(view));
+        self.shared.feed.set_applied(applied);
+        Ok(())
     }
 
     pub fn run(self) {
@@ -70,7 +67,8 @@ impl Applier {
                 if self.shared.feed.rest(retry) != Mode::Running {
                     return;
                 }
-                retry = match self.prepare() {
+                // Not opened again: it failed, whatever its stamp says.
+                retry = match self.remake() {
                     Ok(()) => RETRY_FIRST,
                     Err(problem) => {
                         tracing::error!(problem, "the view cannot be made; queries are unavailable");
