@@ -94,13 +94,15 @@ fn a_token_is_good_for_its_car_and_its_time_only() {
     assert_eq!(check(&stranger), Err(TokenError::UnknownSigner));
 }
 
+/// A bit of each byte, another one in each run of eight, since a check takes 10 ms unoptimised; the property below
+/// tries the rest at random.
 #[test]
-fn every_single_flipped_bit_is_refused() {
+fn a_flipped_bit_anywhere_is_refused() {
     let bytes = decode(&mint(&grant())).unwrap();
-    for bit in 0..bytes.len() * 8 {
+    for at in 0..bytes.len() {
         let mut changed = bytes.clone();
-        changed[bit / 8] ^= 1 << (bit % 8);
-        assert!(verify(&changed, &signer().keyset(), &car(), NOW).is_err(), "bit {bit}");
+        changed[at] ^= 1 << (at % 8);
+        assert!(verify(&changed, &signer().keyset(), &car(), NOW).is_err(), "byte {at}");
     }
 }
 
@@ -342,5 +344,13 @@ proptest! {
         }
         prop_assert!(bytes == good || verify(&bytes, &signer().keyset(), &car(), NOW).is_err());
         let _ = claims::decode(&bytes[20..], [0; 32]);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_refused(bit in any::<proptest::sample::Index>()) {
+        let mut bytes = decode(&mint(&grant())).unwrap();
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(verify(&bytes, &signer().keyset(), &car(), NOW).is_err());
     }
 }
