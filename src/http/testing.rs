@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
 use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
-use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -198,7 +197,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
     }
     let app = App {
         store: store.clone(),
-        fleet: FleetHandle::detached(),
+        fleet: crate::actors::testing::fleet(store.clone(), Clock::starting_at(NOW_MS)).0,
         clock: Clock::starting_at(NOW_MS),
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),
