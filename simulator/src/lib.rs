@@ -10,3 +10,9 @@ pub mod keyring;
 pub mod route;
 pub mod unit;
 pub mod world;
+
+// The car on the network.
+pub mod backoff;
+pub mod car;
+mod car_link;
+pub mod identity;
