@@ -4,4 +4,8 @@
 
 pub mod feed;
 pub mod fleet;
+mod rows;
+mod schedule;
+#[cfg(test)]
+pub mod testing;
 pub mod vehicle;
