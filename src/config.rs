@@ -142,6 +142,8 @@ pub struct Http {
     /// Requests per second and burst allowed to one API key.
     pub rate_per_s: u32,
     pub rate_burst: u32,
+    /// Hex SHA-256 of the admin API key that `cardea init` showed once; absent = only stored API keys count.
+    pub bootstrap_admin_sha256: Option<String>,
 }
 
 impl Default for Http {
@@ -154,6 +156,7 @@ impl Default for Http {
             max_consoles: 200,
             rate_per_s: 2_000,
             rate_burst: 4_000,
+            bootstrap_admin_sha256: None,
         }
     }
 }

@@ -4,4 +4,7 @@ pub mod actors;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod http;
+pub mod metrics;
 pub mod store;
+pub mod token;

@@ -15,6 +15,12 @@ struct Inner {}
 
 #[expect(clippy::unused_async, unused_variables, reason = "signatures first; the bodies come with the fleet")]
 impl FleetHandle {
+    /// A fleet that answers Busy, until the real one is there.
+    #[cfg(test)]
+    pub fn detached() -> Self {
+        Self(Arc::new(Inner {}))
+    }
+
     /// From the gate; never blocks.
     pub fn tell(&self, vehicle: &VehicleId, message: FromCar) -> Result<(), TellError> {
         Err(TellError::Unavailable)

@@ -1,0 +1,21 @@
+//! `/openapi.json`: the OpenAPI 3.1 document, made from the handlers' own annotations. A test compares it with the
+//! route table, so that neither can have what the other lacks.
+
+use actix_web::HttpResponse;
+use utoipa::OpenApi;
+
+use super::error::ProblemBody;
+
+/// Each subject's handlers are listed here.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
+    paths(super::tickets::issue, get),
+    components(schemas(ProblemBody))
+)]
+pub struct Document;
+
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
+pub async fn get() -> HttpResponse {
+    HttpResponse::Ok().json(Document::openapi())
+}

@@ -1,0 +1,232 @@
+//! What the unit tests of every HTTP subject start from: a store in memory, an [`App`] around it, keys of each role.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::value::RawValue;
+
+use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
+use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
+use crate::actors::fleet::FleetHandle;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
+use crate::metrics::Metrics;
+use crate::store::{
+    Append, AppendError, Appending, Epoch, Expected, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
+    StorePosition, Table,
+};
+use crate::token::Signer;
+
+/// 2026-11-21T22:00:00Z
+pub const NOW_MS: i64 = 1_795_298_400_000;
+
+/// The store's port over maps. It keeps the contract of versions, idempotency and pages; it is not durable.
+#[derive(Default)]
+pub struct MemoryStore(Mutex<Content>);
+
+#[derive(Default)]
+struct Content {
+    records: Vec<Recorded>,
+    tables: HashMap<Table, BTreeMap<String, Box<RawValue>>>,
+    answers: HashMap<String, (String, Box<RawValue>)>,
+    observations: Vec<Observation>,
+    epochs: u64,
+    refusing: Option<&'static str>,
+}
+
+impl MemoryStore {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.0.lock().unwrap()
+    }
+
+    /// From now on every append is refused as Full.
+    pub fn refuse(&self, why: Option<&'static str>) {
+        self.content().refusing = why;
+    }
+
+    /// Puts a row into the view, as if an actor had.
+    pub fn put(&self, table: Table, key: &str, value: &serde_json::Value) {
+        let value = serde_json::value::to_raw_value(value).unwrap();
+        self.content().tables.entry(table).or_default().insert(key.into(), value);
+    }
+}
+
+impl Content {
+    fn append(&mut self, step: Append) -> Result<StorePosition, AppendError> {
+        if let Some(why) = self.refusing {
+            return Err(AppendError::Full(why));
+        }
+        if let Some(given) = &step.idempotency
+            && let Some((body, answer)) = self.answers.get(&given.key)
+        {
+            let is_same = *body == given.body;
+            return Err(if is_same {
+                AppendError::Duplicate { answer: answer.clone() }
+            } else {
+                AppendError::KeyReused
+            });
+        }
+        let newest = self.records.iter().rev().find(|record| record.stream == step.stream);
+        let actual = newest.map_or(StorePosition(0), |record| record.position);
+        if matches!(step.expected, Expected::Last(expected) if expected != actual) {
+            return Err(AppendError::Conflict { actual });
+        }
+        let position = StorePosition(self.records.len() as u64 + 1);
+        if let Some(given) = step.idempotency {
+            self.answers.insert(given.key, (given.body, given.answer));
+        }
+        for change in step.view {
+            let rows = self.tables.entry(change.table).or_default();
+            match change.value {
+                Some(value) => rows.insert(change.key, value),
+                None => rows.remove(&change.key),
+            };
+        }
+        let Append { stream, at, by, events, .. } = step;
+        let hash = hex::encode(sha256(format!("{position}{stream}").as_bytes()));
+        self.records.push(Recorded { position, stream, at, by, events, hash });
+        Ok(position)
+    }
+}
+
+impl Store for MemoryStore {
+    fn append(&self, step: Append) -> Appending {
+        let outcome = self.content().append(step);
+        Box::pin(std::future::ready(outcome))
+    }
+
+    fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        let content = self.content();
+        let wanted = content.records.iter().filter(|record| record.stream == stream && record.position > after);
+        Ok(wanted.take(limit).cloned().collect())
+    }
+
+    fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        Ok(self.content().records.iter().filter(|record| record.position > after).take(limit).cloned().collect())
+    }
+
+    fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        Ok(self.content().tables.get(&table).and_then(|rows| rows.get(key)).cloned())
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        order: Order,
+    ) -> Result<Page, ReadError> {
+        let content = self.content();
+        let Some(rows) = content.tables.get(&table) else { return Ok(Page::default()) };
+        let is_wanted = |key: &str| match (after, order) {
+            (None, _) => true,
+            (Some(after), Order::Ascending) => key > after,
+            (Some(after), Order::Descending) => key < after,
+        };
+        let range = rows.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let mut found: Vec<_> = range
+            .filter(|(key, _)| key.starts_with(prefix) && is_wanted(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if order == Order::Descending {
+            found.reverse();
+        }
+        let is_more = found.len() > limit;
+        found.truncate(limit);
+        let next = if is_more { found.last().map(|(key, _)| key.clone()) } else { None };
+        Ok(Page { rows: found, next })
+    }
+
+    fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
+        Ok(self.content().answers.get(key).cloned())
+    }
+
+    fn claim(&self, _: &VehicleId) -> Epoch {
+        let mut content = self.content();
+        content.epochs += 1;
+        Epoch(content.epochs)
+    }
+
+    fn observe(&self, observation: Observation) {
+        self.content().observations.push(observation);
+    }
+
+    fn observations(
+        &self,
+        vehicle: &VehicleId,
+        from: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Observation>, ReadError> {
+        let content = self.content();
+        let wanted =
+            content.observations.iter().filter(|item| item.vehicle == *vehicle && (from..=until).contains(&item.at));
+        Ok(wanted.take(limit).cloned().collect())
+    }
+
+    fn health(&self) -> StoreHealth {
+        StoreHealth { refusing: self.content().refusing, ..StoreHealth::default() }
+    }
+}
+
+/// The secret of the key that [`app`] knows for a role, as an `Authorization` header; renters are `anna`.
+pub fn bearer(role: Role) -> (&'static str, String) {
+    ("Authorization", format!("Bearer {}", secret(role)))
+}
+
+fn secret(role: Role) -> String {
+    format!("ck_test-{role:?}")
+}
+
+/// An App over a store in memory, a stopped-looking clock at [`NOW_MS`] and one key for each role.
+pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
+    let store = Arc::new(MemoryStore::default());
+    let api_keys = ApiKeys::new(config.http.rate_per_s, config.http.rate_burst, None).unwrap();
+    for (number, role) in [Role::Admin, Role::Operator, Role::Renter, Role::Auditor].into_iter().enumerate() {
+        let subject = if role == Role::Renter { "anna".into() } else { format!("{role:?}").to_lowercase() };
+        api_keys.insert(&ApiKey {
+            api_key_id: ApiKeyId(uuid::Uuid::from_u128(number as u128 + 1)),
+            name: format!("{role:?}"),
+            role,
+            subject,
+            sha256: hex::encode(sha256(secret(role).as_bytes())),
+            created_at: Timestamp(NOW_MS),
+        });
+    }
+    let app = App {
+        store: store.clone(),
+        fleet: FleetHandle::detached(),
+        clock: Clock::starting_at(NOW_MS),
+        config: Arc::new(config),
+        api_keys: Arc::new(api_keys),
+        tickets: Arc::new(Tickets::new()),
+        signer: Arc::new(Signer::from_seed(&[7; 32], "cardea")),
+        certificates: CertificatePort {
+            revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+            reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
+        },
+        guard: GuardHandle::default(),
+        feed: FeedHandle::default(),
+        metrics: Metrics::new(),
+        counters: Arc::new(Counters::default()),
+    };
+    (app, store)
+}
+
+pub fn app() -> (App, Arc<MemoryStore>) {
+    app_with(Config::default())
+}
+
+/// Starts the whole route table over `$app` for `actix_web::test::call_service`.
+macro_rules! service {
+    ($app:expr) => {
+        actix_web::test::init_service(
+            actix_web::App::new().app_data(actix_web::web::Data::new($app.clone())).configure($crate::http::routes),
+        )
+        .await
+    };
+}
+pub(crate) use service;

@@ -1,0 +1,186 @@
+//! Numbers for `/metrics`: one prometheus registry, fed at scrape time by whoever counts.
+//!
+//! Modules count with plain atomics ([`Count`], [`Level`]) and hand a closure to [`Metrics::register`]; so none of
+//! them needs to know Prometheus. Nothing is computed between scrapes.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+/// A number that only rises.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls.
+#[derive(Debug, Default)]
+pub struct Level(AtomicI64);
+
+impl Level {
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One number at scrape time. Counters are named without `_total`; labels are `(name, value)`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Counter(u64),
+    Gauge(f64),
+}
+
+/// One metric family's readings: `cardea_<name>` with one reading for each set of labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub values: Vec<(Vec<(&'static str, String)>, Value)>,
+}
+
+impl Reading {
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, values: vec![(Vec::new(), Value::Counter(value))] }
+    }
+
+    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self { name, help, values: vec![(Vec::new(), Value::Gauge(value))] }
+    }
+
+    /// One counter for each value of one label.
+    pub fn counters(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (String, u64)>,
+    ) -> Self {
+        let values = values.into_iter().map(|(key, value)| (vec![(label, key)], Value::Counter(value))).collect();
+        Self { name, help, values }
+    }
+}
+
+type Source = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+
+/// The registry; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Sources>);
+
+#[derive(Default)]
+struct Sources(Mutex<Vec<Source>>);
+
+impl Metrics {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `source` is called at each scrape; it must not block.
+    pub fn register(&self, source: impl Fn() -> Vec<Reading> + Send + Sync + 'static) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
+    }
+
+    /// The OpenMetrics text of everything registered.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix("cardea");
+        registry.register_collector(Box::new(Scrape(self.0.clone())));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+struct Scrape(Arc<Sources>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let sources = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for reading in sources.iter().flat_map(|source| source()) {
+            encode_reading(&mut encoder, &reading)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_reading(encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> Result<(), fmt::Error> {
+    let Some((_, first)) = reading.values.first() else { return Ok(()) };
+    let kind = match first {
+        Value::Counter(_) => MetricType::Counter,
+        Value::Gauge(_) => MetricType::Gauge,
+    };
+    let mut family = encoder.encode_descriptor(reading.name, reading.help, None, kind)?;
+    for (labels, value) in &reading.values {
+        if labels.is_empty() {
+            // An empty family would write `{}`, which older scrapers do not read.
+            encode_value(&mut family, value)?;
+        } else {
+            let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            encode_value(&mut family.encode_family(&labels)?, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_value(encoder: &mut MetricEncoder<'_>, value: &Value) -> Result<(), fmt::Error> {
+    match value {
+        Value::Counter(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
+        Value::Gauge(level) => encoder.encode_gauge(level),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_each_reading_with_its_labels() {
+        let metrics = Metrics::new();
+        metrics.register(|| {
+            vec![
+                Reading::counters("http_requests", "Requests", "status", [("200".into(), 3), ("404".into(), 1)]),
+                Reading::gauge("queue_len", "Waiting", 7.0),
+            ]
+        });
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("cardea_http_requests_total{status=\"200\"} 3"), "{text}");
+        assert!(text.contains("cardea_http_requests_total{status=\"404\"} 1"), "{text}");
+        assert!(text.contains("cardea_queue_len 7.0"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_is_labelled_by_a_caller_cannot_break_the_text() {
+        let metrics = Metrics::new();
+        metrics.register(|| vec![Reading::counters("x", "X", "name", [("a\"b\nc\\".into(), 1)])]);
+        assert!(metrics.encode().unwrap().contains(r#"name="a\"b\nc\\""#));
+    }
+}
