@@ -4,8 +4,16 @@
 //! whole route table and what every handler shares; it never touches MQTT or the store's engine.
 
 pub mod auth;
+pub mod console;
+mod console_frames;
+mod console_mapping;
+mod console_session;
+#[cfg(test)]
+mod console_tests;
 pub mod error;
 pub mod openapi;
+mod pages;
+pub mod sessions;
 #[cfg(test)]
 pub mod testing;
 mod tickets;
@@ -15,9 +23,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
+use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -38,7 +48,9 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
-    pub feed: FeedHandle,
+    pub feed: Addr<Feed>,
+    pub sessions: Arc<sessions::Sessions>,
+    pub consoles: Arc<console::Consoles>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
@@ -47,10 +59,6 @@ pub struct App {
 /// answers from). Read it as `app.guard`.
 #[derive(Clone, Default)]
 pub struct GuardHandle {}
-
-/// The console feed's slot: its developer replaces this type by the feed's own handle. Read it as `app.feed`.
-#[derive(Clone, Default)]
-pub struct FeedHandle {}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -91,7 +99,11 @@ pub struct Entry {
 #[rustfmt::skip]
 pub fn table() -> Vec<Entry> {
     vec![
+        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/console").get(console::open),
+        at("/").get(pages::index),
+        at("/console/{file}").get(pages::part),
         at("/openapi.json").get(openapi::get),
     ]
 }

@@ -10,7 +10,16 @@ use super::error::ProblemBody;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
-    paths(super::tickets::issue, get),
+    paths(
+        super::sessions::log_in,
+        super::sessions::read,
+        super::sessions::log_out,
+        super::tickets::issue,
+        super::console::open,
+        super::pages::index,
+        super::pages::part,
+        get
+    ),
     components(schemas(ProblemBody))
 )]
 pub struct Document;

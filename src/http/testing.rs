@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
+use super::{App, CertificatePort, Counters, GuardHandle};
+use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -218,7 +220,9 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
         },
         guard: GuardHandle::default(),
-        feed: FeedHandle::default(),
+        feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        sessions: Arc::default(),
+        consoles: Arc::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };
