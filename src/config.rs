@@ -1,11 +1,21 @@
 //! The configuration: TOML -> checked [`Config`]. Unknown keys are refused, and every error names the key and the line.
 //!
 //! `config/cardea.toml` lists every key with its default and one sentence; a test holds the two together.
+//! [`load`] is the only way from a file to a [`Config`]; nobody else reads the file, and nothing here starts anything.
 
+mod check;
+mod load;
+
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::domain::{Functions, Malformed, key};
+
+pub use load::{ConfigError, Origin, Problem, load, parse};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -56,12 +66,15 @@ impl Default for Data {
 pub struct Certs {
     /// CA bundle that car certificates must chain to (one or more certificates).
     pub ca: PathBuf,
-    /// The key of the first CA in the bundle; absent where an outside CA signs.
+    /// The key of the first CA in the bundle; empty where an outside CA signs.
+    #[serde(with = "empty_is_none")]
     pub ca_key: Option<PathBuf>,
     pub server: PathBuf,
     pub server_key: PathBuf,
-    /// PEM CRLs, optional.
+    /// PEM CRLs; empty = none.
+    #[serde(with = "empty_is_none")]
     pub crl: Option<PathBuf>,
+    /// How long a car's certificate is good for.
     pub vehicle_days: u32,
 }
 
@@ -142,7 +155,11 @@ pub struct Http {
     /// Requests per second and burst allowed to one API key.
     pub rate_per_s: u32,
     pub rate_burst: u32,
-    /// Hex SHA-256 of the admin API key that `cardea init` showed once; absent = only stored API keys count.
+    /// Lower-case hex SHA-256 of the first admin's API key, written by `cardea init`; empty = no such key.
+    ///
+    /// An API key is 256 random bits, so that a plain SHA-256 is a right hash for it: there is nothing to guess from,
+    /// and a slow, salted hash (made for passwords people choose) would only slow every request.
+    #[serde(with = "empty_is_none")]
     pub bootstrap_admin_sha256: Option<String>,
 }
 
@@ -215,18 +232,51 @@ pub struct Keys {
     pub issuer: String,
     /// The longest a key may be valid.
     pub max_minutes: u64,
+    /// What keys are lent under, by name. The file's table, when it has one, stands in place of the built-in one.
+    pub profiles: BTreeMap<String, KeyProfile>,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { signing_key: "certs/signing.key.pem".into(), issuer: "cardea".into(), max_minutes: 30 * 24 * 60 }
+        let built_in = key::Profile::built_in().into_iter();
+        Self {
+            signing_key: "certs/signing.key.pem".into(),
+            issuer: "cardea".into(),
+            max_minutes: 30 * 24 * 60,
+            profiles: built_in
+                .map(|profile| {
+                    let key::Profile { name, permits, max_delegation } = profile;
+                    (name, KeyProfile { permits, max_delegation })
+                })
+                .collect(),
+        }
     }
+}
+
+impl Keys {
+    /// The profiles as the domain knows them. [`load`] has called this already, so that it does not fail afterwards.
+    pub fn profiles(&self) -> Result<Vec<key::Profile>, Malformed> {
+        let profiles = self.profiles.iter();
+        profiles.map(|(name, table)| key::Profile::new(name, table.permits, table.max_delegation)).collect()
+    }
+}
+
+/// One `[keys.profiles.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyProfile {
+    /// The functions a key of this profile permits; every function not listed is prohibited.
+    pub permits: Functions,
+    /// 1 = the holder may pass a narrower key on, once.
+    #[serde(default)]
+    pub max_delegation: u8,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CardGuard {
-    /// `card-rules.toml`; absent = the built-in defaults, which that file lists.
+    /// `card-rules.toml`; empty = the built-in defaults, which that file lists.
+    #[serde(with = "empty_is_none")]
     pub rules: Option<PathBuf>,
 }
 
@@ -236,7 +286,7 @@ pub struct Payments {
     pub stripe: Stripe,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stripe {
     /// Webhook signing secrets; any of them passes, so that one can be rotated. Empty = the route answers 404.
@@ -252,5 +302,34 @@ pub struct Stripe {
 impl Default for Stripe {
     fn default() -> Self {
         Self { secrets: Vec::new(), api_version: "2026-10-28".into(), tolerance_s: 300, deadline_ms: 300 }
+    }
+}
+
+/// Secrets reach no log.
+impl fmt::Debug for Stripe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stripe")
+            .field("secrets", &format_args!("[{} hidden]", self.secrets.len()))
+            .field("api_version", &self.api_version)
+            .field("tolerance_s", &self.tolerance_s)
+            .field("deadline_ms", &self.deadline_ms)
+            .finish()
+    }
+}
+
+/// TOML has no null: an empty string says "none", so that a file can switch a default off.
+mod empty_is_none {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub fn deserialize<'de, T: From<String>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok((!text.is_empty()).then(|| T::from(text)))
     }
 }

@@ -1,39 +1,238 @@
 //! Fleet: VehicleId -> actor. Starts actors from the store on first need, restarts them after a panic, forwards.
+//!
+//! [`FleetHandle`] is what edges hold. Messages to a resident vehicle go straight to its mailbox; only a vehicle
+//! that is not in memory, or whose actor died, takes the way through the `Fleet` actor.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::actors::vehicle::{Answer, Ask, AskError, FromCar, Snapshot, TellError};
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::feed::{CommandChanged, VehicleChanged};
+pub use super::fleet_metrics::FleetMetrics;
+use super::loading::{load, load_registered};
+use super::schedule::{Schedule, TICK};
+use super::vehicle::{Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor};
+use crate::clock::Clock;
 use crate::domain::command::Command;
-use crate::domain::{CommandId, VehicleId};
+use crate::domain::key::KeyGrant;
+use crate::domain::vehicle::{Request, Rules, Vehicle};
+use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
+use crate::store::{ReadError, Store};
+
+/// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
+pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
+
+/// What every vehicle's actor has at hand.
+pub struct Shared {
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub rules: Rules,
+    pub mint: Mint,
+    pub outbound: Recipient<SendToCar>,
+    pub vehicles_feed: Recipient<VehicleChanged>,
+    pub commands_feed: Recipient<CommandChanged>,
+    /// Consoles attached; with none, telemetry is not sent to the feed.
+    pub audience: Arc<AtomicUsize>,
+    pub mailbox: usize,
+    pub max_in_flight: usize,
+    pub max_resident: usize,
+    pub max_vehicles: usize,
+    pub metrics: FleetMetrics,
+    pub in_flight: Arc<AtomicUsize>,
+    registered: RwLock<BTreeSet<VehicleId>>,
+}
+
+/// Where the edges and limits of the shared parts come from.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub rules: Rules,
+    pub mint: Mint,
+    pub outbound: Recipient<SendToCar>,
+    pub vehicles_feed: Recipient<VehicleChanged>,
+    pub commands_feed: Recipient<CommandChanged>,
+    pub audience: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    pub(super) fn known_if_registered(&self, vehicle: &Vehicle) {
+        if vehicle.registered.is_none() {
+            return;
+        }
+        let is_known = self.registered.read().unwrap_or_else(PoisonError::into_inner).contains(&vehicle.vehicle_id);
+        if !is_known {
+            let mut registered = self.registered.write().unwrap_or_else(PoisonError::into_inner);
+            registered.insert(vehicle.vehicle_id.clone());
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.registered.read().unwrap_or_else(PoisonError::into_inner).len() >= self.max_vehicles
+    }
+}
+
+/// A share of the observation budget; given back when dropped, so that a dead actor's mailbox costs nothing.
+pub(super) struct Budget {
+    in_flight: Arc<AtomicUsize>,
+    reports: usize,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(self.reports, Ordering::Relaxed);
+    }
+}
+
+/// One thread of actors.
+struct Shard {
+    arbiter: ArbiterHandle,
+    schedule: Arc<Schedule>,
+    vehicles: RwLock<HashMap<VehicleId, Resident>>,
+}
+
+#[derive(Clone)]
+struct Resident {
+    addr: Addr<VehicleActor>,
+    /// The gate's newest word on the link: a restarted actor must know it, for the gate will not repeat it.
+    link: Arc<Mutex<LinkKnown>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LinkKnown {
+    pub epoch: u64,
+    pub is_online: bool,
+}
 
 /// The way to every vehicle; cheap to clone. Edges hold one.
 #[derive(Clone)]
 pub struct FleetHandle(Arc<Inner>);
 
-struct Inner {}
+struct Inner {
+    shared: Arc<Shared>,
+    shards: Vec<Shard>,
+    fleet: Addr<Fleet>,
+}
 
-#[expect(clippy::unused_async, unused_variables, reason = "signatures first; the bodies come with the fleet")]
+impl Inner {
+    fn shard(&self, vehicle: &VehicleId) -> &Shard {
+        let hash = crc32c::crc32c(vehicle.as_str().as_bytes()) as usize;
+        &self.shards[hash % self.shards.len()]
+    }
+
+    fn resident(&self, vehicle: &VehicleId) -> Option<Resident> {
+        let vehicles = self.shard(vehicle).vehicles.read().unwrap_or_else(PoisonError::into_inner);
+        vehicles.get(vehicle.as_str()).cloned()
+    }
+
+    fn resident_count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.vehicles.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// How long an edge waits for an actor that is being started or is committing.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl FleetHandle {
-    /// A fleet that answers Busy, until the real one is there.
-    #[cfg(test)]
-    pub fn detached() -> Self {
-        Self(Arc::new(Inner {}))
+    /// Starts the fleet: its threads, the sweep of each, and every registered vehicle that fits into memory.
+    /// Call on an actix system.
+    pub fn start(config: &crate::config::Fleet, parts: Parts) -> Result<Self, ReadError> {
+        let registered = load_registered(&*parts.store, config.max_vehicles)?;
+        let shared = Arc::new(Shared {
+            store: parts.store,
+            clock: parts.clock,
+            rules: parts.rules,
+            mint: parts.mint,
+            outbound: parts.outbound,
+            vehicles_feed: parts.vehicles_feed,
+            commands_feed: parts.commands_feed,
+            audience: parts.audience,
+            mailbox: config.mailbox,
+            max_in_flight: config.max_observations_in_flight,
+            max_resident: config.max_resident,
+            max_vehicles: config.max_vehicles,
+            metrics: FleetMetrics::default(),
+            in_flight: Arc::default(),
+            registered: RwLock::new(registered.clone()),
+        });
+        let shards = (0..config.arbiters.max(1))
+            .map(|_| Shard { arbiter: Arbiter::new().handle(), schedule: Arc::default(), vehicles: RwLock::default() })
+            .collect();
+        let mut made = None;
+        Fleet::create(|ctx| {
+            ctx.set_mailbox_capacity(WAKE_QUEUE);
+            let inner = Arc::new(Inner { shared, shards, fleet: ctx.address() });
+            made = Some(Arc::clone(&inner));
+            Fleet { inner, waking: HashMap::new() }
+        });
+        // `create` runs its closure before it returns.
+        let inner = made.expect("the closure ran");
+        for vehicle in registered.into_iter().take(config.max_resident) {
+            let start = load(&inner.shared, &vehicle, LinkKnown::default())?;
+            inner.house(start, LinkKnown::default());
+        }
+        for index in 0..inner.shards.len() {
+            inner.shards[index].arbiter.spawn(sweep(Arc::clone(&inner), index));
+        }
+        Ok(Self(inner))
     }
 
     /// From the gate; never blocks.
     pub fn tell(&self, vehicle: &VehicleId, message: FromCar) -> Result<(), TellError> {
-        Err(TellError::Unavailable)
+        let budget = match &message {
+            FromCar::Reports(reports) => Some(self.take_budget(reports.len())?),
+            FromCar::Fact(_)
+            | FromCar::Ack(_)
+            | FromCar::LinkUp { .. }
+            | FromCar::LinkDown { .. }
+            | FromCar::Delivered { .. } => None,
+        };
+        self.0.post(vehicle, Letter::FromCar(message, budget))
+    }
+
+    fn take_budget(&self, reports: usize) -> Result<Budget, TellError> {
+        let shared = &self.0.shared;
+        let before = shared.in_flight.fetch_add(reports, Ordering::Relaxed);
+        let budget = Budget { in_flight: Arc::clone(&shared.in_flight), reports };
+        if before >= shared.max_in_flight {
+            shared.metrics.budget_full.fetch_add(1, Ordering::Relaxed);
+            return Err(TellError::Full);
+        }
+        Ok(budget)
     }
 
     /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
     pub async fn ask(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
-        Err(AskError::Busy)
+        if matches!(ask.request, Request::Register { .. }) {
+            if !self.is_registered(vehicle) && self.0.shared.is_full() {
+                self.0.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
+                return Err(Refusal::new(RefusalKind::NotAvailable, "the fleet has as many vehicles as it may").into());
+            }
+        } else {
+            self.must_exist(vehicle)?;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.post(vehicle, Letter::Ask(Box::new(ask), reply))?;
+        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            // The actor died with the letter, or is slower than anyone should wait: it may or may not have happened.
+            Ok(Err(_)) | Err(_) => Err(AskError::Unknown),
+        }
     }
 
     /// The vehicle as it is now; `Refused(NotFound)` when nobody registered it.
     pub async fn snapshot(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
-        Err(AskError::Busy)
+        self.must_exist(vehicle)?;
+        let (reply, answer) = oneshot::channel();
+        self.post(vehicle, Letter::Snapshot(reply))?;
+        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(_)) | Err(_) => Err(AskError::Busy),
+        }
     }
 
     /// The command when it is final, or as it is after `wait`; `None` when the actor keeps it no longer (read the view).
@@ -43,14 +242,284 @@ impl FleetHandle {
         command: CommandId,
         wait: Duration,
     ) -> Result<Option<Command>, AskError> {
-        Err(AskError::Busy)
+        self.must_exist(vehicle)?;
+        if !wait.is_zero() {
+            let (reply, answer) = oneshot::channel();
+            self.post(vehicle, Letter::Await(command, reply))?;
+            if let Ok(Ok(known)) = tokio::time::timeout(wait, answer).await {
+                return Ok(known);
+            }
+        }
+        let snapshot = self.snapshot(vehicle).await?;
+        Ok(snapshot.vehicle.command(command).cloned())
     }
 
     /// Every registered vehicle's id in order after `after`, at most `limit`; from memory.
     pub fn vehicles(&self, after: Option<&VehicleId>, limit: usize) -> Vec<VehicleId> {
-        Vec::new()
+        let registered = self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner);
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        registered.range((from, Bound::Unbounded)).take(limit).cloned().collect()
+    }
+
+    pub fn is_registered(&self, vehicle: &VehicleId) -> bool {
+        self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner).contains(vehicle)
     }
 
     /// Asks every vehicle to send its state to the feed (a first console has come).
-    pub fn publish_all(&self) {}
+    pub fn publish_all(&self) {
+        for shard in &self.0.shards {
+            for resident in shard.vehicles.read().unwrap_or_else(PoisonError::into_inner).values() {
+                // One message a vehicle, so bounded; a dead actor publishes when it is started again.
+                resident.addr.do_send(Letter::Publish);
+            }
+        }
+    }
+
+    /// Saves what every vehicle has not saved yet; for the end of the process. Ends after `limit` at the latest.
+    pub async fn drain(&self, limit: Duration) {
+        let mut drained = Vec::new();
+        for shard in &self.0.shards {
+            for resident in shard.vehicles.read().unwrap_or_else(PoisonError::into_inner).values() {
+                let (reply, done) = oneshot::channel();
+                resident.addr.do_send(Letter::Drain(reply));
+                drained.push(done);
+            }
+        }
+        let all = async {
+            for done in drained {
+                // A dead actor has nothing to save.
+                let _ = done.await;
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("not every vehicle could save its last second");
+        }
+    }
+
+    pub fn metrics(&self) -> &FleetMetrics {
+        &self.0.shared.metrics
+    }
+
+    pub fn observations_in_flight(&self) -> usize {
+        self.0.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn scheduled(&self) -> usize {
+        self.0.shards.iter().map(|shard| shard.schedule.pending()).sum()
+    }
+
+    fn must_exist(&self, vehicle: &VehicleId) -> Result<(), AskError> {
+        if self.is_registered(vehicle) {
+            Ok(())
+        } else {
+            Err(Refusal::new(RefusalKind::NotFound, format!("there is no vehicle {vehicle}")).into())
+        }
+    }
+
+    fn post(&self, vehicle: &VehicleId, letter: Letter) -> Result<(), AskError> {
+        self.0.post(vehicle, letter).map_err(|_| AskError::Busy)
+    }
+}
+
+/// Vehicles that may wait to be started, and letters that may wait for each.
+const WAKE_QUEUE: usize = 4_096;
+const MAX_WAITING_LETTERS: usize = 64;
+/// Vehicles swept in one tick of one thread.
+const SWEEP_MAX: usize = 1_024;
+/// Idle vehicles asked to leave when memory is full.
+const RETIRE_MAX: usize = 256;
+
+impl Inner {
+    /// To the vehicle's mailbox, or to the fleet when it has none that works.
+    fn post(&self, vehicle: &VehicleId, letter: Letter) -> Result<(), TellError> {
+        let letter = {
+            let vehicles = self.shard(vehicle).vehicles.read().unwrap_or_else(PoisonError::into_inner);
+            match vehicles.get(vehicle.as_str()) {
+                Some(resident) => {
+                    resident.note_link(&letter);
+                    match resident.addr.try_send(letter) {
+                        Ok(()) => return Ok(()),
+                        Err(SendError::Full(letter)) => return self.refuse_full(vehicle, letter),
+                        Err(SendError::Closed(letter)) => letter,
+                    }
+                }
+                None => letter,
+            }
+        };
+        let wake = Wake { vehicle: vehicle.clone(), letter: Some(letter) };
+        self.fleet.try_send(wake).map_err(|error| match error {
+            SendError::Full(_) => {
+                self.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
+                TellError::Full
+            }
+            SendError::Closed(_) => TellError::Unavailable,
+        })
+    }
+
+    fn refuse_full(&self, vehicle: &VehicleId, letter: Letter) -> Result<(), TellError> {
+        self.shared.metrics.mailbox_full.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%vehicle, "mailbox is full");
+        drop(letter);
+        Err(TellError::Full)
+    }
+
+    /// Gives a loaded vehicle its actor, on the thread its id hashes to.
+    fn house(&self, start: Start, link: LinkKnown) -> Resident {
+        let vehicle = start.vehicle.vehicle_id.clone();
+        let shard = self.shard(&vehicle);
+        let (shared, schedule) = (Arc::clone(&self.shared), Arc::clone(&shard.schedule));
+        let addr = VehicleActor::start_in_arbiter(&shard.arbiter, move |_| VehicleActor::new(shared, schedule, start));
+        let resident = Resident { addr, link: Arc::new(Mutex::new(link)) };
+        let mut vehicles = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner);
+        vehicles.insert(vehicle, resident.clone());
+        resident
+    }
+
+    /// Asks idle vehicles of a full thread to leave, and forgets those that did.
+    fn make_room(&self, shard: &Shard) {
+        let mut vehicles = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner);
+        vehicles.retain(|_, resident| resident.addr.connected() || resident.link().is_online);
+        for resident in vehicles.values().filter(|resident| !resident.link().is_online).take(RETIRE_MAX) {
+            // A full mailbox means it is not idle.
+            let _ = resident.addr.try_send(Letter::Retire);
+        }
+    }
+}
+
+impl Resident {
+    fn link(&self) -> LinkKnown {
+        *self.link_guard()
+    }
+
+    fn link_guard(&self) -> MutexGuard<'_, LinkKnown> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_link(&self, letter: &Letter) {
+        match letter {
+            Letter::FromCar(FromCar::LinkUp { epoch }, _) => {
+                *self.link_guard() = LinkKnown { epoch: *epoch, is_online: true };
+            }
+            Letter::FromCar(FromCar::LinkDown { epoch }, _) => {
+                let mut link = self.link_guard();
+                if link.epoch == *epoch {
+                    link.is_online = false;
+                }
+            }
+            Letter::FromCar(..)
+            | Letter::Ask(..)
+            | Letter::Snapshot(_)
+            | Letter::Await(..)
+            | Letter::Sweep
+            | Letter::Publish
+            | Letter::Drain(_)
+            | Letter::Retire => {}
+        }
+    }
+}
+
+/// The actor that starts vehicles, one at a time each, so that a vehicle never has two.
+pub struct Fleet {
+    inner: Arc<Inner>,
+    /// Vehicles being loaded, with what waits for them.
+    waking: HashMap<VehicleId, Vec<Letter>>,
+}
+
+/// A vehicle is needed and has no actor that works.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Wake {
+    vehicle: VehicleId,
+    letter: Option<Letter>,
+}
+
+impl Actor for Fleet {
+    type Context = Context<Self>;
+}
+
+impl Handler<Wake> for Fleet {
+    type Result = ();
+
+    fn handle(&mut self, Wake { vehicle, letter }: Wake, ctx: &mut Self::Context) {
+        if let Some(waiting) = self.waking.get_mut(&vehicle) {
+            if waiting.len() < MAX_WAITING_LETTERS {
+                waiting.extend(letter);
+            } else {
+                // Dropped, so whoever asked hears `Unknown` and a car sends its fact again.
+                self.inner.shared.metrics.mailbox_full.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let known = self.inner.resident(&vehicle);
+        let link = match known {
+            Some(resident) if resident.addr.connected() => {
+                if let Some(letter) = letter {
+                    // Full = dropped, as above.
+                    let _ = resident.addr.try_send(letter);
+                }
+                return;
+            }
+            Some(resident) => {
+                self.inner.shared.metrics.restarts.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%vehicle, "vehicle is started again from the store");
+                resident.link()
+            }
+            None => LinkKnown::default(),
+        };
+        if self.inner.resident_count() >= self.inner.shared.max_resident {
+            self.inner.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
+            self.inner.make_room(self.inner.shard(&vehicle));
+            if self.inner.resident_count() >= 2 * self.inner.shared.max_resident {
+                tracing::warn!(%vehicle, "no room in memory for another vehicle");
+                return;
+            }
+        }
+        self.waking.insert(vehicle.clone(), letter.into_iter().collect());
+        let shared = Arc::clone(&self.inner.shared);
+        let loading = {
+            let vehicle = vehicle.clone();
+            tokio::task::spawn_blocking(move || load(&shared, &vehicle, link))
+        };
+        ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, _| fleet.on_loaded(&vehicle, loaded.ok(), link)));
+    }
+}
+
+impl Fleet {
+    fn on_loaded(&mut self, vehicle: &VehicleId, loaded: Option<Result<Start, ReadError>>, link: LinkKnown) {
+        let letters = self.waking.remove(vehicle).unwrap_or_default();
+        let start = match loaded {
+            Some(Ok(start)) => start,
+            Some(Err(error)) => {
+                self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%vehicle, %error, "vehicle cannot be started");
+                return;
+            }
+            None => {
+                self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%vehicle, "loading the vehicle panicked");
+                return;
+            }
+        };
+        let resident = self.inner.house(start, link);
+        for letter in letters {
+            resident.note_link(&letter);
+            // The new mailbox holds at least as many as could wait.
+            resident.addr.do_send(letter);
+        }
+    }
+}
+
+/// Looks every tick at who is due on one thread of actors.
+async fn sweep(inner: Arc<Inner>, index: usize) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = inner.shared.clock.now();
+        for vehicle in inner.shards[index].schedule.due(now, SWEEP_MAX) {
+            if inner.resident(&vehicle).is_some() && inner.post(&vehicle, Letter::Sweep) == Err(TellError::Full) {
+                inner.shards[index].schedule.at(now.plus_ms(1_000), vehicle);
+            }
+        }
+    }
 }

@@ -5,4 +5,10 @@
 pub mod card_guard;
 pub mod feed;
 pub mod fleet;
+mod fleet_metrics;
+mod loading;
+mod rows;
+mod schedule;
+#[cfg(test)]
+pub mod testing;
 pub mod vehicle;

@@ -27,6 +27,8 @@ pub struct UsageRequest {
     pub holder_key: HolderKey,
     pub requested_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rental_id: Option<RentalId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,

@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
 use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
-use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -34,6 +33,7 @@ struct Content {
     observations: Vec<Observation>,
     epochs: u64,
     refusing: Option<&'static str>,
+    conflicting: Option<String>,
 }
 
 impl MemoryStore {
@@ -44,6 +44,11 @@ impl MemoryStore {
     /// From now on every append is refused as Full.
     pub fn refuse(&self, why: Option<&'static str>) {
         self.content().refusing = why;
+    }
+
+    /// The next append to the stream finds that somebody else wrote it.
+    pub fn conflict_once(&self, stream: &str) {
+        self.content().conflicting = Some(stream.into());
     }
 
     /// Puts a row into the view, as if an actor had.
@@ -67,6 +72,10 @@ impl Content {
             } else {
                 AppendError::KeyReused
             });
+        }
+        if self.conflicting.as_ref() == Some(&step.stream) {
+            self.conflicting = None;
+            return Err(AppendError::Conflict { actual: StorePosition(u64::MAX) });
         }
         let newest = self.records.iter().rev().find(|record| record.stream == step.stream);
         let actual = newest.map_or(StorePosition(0), |record| record.position);
@@ -198,7 +207,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
     }
     let app = App {
         store: store.clone(),
-        fleet: FleetHandle::detached(),
+        fleet: crate::actors::testing::fleet(store.clone(), Clock::starting_at(NOW_MS)).0,
         clock: Clock::starting_at(NOW_MS),
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),

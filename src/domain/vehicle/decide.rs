@@ -1,6 +1,623 @@
-//! The decisions about one vehicle.
-use super::*;
+//! The decisions about one vehicle: what each request would change, or why it may not.
 
-pub(super) fn decide(_vehicle: &Vehicle, _context: &Context<'_>, _request: Request) -> Result<Vec<Event>, Refusal> {
-    Ok(Vec::new())
+use super::{Context, Details, Event, Request, Vehicle};
+use crate::domain::command::{Ack, Command, CommandState, Fact, Order};
+use crate::domain::key::{Key, KeyGrant, KeyRefusal, Profile, RevocationEffect};
+use crate::domain::rental::{Approval, Rental, RentalPassage, RentalState, RequestState, UsageRequest};
+use crate::domain::twin::path;
+use crate::domain::{
+    CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp,
+};
+
+/// A revocation is worth sending for this long after the key has expired: the car's clock may lag.
+const REVOCATION_TAIL_MS: i64 = 3_600_000;
+
+/// A request may begin this far back: phones' clocks lag, and "now" is a moment ago when it arrives.
+const LATE_START_MS: i64 = 300_000;
+
+const MAX_OPEN_RENTALS: usize = 32;
+
+/// The shortest useful time to live of a command.
+const MIN_TTL_MS: i64 = 1_000;
+
+pub(super) fn decide(vehicle: &Vehicle, context: &Context<'_>, request: Request) -> Result<Vec<Event>, Refusal> {
+    let mut draft = Draft { vehicle: vehicle.clone(), events: Vec::new(), context };
+    if vehicle.registered.is_none() && !matches!(request, Request::Register { .. }) {
+        return refuse(RefusalKind::NotFound, format!("there is no vehicle {}", vehicle.vehicle_id));
+    }
+    match request {
+        Request::Register { details, by } => draft.register(details, by)?,
+        Request::Change { details } => draft.change(details)?,
+        Request::Order { command_id, order, ttl_ms, by } => draft.order(command_id, order, ttl_ms, by)?,
+        Request::Cancel { command_id } => draft.cancel(command_id)?,
+        Request::Use { request_id, renter, profile, from, until, holder_key } => {
+            let requested_at = context.now;
+            draft.request_usage(UsageRequest {
+                request_id,
+                state: RequestState::Requested,
+                renter,
+                profile,
+                from,
+                until,
+                holder_key,
+                requested_at,
+                decided_at: None,
+                rental_id: None,
+                key_id: None,
+            })?;
+        }
+        Request::Approve { request_id } => {
+            let request = draft.open_request(request_id)?;
+            draft.approve(&request)?;
+        }
+        Request::Decline { request_id } => {
+            draft.open_request(request_id)?;
+            draft.push(Event::UsageDecided { request_id, state: RequestState::Declined, at: context.now });
+        }
+        Request::EndRental { rental_id } => draft.end_rental(rental_id)?,
+        Request::CancelRental { rental_id } => draft.cancel_rental(rental_id)?,
+        Request::Revoke { key_id, effect } => {
+            let key = draft.vehicle.key(key_id).cloned().ok_or_else(|| missing("key"))?;
+            draft.revoke(&key, effect);
+        }
+        Request::Act { command_id, key_id, function, by } => draft.act(command_id, key_id, function, by)?,
+        Request::Ack(ack) => draft.acknowledge(&ack),
+        Request::Fact(fact) => draft.take_fact(fact),
+        Request::Sent { command_id } => draft.sent(command_id),
+        Request::Delivered { command_id } => {
+            if draft.vehicle.command(command_id).is_some_and(|command| command.state == CommandState::Sent) {
+                draft.move_to(command_id, CommandState::Delivered, None);
+            }
+        }
+        Request::LinkUp | Request::LinkDown => draft.requeue(),
+        Request::Review => draft.review(),
+    }
+    Ok(draft.events)
+}
+
+fn refuse<T>(kind: RefusalKind, detail: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(kind, detail))
+}
+
+fn missing(what: &str) -> Refusal {
+    Refusal::new(RefusalKind::NotFound, format!("the vehicle has no such {what}"))
+}
+
+/// The record as it would be after the events so far, so that each step sees the one before it.
+struct Draft<'a> {
+    vehicle: Vehicle,
+    events: Vec<Event>,
+    context: &'a Context<'a>,
+}
+
+impl Draft<'_> {
+    fn push(&mut self, event: Event) {
+        self.vehicle.apply(&event);
+        self.events.push(event);
+    }
+
+    fn move_to(&mut self, command_id: CommandId, state: CommandState, reason: Option<&str>) {
+        let (at, reason) = (self.context.now, reason.map(str::to_owned));
+        self.push(Event::CommandMoved { command_id, state, at, reason });
+    }
+
+    fn register(&mut self, details: Details, by: Principal) -> Result<(), Refusal> {
+        if self.vehicle.registered.as_ref().is_some_and(|registered| registered.by.role != Role::Vehicle) {
+            return refuse(RefusalKind::Conflict, format!("vehicle {} exists", self.vehicle.vehicle_id));
+        }
+        details.check(&self.context.rules.profiles)?;
+        self.push(Event::VehicleRegistered { details, by, at: self.context.now });
+        Ok(())
+    }
+
+    fn change(&mut self, change: Details) -> Result<(), Refusal> {
+        let known = self.vehicle.details.clone();
+        let details = Details {
+            name: change.name.or(known.name),
+            fuel_type: change.fuel_type.or(known.fuel_type),
+            tank_litres: change.tank_litres.or(known.tank_litres),
+            capabilities: change.capabilities.or(known.capabilities),
+            lending: change.lending.or(known.lending),
+        };
+        details.check(&self.context.rules.profiles)?;
+        if details != self.vehicle.details {
+            self.push(Event::VehicleChanged { details });
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, id: CommandId, order: Order, ttl_ms: Option<i64>, by: Principal) -> Result<(), Refusal> {
+        if let Some(function) = order.needs()
+            && !self.vehicle.capabilities().contains(function)
+        {
+            return refuse(RefusalKind::CapabilityMissing, format!("the vehicle has no {}", function.name()));
+        }
+        let rules = self.context.rules;
+        let ttl_ms = ttl_ms.unwrap_or(match order {
+            Order::Lock | Order::Unlock | Order::Locate => rules.lock_ttl_ms,
+            Order::EnableFunction { .. }
+            | Order::DisableFunction { .. }
+            | Order::GrantKey { .. }
+            | Order::RevokeKey { .. }
+            | Order::ReportState => rules.command_ttl_ms,
+        });
+        if !(MIN_TTL_MS..=rules.max_ttl_ms).contains(&ttl_ms) {
+            return refuse(RefusalKind::Invalid, format!("ttl_s: 1 to {}", rules.max_ttl_ms / 1000));
+        }
+        if self.vehicle.open_commands().count() >= Vehicle::MAX_OPEN_COMMANDS {
+            return refuse(RefusalKind::VehicleBusy, format!("{} commands are open", Vehicle::MAX_OPEN_COMMANDS));
+        }
+        self.issue(id, order, self.context.now.plus_ms(ttl_ms), by);
+        Ok(())
+    }
+
+    /// Enters a command that is known to be fit; it takes the place of what waits unsent on the same subject.
+    fn issue(&mut self, command_id: CommandId, order: Order, expires_at: Timestamp, by: Principal) {
+        let now = self.context.now;
+        let superseded: Vec<CommandId> = self
+            .vehicle
+            .open_commands()
+            .filter(|command| !command.was_sent && command.order.subject() == order.subject())
+            .map(|command| command.command_id)
+            .collect();
+        for older in superseded {
+            self.move_to(older, CommandState::Superseded, Some(&format!("by {command_id}")));
+        }
+        let mut command = Command::new(command_id, order, by, now, expires_at);
+        let twin = self.context.twin;
+        if !twin.is_online() {
+            command.enter(CommandState::Queued, now, None);
+        } else if command.order.endangers_a_moving_car() && !twin.is_safe_to_stop() {
+            command.enter(CommandState::PendingSafe, now, Some(HELD.into()));
+        }
+        self.push(Event::CommandAccepted { command });
+    }
+
+    fn cancel(&mut self, id: CommandId) -> Result<(), Refusal> {
+        let command = self.vehicle.command(id).ok_or_else(|| missing("open command"))?;
+        if command.state == CommandState::Cancelled {
+            return Ok(());
+        }
+        if command.state.is_final() {
+            return refuse(RefusalKind::Conflict, format!("the command is {} already", command.state.name()));
+        }
+        if command.was_sent {
+            return refuse(RefusalKind::Conflict, "the command was sent: the car may carry it out");
+        }
+        self.move_to(id, CommandState::Cancelled, None);
+        Ok(())
+    }
+
+    fn request_usage(&mut self, request: UsageRequest) -> Result<(), Refusal> {
+        let (now, rules) = (self.context.now, self.context.rules);
+        let lending = self.vehicle.details.lending.clone().unwrap_or_default();
+        let is_lent = lending.profiles.is_empty() || lending.profiles.contains(&request.profile);
+        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile).filter(|_| is_lent)
+        else {
+            return refuse(
+                RefusalKind::ProfileNotAllowed,
+                format!("the vehicle is not lent under the profile {}", request.profile),
+            );
+        };
+        self.carried_by_car(profile)?;
+        if request.until <= request.from {
+            return refuse(RefusalKind::Invalid, "until: later than from");
+        }
+        if request.until <= now || request.from < now.plus_ms(-LATE_START_MS) {
+            return refuse(RefusalKind::Invalid, "from: not in the past");
+        }
+        let minutes = lending.max_minutes.and_then(|minutes| i64::try_from(minutes).ok());
+        let max_ms = minutes.map_or(rules.max_key_ms, |minutes| minutes.saturating_mul(60_000).min(rules.max_key_ms));
+        if request.until.since_ms(request.from) > max_ms {
+            return refuse(
+                RefusalKind::NotAvailable,
+                format!("the vehicle is lent for at most {} min", max_ms / 60_000),
+            );
+        }
+        if !lending.allows(request.from, request.until) {
+            return refuse(RefusalKind::NotAvailable, "the vehicle is not lent at that time");
+        }
+        self.is_free(request.from, request.until)?;
+        let open = self.vehicle.requests.iter().filter(|known| known.state == RequestState::Requested).count();
+        if open >= Vehicle::MAX_OPEN_REQUESTS {
+            return refuse(RefusalKind::VehicleBusy, format!("{open} requests wait for the owner"));
+        }
+        self.push(Event::UsageRequested { request: request.clone() });
+        match lending.approval {
+            Approval::Auto => self.approve(&request),
+            Approval::Owner => Ok(()),
+        }
+    }
+
+    /// The functions a key of this profile carries on this car. A car has a fuel flap or a charge port, seldom both:
+    /// the one it lacks is left out. Any other missing function refuses the key.
+    fn carried_by_car(&self, profile: &Profile) -> Result<Functions, Refusal> {
+        let capabilities = self.vehicle.capabilities();
+        let inlets = Functions::NONE.with(Function::OpenFuelFlap).with(Function::OpenChargePort);
+        let mut permits = profile.permits;
+        for function in profile.permits.iter().filter(|function| !capabilities.contains(*function)) {
+            if !inlets.contains(function) {
+                return refuse(RefusalKind::CapabilityMissing, format!("the vehicle has no {}", function.name()));
+            }
+            permits = permits.without(function);
+        }
+        Ok(permits)
+    }
+
+    fn is_free(&self, from: Timestamp, until: Timestamp) -> Result<(), Refusal> {
+        let mut open = self.vehicle.rentals.iter().filter(|rental| rental.state.is_open());
+        if open.clone().count() >= MAX_OPEN_RENTALS {
+            return refuse(RefusalKind::VehicleBusy, format!("{MAX_OPEN_RENTALS} rentals are open"));
+        }
+        match open.find(|rental| rental.overlaps(from, until)) {
+            Some(taken) => refuse(
+                RefusalKind::NotAvailable,
+                format!("the vehicle is taken from {} to {}", taken.from, taken.until),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn open_request(&self, id: RequestId) -> Result<UsageRequest, Refusal> {
+        let request = self.vehicle.usage_request(id).ok_or_else(|| missing("request"))?;
+        match request.state {
+            RequestState::Requested => Ok(request.clone()),
+            RequestState::Expired => refuse(RefusalKind::Expired, "the requested time is over"),
+            RequestState::Approved | RequestState::Declined => {
+                refuse(RefusalKind::Conflict, "the request was decided already")
+            }
+        }
+    }
+
+    fn approve(&mut self, request: &UsageRequest) -> Result<(), Refusal> {
+        let (now, rules) = (self.context.now, self.context.rules);
+        if request.until <= now {
+            return refuse(RefusalKind::Expired, "the requested time is over");
+        }
+        self.is_free(request.from, request.until)?;
+        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile) else {
+            return refuse(RefusalKind::ProfileNotAllowed, "the profile is no longer configured");
+        };
+        let permits = self.carried_by_car(profile)?;
+        let rental_id = RentalId((self.context.new_id)());
+        let key_id = KeyId((self.context.new_id)());
+        let grant = KeyGrant {
+            key_id,
+            holder_key: request.holder_key.clone(),
+            permits,
+            not_before: request.from,
+            not_after: request.until,
+            generation: self.vehicle.key_generation,
+            geofence: None,
+            max_delegation: profile.max_delegation,
+        };
+        let state = RentalState::Reserved;
+        self.push(Event::UsageDecided { request_id: request.request_id, state: RequestState::Approved, at: now });
+        self.push(Event::RentalReserved {
+            rental: Rental {
+                rental_id,
+                request_id: request.request_id,
+                renter: request.renter.clone(),
+                profile: request.profile.clone(),
+                key_id,
+                from: request.from,
+                until: request.until,
+                state,
+                history: vec![RentalPassage { state, at: now }],
+            },
+        });
+        self.push(Event::KeyGranted {
+            key: Key {
+                grant: grant.clone(),
+                rental_id,
+                holder: request.renter.clone(),
+                profile: request.profile.clone(),
+                issued_at: now,
+                delivered_at: None,
+                revoked_at: None,
+            },
+        });
+        let command_id = CommandId((self.context.new_id)());
+        self.issue(command_id, Order::GrantKey { key: grant }, request.until, Principal::gateway());
+        self.start_and_end_rentals();
+        Ok(())
+    }
+
+    fn end_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
+        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
+        match rental.state {
+            RentalState::Active => {
+                self.close(&rental);
+                Ok(())
+            }
+            RentalState::Reserved => refuse(RefusalKind::Conflict, "the rental has not begun: cancel it"),
+            RentalState::Cancelled => refuse(RefusalKind::Conflict, "the rental was cancelled"),
+            RentalState::Ending | RentalState::Ended => Ok(()),
+        }
+    }
+
+    fn cancel_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
+        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
+        match rental.state {
+            RentalState::Reserved => {
+                self.push(Event::RentalMoved { rental_id: id, state: RentalState::Cancelled, at: self.context.now });
+                self.revoke_by_id(rental.key_id);
+                Ok(())
+            }
+            RentalState::Active | RentalState::Ending => refuse(RefusalKind::Conflict, "the rental has begun: end it"),
+            RentalState::Ended => refuse(RefusalKind::Conflict, "the rental has ended"),
+            RentalState::Cancelled => Ok(()),
+        }
+    }
+
+    /// Over for the renter: the key goes, but never under a driving car.
+    fn close(&mut self, rental: &Rental) {
+        let at = self.context.now;
+        self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Ending, at });
+        self.revoke_by_id(rental.key_id);
+        self.finish_endings();
+    }
+
+    fn revoke_by_id(&mut self, key_id: KeyId) {
+        if let Some(key) = self.vehicle.key(key_id).cloned() {
+            self.revoke(&key, RevocationEffect::AtSafeState);
+        }
+    }
+
+    fn revoke(&mut self, key: &Key, effect: RevocationEffect) {
+        if key.revoked_at.is_some() {
+            return;
+        }
+        let (now, key_id) = (self.context.now, key.grant.key_id);
+        let generation = self.vehicle.key_generation.saturating_add(1);
+        self.push(Event::KeyRevoked { key_id, generation, effect, at: now });
+        let order = Order::RevokeKey { key_id, generation, effect };
+        let expires_at = key.grant.not_after.max(now).plus_ms(REVOCATION_TAIL_MS);
+        let command_id = CommandId((self.context.new_id)());
+        self.issue(command_id, order, expires_at, Principal::gateway());
+    }
+
+    fn act(&mut self, id: CommandId, key_id: KeyId, function: Function, by: Principal) -> Result<(), Refusal> {
+        let key = self.vehicle.key(key_id).ok_or_else(|| missing("key"))?;
+        if by.role == Role::Renter && key.holder != by.subject {
+            return Err(missing("key"));
+        }
+        key.permits_at(self.context.now, function).map_err(|refusal| match refusal {
+            KeyRefusal::Prohibited => {
+                Refusal::new(RefusalKind::Forbidden, format!("the key prohibits {}", function.name()))
+            }
+            KeyRefusal::NotYetValid => Refusal::new(RefusalKind::Forbidden, "the key is not valid yet"),
+            KeyRefusal::Expired => Refusal::new(RefusalKind::Expired, "the key has expired"),
+            KeyRefusal::Revoked | KeyRefusal::WrongGeneration => {
+                Refusal::new(RefusalKind::Expired, "the key was revoked")
+            }
+        })?;
+        if self.vehicle.disabled.contains(function) {
+            return refuse(RefusalKind::Conflict, format!("{} is disabled on this vehicle", function.name()));
+        }
+        let order = match function {
+            Function::UnlockDoors => Order::Unlock,
+            Function::LockDoors => Order::Lock,
+            Function::Locate => Order::Locate,
+            Function::EnterCabin
+            | Function::OpenTrunk
+            | Function::Drive
+            | Function::AccessoryPower
+            | Function::Climate
+            | Function::Infotainment
+            | Function::Windows
+            | Function::OpenGlovebox
+            | Function::OpenFuelFlap
+            | Function::OpenChargePort => Order::EnableFunction { function },
+        };
+        self.order(id, order, None, by)
+    }
+
+    fn acknowledge(&mut self, ack: &Ack) {
+        let Some(command) = self.vehicle.command(ack.command_id).cloned() else { return };
+        let Some(state) = command.after_ack(ack.status) else { return };
+        self.move_to(ack.command_id, state, ack.reason.map(|reason| reason.name()));
+        if let (Order::GrantKey { key }, CommandState::Succeeded) = (&command.order, state) {
+            self.push(Event::KeyDelivered { key_id: key.key_id, at: self.context.now });
+        }
+        self.finish_endings();
+    }
+
+    fn take_fact(&mut self, fact: Fact) {
+        if !self.vehicle.has_seen(fact.boot, fact.seq) {
+            self.push(Event::FactTaken { fact });
+        }
+    }
+
+    fn sent(&mut self, id: CommandId) {
+        let is_first = self.vehicle.command(id).is_some_and(|command| match command.state {
+            CommandState::Accepted | CommandState::Queued => true,
+            CommandState::PendingSafe => !command.was_sent,
+            CommandState::Sent
+            | CommandState::Delivered
+            | CommandState::Executing
+            | CommandState::Succeeded
+            | CommandState::Failed
+            | CommandState::Rejected
+            | CommandState::Expired
+            | CommandState::Cancelled
+            | CommandState::Superseded
+            | CommandState::Unknown => false,
+        });
+        if is_first {
+            self.move_to(id, CommandState::Sent, None);
+        }
+    }
+
+    /// A session ended or began: what the car has not acknowledged goes back to the outbox.
+    fn requeue(&mut self) {
+        let unanswered: Vec<CommandId> = self
+            .vehicle
+            .open_commands()
+            .filter(|command| {
+                matches!(command.state, CommandState::Sent | CommandState::Delivered | CommandState::Accepted)
+            })
+            .map(|command| command.command_id)
+            .collect();
+        for id in unanswered {
+            self.move_to(id, CommandState::Queued, None);
+        }
+    }
+
+    fn review(&mut self) {
+        self.expire_commands();
+        self.settle_unknown();
+        self.hold_what_endangers();
+        self.expire_requests();
+        self.start_and_end_rentals();
+        self.finish_endings();
+    }
+
+    fn expire_commands(&mut self) {
+        let now = self.context.now;
+        let due: Vec<(CommandId, CommandState)> = self
+            .vehicle
+            .open_commands()
+            .filter(|command| command.expires_at <= now)
+            .map(|command| (command.command_id, command.at_expiry()))
+            .collect();
+        for (id, state) in due {
+            let reason = match state {
+                CommandState::Unknown => "no answer from the car before it expired",
+                _ => "expired before it could be sent",
+            };
+            self.move_to(id, state, Some(reason));
+        }
+    }
+
+    /// A later state of the car may show what became of a command nobody answered for.
+    fn settle_unknown(&mut self) {
+        let settled: Vec<CommandId> = self
+            .vehicle
+            .commands
+            .iter()
+            .filter(|command| command.state == CommandState::Unknown && self.is_seen_done(command))
+            .map(|command| command.command_id)
+            .collect();
+        for id in settled {
+            self.move_to(id, CommandState::Succeeded, Some("observed in the car's reported state"));
+        }
+    }
+
+    fn is_seen_done(&self, command: &Command) -> bool {
+        let (name, wanted) = match command.order {
+            Order::Lock => (path::DRIVER_DOOR_LOCKED, true),
+            Order::Unlock => (path::DRIVER_DOOR_LOCKED, false),
+            Order::EnableFunction { function: Function::Drive } => (path::DRIVE_ENABLED, true),
+            Order::DisableFunction { function: Function::Drive } => (path::DRIVE_ENABLED, false),
+            Order::Locate
+            | Order::EnableFunction { .. }
+            | Order::DisableFunction { .. }
+            | Order::GrantKey { .. }
+            | Order::RevokeKey { .. }
+            | Order::ReportState => return false,
+        };
+        // A newer order on the same subject owns the state that is seen now.
+        let is_newest = self
+            .vehicle
+            .commands
+            .iter()
+            .rfind(|other| other.order.subject() == command.order.subject())
+            .is_some_and(|newest| newest.command_id == command.command_id);
+        let sent_at = command.history.iter().find(|passage| passage.state == CommandState::Sent).map(|sent| sent.at);
+        let signal = self.context.twin.signal(name);
+        is_newest
+            && signal
+                .zip(sent_at)
+                .is_some_and(|(signal, sent_at)| signal.at > sent_at && signal.value.as_bool() == Some(wanted))
+    }
+
+    fn hold_what_endangers(&mut self) {
+        let twin = self.context.twin;
+        if !twin.is_online() || twin.is_safe_to_stop() {
+            return;
+        }
+        let held: Vec<CommandId> = self
+            .vehicle
+            .open_commands()
+            .filter(|command| command.order.endangers_a_moving_car() && !command.was_sent)
+            .filter(|command| command.state != CommandState::PendingSafe)
+            .map(|command| command.command_id)
+            .collect();
+        for id in held {
+            self.move_to(id, CommandState::PendingSafe, Some(HELD));
+        }
+    }
+
+    fn expire_requests(&mut self) {
+        let now = self.context.now;
+        let due: Vec<RequestId> = self
+            .vehicle
+            .requests
+            .iter()
+            .filter(|request| request.state == RequestState::Requested && request.until <= now)
+            .map(|request| request.request_id)
+            .collect();
+        for request_id in due {
+            self.push(Event::UsageDecided { request_id, state: RequestState::Expired, at: now });
+        }
+    }
+
+    fn start_and_end_rentals(&mut self) {
+        let now = self.context.now;
+        for rental in self.vehicle.rentals.clone() {
+            if rental.state == RentalState::Reserved && rental.from <= now {
+                self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Active, at: now });
+            }
+            if rental.state.is_open() && rental.until <= now {
+                self.close(&rental);
+            }
+        }
+    }
+
+    /// A rental has ended once nothing is left to tell the car about its key.
+    fn finish_endings(&mut self) {
+        let now = self.context.now;
+        let is_revoking = |key_id: KeyId| {
+            self.vehicle
+                .open_commands()
+                .any(|command| matches!(command.order, Order::RevokeKey { key_id: revoked, .. } if revoked == key_id))
+        };
+        let ended: Vec<RentalId> = self
+            .vehicle
+            .rentals
+            .iter()
+            .filter(|rental| rental.state == RentalState::Ending && !is_revoking(rental.key_id))
+            .map(|rental| rental.rental_id)
+            .collect();
+        for rental_id in ended {
+            self.push(Event::RentalMoved { rental_id, state: RentalState::Ended, at: now });
+        }
+    }
+}
+
+/// Why a command is held back in the gateway.
+const HELD: &str = "waits until the car stands still with ignition off";
+
+impl Details {
+    const MAX_TEXT_LEN: usize = 100;
+    const TANK_LITRES: std::ops::RangeInclusive<f64> = 1.0..=2_000.0;
+
+    fn check(&self, profiles: &[Profile]) -> Result<(), Refusal> {
+        let invalid = |detail: &str| refuse(RefusalKind::Invalid, detail);
+        let is_long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.len() > Self::MAX_TEXT_LEN);
+        if is_long(&self.name) {
+            return invalid("name: at most 100 bytes");
+        }
+        if is_long(&self.fuel_type) {
+            return invalid("fuel_type: at most 100 bytes");
+        }
+        if self.tank_litres.is_some_and(|litres| !Self::TANK_LITRES.contains(&litres)) {
+            return invalid("tank_litres: 1 to 2000");
+        }
+        match &self.lending {
+            Some(lending) => lending.check(profiles),
+            None => Ok(()),
+        }
+    }
 }

@@ -126,6 +126,7 @@ pub enum Event {
     UsageDecided {
         request_id: RequestId,
         state: RequestState,
+        at: Timestamp,
     },
     RentalReserved {
         rental: Rental,

@@ -133,9 +133,10 @@ impl Vehicle {
                 }
             }
             Event::UsageRequested { request } => self.requests.push(request.clone()),
-            Event::UsageDecided { request_id, state } => {
+            Event::UsageDecided { request_id, state, at } => {
                 if let Some(request) = self.requests.iter_mut().find(|request| request.request_id == *request_id) {
                     request.state = *state;
+                    request.decided_at = Some(*at);
                 }
             }
             Event::RentalReserved { rental } => {
@@ -211,15 +212,15 @@ impl Vehicle {
 
     /// Bounds every list; what is dropped stays in the journal and in the view.
     fn forget_the_oldest(&mut self) {
-        drop_oldest(&mut self.commands, Self::MAX_CLOSED_COMMANDS, |command| command.state.is_final());
+        drop_oldest(&mut self.commands, Self::MAX_CLOSED_COMMANDS, |command| {
+            command.history.last().filter(|passage| passage.state.is_final()).map(|passage| passage.at)
+        });
         drop_oldest(&mut self.rentals, Self::MAX_CLOSED_RENTALS, |rental| {
-            matches!(rental.state, RentalState::Ended | RentalState::Cancelled)
+            let is_over = matches!(rental.state, RentalState::Ended | RentalState::Cancelled);
+            rental.history.last().filter(|_| is_over).map(|passage| passage.at)
         });
-        drop_oldest(&mut self.requests, Self::MAX_CLOSED_RENTALS, |request| request.state != RequestState::Requested);
-        let rentals = &self.rentals;
-        drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| {
-            key.revoked_at.is_some() || !rentals.iter().any(|rental| rental.rental_id == key.rental_id)
-        });
+        drop_oldest(&mut self.requests, Self::MAX_CLOSED_RENTALS, |request| request.decided_at);
+        drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at);
     }
 
     /// What the car can do: as its unit reported, else as the operator said, else everything.
@@ -329,15 +330,11 @@ impl Vehicle {
     }
 }
 
-/// Keeps the newest `keep` of those that are closed, and all others.
-fn drop_oldest<T>(list: &mut Vec<T>, keep: usize, is_closed: impl Fn(&T) -> bool) {
-    let closed = list.iter().filter(|item| is_closed(item)).count();
-    let mut surplus = closed.saturating_sub(keep);
-    if surplus > 0 {
-        list.retain(|item| {
-            let drops = surplus > 0 && is_closed(item);
-            surplus -= usize::from(drops);
-            !drops
-        });
+/// Keeps all that are open and the `keep` that closed last.
+fn drop_oldest<T>(list: &mut Vec<T>, keep: usize, closed_at: impl Fn(&T) -> Option<Timestamp>) {
+    while list.iter().filter_map(&closed_at).count() > keep {
+        let times = list.iter().enumerate().filter_map(|(index, item)| closed_at(item).map(|at| (at, index)));
+        let Some((_, oldest)) = times.min() else { return };
+        list.remove(oldest);
     }
 }

@@ -1,25 +1,28 @@
-//! One car's actor: decide -> commit -> apply -> send.
+//! The messages of a vehicle's actor: what cars, people and the fleet say to it, and what it answers.
 
 use actix::prelude::*;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
+use crate::actors::fleet::Budget;
 use crate::domain::command::{Ack, Command, Fact, ToCar};
 use crate::domain::key::Key;
 use crate::domain::rental::{Rental, UsageRequest};
 use crate::domain::twin::{Report, Twin};
 use crate::domain::vehicle::{Request, Vehicle};
 use crate::domain::{CommandId, Principal, Refusal, Timestamp, VehicleId};
-use serde::{Deserialize, Serialize};
 
 /// What reaches a vehicle's actor from its car, in the order the car's session had it.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub enum FromCar {
     /// Telemetry, oldest first; may be dropped under load (the gaps show in `seq`).
     Reports(Vec<Report>),
-    /// Answered with `ToCar::EventAck` once durable; a fact that could not be taken is simply not answered, and the car sends it again.
+    /// Answered with `ToCar::EventAck` once durable; a fact that could not be taken is simply not answered, and the
+    /// car sends it again.
     Fact(Fact),
     Ack(Ack),
-    /// The gate admitted a session. `epoch` rises with every session of the gateway's life; a takeover is one `LinkUp` with a higher epoch.
+    /// The gate admitted a session. `epoch` rises with every session of the gateway's life; a takeover is one
+    /// `LinkUp` with a higher epoch.
     LinkUp {
         epoch: u64,
     },
@@ -51,8 +54,7 @@ pub struct SendToCar {
 }
 
 /// A person's (or their program's) request to a vehicle; answered once what it promises is durable.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Answer, AskError>")]
+#[derive(Debug, Clone)]
 pub struct Ask {
     pub request: Request,
     pub by: Principal,
@@ -69,6 +71,7 @@ pub struct IdempotencyKey {
 /// What a request led to. Serialised as the recorded answer of an idempotency key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one a request, moved a few times")]
 pub enum Answer {
     /// Register, Change.
     Vehicle,
@@ -110,22 +113,33 @@ pub enum AskError {
 }
 
 /// The vehicle as it is now.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Snapshot")]
-pub struct GetSnapshot;
-
-/// `vehicle.registered` is `None` when there is no such vehicle.
-#[derive(Debug, Clone, MessageResponse)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     pub now: Timestamp,
     pub vehicle: Vehicle,
     pub twin: Twin,
 }
 
-/// Answers when the command is final, or with its state when `wait_ms` is over; `None` when the actor does not keep it (read the view then).
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Option<Command>")]
-pub struct AwaitCommand {
-    pub command_id: CommandId,
-    pub wait_ms: u64,
+/// The mailbox's messages. Each reply goes by a oneshot, so that a full mailbox can refuse at once and a dead actor
+/// shows as a dropped sender.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(in crate::actors) enum Letter {
+    /// The second field gives the observation budget back when the letter is done with or lost.
+    FromCar(FromCar, Option<Budget>),
+    Ask(Box<Ask>, Reply),
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Replies with the command once it is final, or as it is when the asker has gone.
+    Await(CommandId, oneshot::Sender<Option<Command>>),
+    /// Something is due.
+    Sweep,
+    /// Send your state to the feed.
+    Publish,
+    /// Save everything and reply.
+    Drain(oneshot::Sender<()>),
+    /// Leave memory if nothing is pending.
+    Retire,
 }
+
+/// Where the answer to an `Ask` goes.
+pub(in crate::actors) type Reply = oneshot::Sender<Result<Answer, AskError>>;

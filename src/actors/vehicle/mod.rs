@@ -1,0 +1,546 @@
+//! One car's actor: decide -> commit -> apply -> send. It is the only writer of the car's record.
+//!
+//! Promises wait for the disk (the mailbox waits with them, so order is kept); observations and the progress of
+//! commands are saved within a second. When an outcome cannot be known the actor stops, and Fleet starts it again
+//! from the store.
+
+mod message;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
+pub(in crate::actors) use message::{Letter, Reply};
+
+use super::feed::{CommandChanged, VehicleChanged};
+use super::fleet::Shared;
+use super::rows::{self, Touched};
+use super::schedule::Schedule;
+use crate::domain::command::{Command, CommandState, Fact, FactKind, ToCar};
+use crate::domain::key::Key;
+use crate::domain::twin::{Report, SignalValue, Twin, path};
+use crate::domain::vehicle::{Context as Deciding, Details, Event, Request, Vehicle};
+use crate::domain::{
+    CommandId, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp, VehicleId,
+};
+use crate::store::{AppendError, Epoch, Observation, StorePosition};
+
+/// What an actor starts from.
+pub(in crate::actors) struct Start {
+    pub vehicle: Vehicle,
+    pub twin: Twin,
+    pub last: StorePosition,
+    pub epoch: Epoch,
+}
+
+pub struct VehicleActor {
+    id: VehicleId,
+    shared: Arc<Shared>,
+    schedule: Arc<Schedule>,
+    vehicle: Vehicle,
+    twin: Twin,
+    /// The stream's last record, and the claim under which we write it.
+    last: StorePosition,
+    epoch: Epoch,
+    /// Applied but not yet stored; bounded by [`MAX_UNSAVED`].
+    unsaved: Vec<Event>,
+    waiters: Vec<(CommandId, oneshot::Sender<Option<Command>>)>,
+    /// The earliest entries of ours in the schedule: for lazy saves, and for what is due by itself.
+    lazy_at: Option<Timestamp>,
+    due_at: Option<Timestamp>,
+    /// Signals newer than this are not in the track yet.
+    track_until: Option<Timestamp>,
+    is_track_due: bool,
+    is_publish_due: bool,
+    events_since_state: usize,
+    is_state_due: bool,
+    state_saved_at: Option<Timestamp>,
+}
+
+const MAX_WAITERS: usize = 64;
+/// Observations and progress are saved at most this late.
+const LAZY_MS: i64 = 1_000;
+/// The last known state of a car that lost its link is stored at most this often.
+const STATE_INTERVAL_MS: i64 = 60_000;
+
+/// Which thing the caller hears about.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Vehicle,
+    Command(CommandId),
+    Usage(RequestId),
+    Rental(RentalId),
+    Key(KeyId),
+}
+
+impl Wanted {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Order { command_id, .. } | Request::Cancel { command_id } | Request::Act { command_id, .. } => {
+                Self::Command(*command_id)
+            }
+            Request::Use { request_id, .. } | Request::Approve { request_id } | Request::Decline { request_id } => {
+                Self::Usage(*request_id)
+            }
+            Request::EndRental { rental_id } | Request::CancelRental { rental_id } => Self::Rental(*rental_id),
+            Request::Revoke { key_id, .. } => Self::Key(*key_id),
+            Request::Register { .. }
+            | Request::Change { .. }
+            | Request::Ack(_)
+            | Request::Fact(_)
+            | Request::Sent { .. }
+            | Request::Delivered { .. }
+            | Request::LinkUp
+            | Request::LinkDown
+            | Request::Review => Self::Vehicle,
+        }
+    }
+}
+
+impl VehicleActor {
+    pub(in crate::actors) fn new(shared: Arc<Shared>, schedule: Arc<Schedule>, start: Start) -> Self {
+        Self {
+            id: start.vehicle.vehicle_id.clone(),
+            shared,
+            schedule,
+            vehicle: start.vehicle,
+            twin: start.twin,
+            last: start.last,
+            epoch: start.epoch,
+            unsaved: Vec::new(),
+            waiters: Vec::new(),
+            lazy_at: None,
+            due_at: None,
+            track_until: None,
+            is_track_due: false,
+            is_publish_due: false,
+            events_since_state: 0,
+            is_state_due: false,
+            state_saved_at: None,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn decide(&self, request: Request) -> Result<Vec<Event>, Refusal> {
+        let clock = &self.shared.clock;
+        let new_id = || -> Uuid { clock.new_id() };
+        let deciding = Deciding { now: clock.now(), twin: &self.twin, rules: &self.shared.rules, new_id: &new_id };
+        self.vehicle.decide(&deciding, request)
+    }
+
+    fn token(&self, key: &Key) -> String {
+        (self.shared.mint)(&key.grant, &self.id, &key.holder, key.issued_at)
+    }
+
+    fn answer(&self, vehicle: &Vehicle, wanted: Wanted) -> Option<Answer> {
+        Some(match wanted {
+            Wanted::Vehicle => Answer::Vehicle,
+            Wanted::Command(id) => Answer::Command(vehicle.command(id)?.clone()),
+            Wanted::Usage(id) => {
+                let request = vehicle.usage_request(id)?.clone();
+                let rental = request.rental_id.and_then(|id| vehicle.rental(id)).cloned();
+                let key = request.key_id.and_then(|id| vehicle.key(id)).cloned();
+                let key = key.map(|key| IssuedKey { token: self.token(&key), key });
+                Answer::Usage { request, rental, key }
+            }
+            Wanted::Rental(id) => Answer::Rental(vehicle.rental(id)?.clone()),
+            Wanted::Key(id) => Answer::Key(vehicle.key(id)?.clone()),
+        })
+    }
+
+    /// Everybody who is concerned hears of what is now true.
+    fn after_apply(&mut self, events: &[Event]) {
+        let touched = Touched::by(events);
+        for id in touched.commands() {
+            let Some(command) = self.vehicle.command(id) else { continue };
+            if command.state.is_final() {
+                self.shared.metrics.finished(command.state);
+            }
+            if self.shared.audience.load(Ordering::Relaxed) > 0 {
+                let changed = CommandChanged { vehicle: self.id.clone(), command: command.clone() };
+                if self.shared.commands_feed.try_send(changed).is_err() {
+                    self.shared.metrics.feed_full.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        self.answer_waiters();
+        if touched.is_vehicle() {
+            self.publish();
+        }
+        self.schedule_due();
+    }
+
+    fn answer_waiters(&mut self) {
+        let vehicle = &self.vehicle;
+        let (done, waiting) = std::mem::take(&mut self.waiters).into_iter().partition(|(id, asker)| {
+            asker.is_closed() || vehicle.command(*id).is_none_or(|command| command.state.is_final())
+        });
+        self.waiters = waiting;
+        let done: Vec<(CommandId, oneshot::Sender<Option<Command>>)> = done;
+        for (id, asker) in done {
+            // The asker may have stopped waiting; then nobody needs the answer.
+            let _ = asker.send(self.vehicle.command(id).cloned());
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.shared.audience.load(Ordering::Relaxed) == 0 || self.vehicle.registered.is_none() {
+            self.is_publish_due = false;
+            return;
+        }
+        let snapshot = Arc::new(self.snapshot());
+        self.is_publish_due = self.shared.vehicles_feed.try_send(VehicleChanged(snapshot)).is_err();
+        if self.is_publish_due {
+            self.shared.metrics.feed_full.fetch_add(1, Ordering::Relaxed);
+            self.sweep_in(LAZY_MS);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot { now: self.now(), vehicle: self.vehicle.clone(), twin: self.twin.clone() }
+    }
+
+    fn sweep_in(&mut self, ms: i64) {
+        let due = self.now().plus_ms(ms);
+        if self.lazy_at.is_none_or(|at| due < at) {
+            self.lazy_at = Some(due);
+            self.schedule.at(due, self.id.clone());
+        }
+    }
+
+    /// One entry at a time, so that the schedule does not grow with every change.
+    fn schedule_due(&mut self) {
+        let state_at = self.is_state_due.then(|| self.state_time());
+        let Some(due) = self.vehicle.next_due().into_iter().chain(state_at).min() else { return };
+        if self.due_at.is_none_or(|at| due < at) {
+            self.due_at = Some(due);
+            self.schedule.at(due, self.id.clone());
+        }
+    }
+
+    fn state_time(&self) -> Timestamp {
+        self.state_saved_at.map_or(Timestamp(0), |saved| saved.plus_ms(STATE_INTERVAL_MS))
+    }
+
+    fn by_car(&self) -> Principal {
+        Principal { role: Role::Vehicle, subject: self.id.to_string() }
+    }
+
+    /// Hands over what waits. What does not fit stays queued for the next sweep.
+    fn flush_outbox(&mut self, ctx: &mut Context<Self>) {
+        let waiting: Vec<CommandId> =
+            self.vehicle.outbox(&self.twin).iter().map(|command| command.command_id).collect();
+        for id in waiting {
+            if !self.send(id) {
+                self.sweep_in(LAZY_MS);
+                return;
+            }
+            self.lazily(Request::Sent { command_id: id }, ctx);
+        }
+    }
+
+    fn send(&self, id: CommandId) -> bool {
+        let Some(command) = self.vehicle.command(id) else { return true };
+        let Command { command_id, order, issued_at, expires_at, .. } = command.clone();
+        self.send_to_car(ToCar::Command { command_id, order, issued_at, expires_at })
+    }
+
+    fn send_to_car(&self, message: ToCar) -> bool {
+        let is_sent = self.shared.outbound.try_send(SendToCar { vehicle: self.id.clone(), message }).is_ok();
+        if !is_sent {
+            self.shared.metrics.outbound_full.fetch_add(1, Ordering::Relaxed);
+        }
+        is_sent
+    }
+
+    fn on_reports(&mut self, reports: Vec<Report>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let metrics = &self.shared.metrics;
+        metrics.reports.fetch_add(reports.len() as u64, Ordering::Relaxed);
+        for report in reports {
+            let observed = self.twin.observe(now, report);
+            metrics.stale_items.fetch_add(u64::from(observed.stale), Ordering::Relaxed);
+            metrics.refused_paths.fetch_add(u64::from(observed.refused), Ordering::Relaxed);
+        }
+        if !self.is_track_due {
+            self.is_track_due = true;
+            self.is_publish_due = true;
+            self.sweep_in(LAZY_MS);
+        }
+        self.review_if_seen_to_matter(ctx);
+    }
+
+    /// A state of the car may release what was held back, or settle what nobody answered for.
+    fn review_if_seen_to_matter(&mut self, ctx: &mut Context<Self>) {
+        let matters = self.vehicle.commands.iter().any(|command| match command.state {
+            CommandState::Unknown => true,
+            _ => !command.state.is_final() && !command.was_sent && command.order.endangers_a_moving_car(),
+        });
+        if matters {
+            self.durably(Request::Review, Principal::gateway(), ctx, Self::flush_outbox);
+        }
+    }
+
+    fn on_fact(&mut self, fact: Fact, ctx: &mut Context<Self>) {
+        let (boot, seq) = (fact.boot, fact.seq);
+        let news = fact.clone();
+        self.durably(Request::Fact(fact), self.by_car(), ctx, move |actor, ctx| {
+            actor.shared.metrics.facts.fetch_add(1, Ordering::Relaxed);
+            actor.note_fact(&news);
+            // Not sent = not acknowledged: the car repeats the fact and it is answered then.
+            actor.send_to_car(ToCar::EventAck { boot, seq });
+            actor.is_publish_due = true;
+            actor.sweep_in(LAZY_MS);
+            actor.review_if_seen_to_matter(ctx);
+        });
+    }
+
+    /// Facts that say something about the present also show as signals.
+    fn note_fact(&mut self, fact: &Fact) {
+        let at = fact.at.min(self.now());
+        match &fact.kind {
+            FactKind::Ignition { on } => {
+                let state = if *on { "ON" } else { "OFF" };
+                self.twin.note(path::LOW_VOLTAGE, SignalValue::Text(state.into()), at);
+            }
+            FactKind::FuelCard { present } => self.twin.note(path::FUEL_CARD_PRESENT, SignalValue::Bool(*present), at),
+            FactKind::Refuelled { level_after_percent, .. } => {
+                self.twin.note(path::FUEL_PERCENT, SignalValue::Number(*level_after_percent), at);
+            }
+            FactKind::KeyUsed { .. } | FactKind::Door { .. } | FactKind::Tamper { .. } | FactKind::Boot { .. } => {}
+        }
+    }
+
+    fn on_link_up(&mut self, epoch: u64, ctx: &mut Context<Self>) {
+        if !self.twin.connected(self.now(), epoch) {
+            return;
+        }
+        if self.vehicle.registered.is_none() {
+            // The fleet's CA vouches for the car: it shows up by itself, and an operator may describe it later.
+            let register = Request::Register { details: Details::default(), by: self.by_car() };
+            let by = self.by_car();
+            self.durably(register, by, ctx, |actor, _| {
+                actor.shared.known_if_registered(&actor.vehicle);
+                actor.publish();
+            });
+            return;
+        }
+        self.lazily(Request::LinkUp, ctx);
+        let unanswered: Vec<CommandId> = self.vehicle.unanswered().map(|command| command.command_id).collect();
+        for id in unanswered {
+            self.send(id);
+        }
+        self.flush_outbox(ctx);
+        self.publish();
+    }
+
+    fn on_link_down(&mut self, epoch: u64, ctx: &mut Context<Self>) {
+        if !self.twin.disconnected(self.now(), epoch) {
+            return;
+        }
+        self.lazily(Request::LinkDown, ctx);
+        self.is_state_due = true;
+        self.sweep_in(LAZY_MS);
+        self.publish();
+    }
+
+    fn on_ask(&mut self, ask: Ask, reply: Reply, ctx: &mut Context<Self>) {
+        let Ask { request, by, idempotency } = ask;
+        let wanted = Wanted::of(&request);
+        let events = match self.decide(request) {
+            Ok(events) => events,
+            Err(refusal) => return self.refuse(refusal, idempotency, reply, ctx),
+        };
+        if events.is_empty() && idempotency.is_none() {
+            return answer(reply, self.answer_now(wanted));
+        }
+        let step = self.stage(events, by, idempotency.map(|key| (key, wanted)));
+        self.commit(step, ctx, move |actor, ctx, outcome| {
+            let result = match outcome {
+                Ok(()) => {
+                    actor.shared.known_if_registered(&actor.vehicle);
+                    let result = actor.answer_now(wanted);
+                    actor.flush_outbox(ctx);
+                    result
+                }
+                Err(error) => refused_append(error),
+            };
+            answer(reply, result);
+        });
+    }
+
+    /// The same idempotency key may have been granted what is refused now (the car is taken - by that very request).
+    fn refuse(&self, refusal: Refusal, key: Option<IdempotencyKey>, reply: Reply, ctx: &mut Context<Self>) {
+        let Some(key) = key else { return answer(reply, Err(refusal.into())) };
+        let store = Arc::clone(&self.shared.store);
+        let body = key.body;
+        let looking = tokio::task::spawn_blocking(move || store.answered(&key.key));
+        ctx.wait(looking.into_actor(self).map(move |looked, _, _| {
+            let result = match looked {
+                Ok(Ok(Some((known, recorded)))) if known == body => decode(&recorded),
+                Ok(Ok(Some(_))) => Err(AskError::KeyReused),
+                Ok(Ok(None)) => Err(refusal.into()),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot look up an idempotency key");
+                    Err(AskError::Storage("the view is not available"))
+                }
+                Err(_) => Err(AskError::Storage("the process is stopping")),
+            };
+            answer(reply, result);
+        }));
+    }
+
+    fn answer_now(&self, wanted: Wanted) -> Result<Answer, AskError> {
+        self.answer(&self.vehicle, wanted)
+            .ok_or_else(|| Refusal::new(RefusalKind::NotFound, "the vehicle keeps no such thing any more").into())
+    }
+
+    fn on_await(&mut self, id: CommandId, reply: oneshot::Sender<Option<Command>>) {
+        let is_open = self.vehicle.command(id).is_some_and(|command| !command.state.is_final());
+        self.waiters.retain(|(_, asker)| !asker.is_closed());
+        if is_open && self.waiters.len() < MAX_WAITERS {
+            self.waiters.push((id, reply));
+        } else {
+            // Final, unknown, or too many wait: the asker gets what is known now.
+            let _ = reply.send(self.vehicle.command(id).cloned());
+        }
+    }
+
+    fn on_sweep(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        self.lazy_at = self.lazy_at.filter(|at| *at > now);
+        self.due_at = self.due_at.filter(|at| *at > now);
+        self.save_track();
+        if self.is_publish_due {
+            self.publish();
+        }
+        if self.vehicle.next_due().is_some_and(|due| due <= now) {
+            return self.durably(Request::Review, Principal::gateway(), ctx, |actor, ctx| {
+                actor.flush_outbox(ctx);
+                actor.save_lazily(ctx);
+            });
+        }
+        self.flush_outbox(ctx);
+        self.save_lazily(ctx);
+    }
+
+    fn save_track(&mut self) {
+        if !std::mem::take(&mut self.is_track_due) {
+            return;
+        }
+        let signals = rows::signal_rows(&self.twin, self.track_until);
+        let Some(newest) = signals.values().map(|signal| signal.at).max() else { return };
+        self.track_until = Some(newest);
+        if let Some(signals) = rows::json(&signals) {
+            self.shared.store.observe(Observation { vehicle: self.id.clone(), at: newest, signals });
+        }
+    }
+
+    fn on_drain(&mut self, reply: oneshot::Sender<()>, ctx: &mut Context<Self>) {
+        self.save_track();
+        let has_news = !self.unsaved.is_empty() || self.twin.last_report.is_some();
+        if self.vehicle.registered.is_none() || !has_news {
+            let _ = reply.send(());
+            return;
+        }
+        self.is_state_due = true;
+        let step = self.stage(Vec::new(), self.by_car(), None);
+        self.commit(step, ctx, |_, _, _| {
+            let _ = reply.send(());
+        });
+    }
+}
+
+/// The asker may have gone; then nobody needs the answer.
+fn answer(reply: Reply, result: Result<Answer, AskError>) {
+    let _ = reply.send(result);
+}
+
+fn refused_append(error: AppendError) -> Result<Answer, AskError> {
+    match error {
+        AppendError::Duplicate { answer } => decode(&answer),
+        AppendError::KeyReused => Err(AskError::KeyReused),
+        AppendError::Full(why) => Err(AskError::Storage(why)),
+        AppendError::TooLarge { .. } => Err(AskError::Storage("the vehicle's record is too large")),
+        // Surely not stored, and the actor starts over: a retry will find it in order.
+        AppendError::Conflict { .. } | AppendError::Fenced => Err(AskError::Busy),
+        AppendError::Unknown(_) => Err(AskError::Unknown),
+    }
+}
+
+fn decode(recorded: &serde_json::value::RawValue) -> Result<Answer, AskError> {
+    serde_json::from_str(recorded.get()).map_err(|error| {
+        tracing::error!(%error, "a recorded answer cannot be read");
+        AskError::Unknown
+    })
+}
+
+pub(in crate::actors) fn stream(id: &VehicleId) -> String {
+    format!("vehicle/{id}")
+}
+
+impl Actor for VehicleActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.shared.mailbox);
+        self.shared.metrics.resident.fetch_add(1, Ordering::Relaxed);
+        if !self.twin.is_online() {
+            // What was on its way to the car when the gateway stopped goes back to the outbox.
+            self.lazily(Request::LinkDown, ctx);
+        } else {
+            self.lazily(Request::LinkUp, ctx);
+            self.sweep_in(0);
+        }
+        self.schedule_due();
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.shared.metrics.resident.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handler<Letter> for VehicleActor {
+    type Result = ();
+
+    fn handle(&mut self, letter: Letter, ctx: &mut Self::Context) {
+        match letter {
+            Letter::FromCar(message, _budget) => match message {
+                FromCar::Reports(reports) => self.on_reports(reports, ctx),
+                FromCar::Fact(fact) => self.on_fact(fact, ctx),
+                FromCar::Ack(ack) => {
+                    self.shared.metrics.acks.fetch_add(1, Ordering::Relaxed);
+                    let by = self.by_car();
+                    self.durably(Request::Ack(ack), by, ctx, Self::flush_outbox);
+                }
+                FromCar::LinkUp { epoch } => self.on_link_up(epoch, ctx),
+                FromCar::LinkDown { epoch } => self.on_link_down(epoch, ctx),
+                FromCar::Delivered { command_id } => self.lazily(Request::Delivered { command_id }, ctx),
+            },
+            Letter::Ask(ask, reply) => self.on_ask(*ask, reply, ctx),
+            Letter::Snapshot(reply) => {
+                // The asker may have gone.
+                let _ = reply.send(self.snapshot());
+            }
+            Letter::Await(id, reply) => self.on_await(id, reply),
+            Letter::Sweep => self.on_sweep(ctx),
+            Letter::Publish => self.publish(),
+            Letter::Drain(reply) => self.on_drain(reply, ctx),
+            Letter::Retire => {
+                if !self.twin.is_online() && self.unsaved.is_empty() && self.vehicle.next_due().is_none() {
+                    ctx.stop();
+                }
+            }
+        }
+    }
+}

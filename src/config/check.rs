@@ -1,0 +1,192 @@
+//! What a value must be beyond its type: ranges, listen addresses, paths, profiles, and what goes together.
+//!
+//! Every limit must bite somewhere, so that zero is refused for all of them. No file is opened here.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::{Config, Keys, Stripe};
+use crate::domain::key::Profile;
+
+/// Every problem as (dotted key, what was found and expected).
+pub fn problems(config: &Config) -> Vec<(String, String)> {
+    let mut checks = Checks::default();
+    storage(&mut checks, config);
+    certificates(&mut checks, config);
+    gate(&mut checks, config);
+    http(&mut checks, config);
+    listen_addresses(&mut checks, config);
+    fleet(&mut checks, config);
+    keys(&mut checks, &config.keys);
+    stripe(&mut checks, &config.payments.stripe);
+    checks.problems
+}
+
+const DAY_S: u64 = 86_400;
+const MINUTE_MS: u64 = 60_000;
+
+#[derive(Default)]
+struct Checks {
+    problems: Vec<(String, String)>,
+}
+
+impl Checks {
+    fn refuse(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push((key.to_owned(), message.into()));
+    }
+
+    fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
+        let value = value.try_into().unwrap_or(u64::MAX);
+        if !allowed.contains(&value) {
+            self.refuse(key, format!("{value} is out of range; expected {} to {}", allowed.start(), allowed.end()));
+        }
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        if path.as_os_str().is_empty() {
+            self.refuse(key, "\"\" is no path; expected the path of a file or folder");
+        }
+    }
+}
+
+fn storage(checks: &mut Checks, config: &Config) {
+    let data = &config.data;
+    checks.path("data.dir", &data.dir);
+    checks.range("data.min_free_mib", data.min_free_mib, 1..=1_048_576);
+    checks.range("data.segment_mib", data.segment_mib, 1..=1_024);
+    checks.range("data.queue_max", data.queue_max, 1..=1_048_576);
+    checks.range("data.snapshot_every_records", data.snapshot_every_records, 1..=1_000_000_000);
+    checks.range("data.track_retention_hours", data.track_retention_hours, 1..=10 * 365 * 24);
+    checks.range("data.track_max_mib", data.track_max_mib, 1..=16 * 1_048_576);
+}
+
+fn certificates(checks: &mut Checks, config: &Config) {
+    let certs = &config.certs;
+    checks.path("certs.ca", &certs.ca);
+    checks.path("certs.server", &certs.server);
+    checks.path("certs.server_key", &certs.server_key);
+    checks.range("certs.vehicle_days", certs.vehicle_days, 1..=3_650);
+}
+
+fn gate(checks: &mut Checks, config: &Config) {
+    let mqtt = &config.mqtt;
+    checks.range("mqtt.shards", mqtt.shards, 1..=16);
+    checks.range("mqtt.threads", mqtt.threads, 1..=64);
+    checks.range("mqtt.max_sessions", mqtt.max_sessions, 1..=1_000_000);
+    checks.range("mqtt.max_handshakes", mqtt.max_handshakes, 1..=65_536);
+    checks.range("mqtt.tls_timeout_ms", mqtt.tls_timeout_ms, 1..=MINUTE_MS);
+    checks.range("mqtt.connect_timeout_ms", mqtt.connect_timeout_ms, 1..=MINUTE_MS);
+    checks.range("mqtt.write_timeout_ms", mqtt.write_timeout_ms, 1..=MINUTE_MS);
+    // MQTT's keep-alive is 16 bits of seconds.
+    checks.range("mqtt.max_keep_alive_s", mqtt.max_keep_alive_s, 1..=u64::from(u16::MAX));
+    // The contract with the cars allows 16 KiB.
+    checks.range("mqtt.max_payload_bytes", mqtt.max_payload_bytes, 64..=16 * 1024);
+    checks.range("mqtt.rate_per_s", mqtt.rate_per_s, 1..=1_000_000);
+    checks.range("mqtt.rate_burst", mqtt.rate_burst, 1..=1_000_000);
+    checks.range("mqtt.mailbox_max", mqtt.mailbox_max, 1..=65_536);
+    checks.range("mqtt.ingest_segment_kib", mqtt.ingest_segment_kib, 1..=1_048_576);
+    checks.range("mqtt.ingest_segments", mqtt.ingest_segments, 1..=64);
+    checks.range("mqtt.heartbeat_ms", mqtt.heartbeat_ms, 10..=MINUTE_MS);
+    checks.range("mqtt.stall_ms", mqtt.stall_ms, 20..=10 * MINUTE_MS);
+    if mqtt.stall_ms < mqtt.heartbeat_ms.saturating_mul(2) {
+        let (stall, heartbeat) = (mqtt.stall_ms, mqtt.heartbeat_ms);
+        checks.refuse(
+            "mqtt.stall_ms",
+            format!("{stall} would replace healthy shards; expected at least twice mqtt.heartbeat_ms ({heartbeat})"),
+        );
+    }
+}
+
+fn http(checks: &mut Checks, config: &Config) {
+    let http = &config.http;
+    checks.range("http.workers", http.workers, 1..=64);
+    checks.range("http.max_body_bytes", http.max_body_bytes, 1_024..=64 * 1_048_576);
+    checks.range("http.max_connections", http.max_connections, 1..=1_000_000);
+    checks.range("http.max_consoles", http.max_consoles, 1..=100_000);
+    checks.range("http.rate_per_s", http.rate_per_s, 1..=1_000_000);
+    checks.range("http.rate_burst", http.rate_burst, 1..=1_000_000);
+    let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if let Some(hash) = &http.bootstrap_admin_sha256
+        && !(hash.len() == 64 && hash.bytes().all(is_lower_hex))
+    {
+        checks.refuse("http.bootstrap_admin_sha256", "not a SHA-256; expected 64 lower-case hex digits, or \"\"");
+    }
+}
+
+/// Two listeners cannot share a port; port 0 picks a free one.
+fn listen_addresses(checks: &mut Checks, config: &Config) {
+    let listeners: [(&str, SocketAddr); 3] = [
+        ("mqtt.listen", config.mqtt.listen),
+        ("http.listen", config.http.listen),
+        ("metrics.listen", config.metrics.listen),
+    ];
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        let clashes = |other: &SocketAddr| {
+            let same_place = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0 && other.port() == address.port() && same_place
+        };
+        if let Some((taken_by, _)) = listeners[..index].iter().find(|(_, other)| clashes(other)) {
+            checks.refuse(key, format!("{address} is taken by {taken_by}; expected a port of its own, or port 0"));
+        }
+    }
+}
+
+fn fleet(checks: &mut Checks, config: &Config) {
+    let fleet = &config.fleet;
+    checks.range("fleet.arbiters", fleet.arbiters, 1..=64);
+    checks.range("fleet.max_vehicles", fleet.max_vehicles, 1..=10_000_000);
+    checks.range("fleet.max_resident", fleet.max_resident, 1..=10_000_000);
+    checks.range("fleet.mailbox", fleet.mailbox, 1..=65_536);
+    checks.range("fleet.max_observations_in_flight", fleet.max_observations_in_flight, 1..=10_000_000);
+    checks.range("fleet.max_ttl_s", fleet.max_ttl_s, 1..=366 * DAY_S);
+    checks.range("fleet.lock_ttl_s", fleet.lock_ttl_s, 1..=fleet.max_ttl_s.max(1));
+    checks.range("fleet.command_ttl_s", fleet.command_ttl_s, 1..=fleet.max_ttl_s.max(1));
+}
+
+fn keys(checks: &mut Checks, keys: &Keys) {
+    checks.path("keys.signing_key", &keys.signing_key);
+    // The issuer is part of every token, and a token is at most 1 KiB.
+    if keys.issuer.is_empty() || keys.issuer.len() > 64 || keys.issuer.chars().any(char::is_control) {
+        checks.refuse("keys.issuer", format!("{:?} is no issuer; expected 1 to 64 bytes of text", keys.issuer));
+    }
+    checks.range("keys.max_minutes", keys.max_minutes, 1..=366 * DAY_S / 60);
+    if keys.profiles.is_empty() || keys.profiles.len() > 64 {
+        let count = keys.profiles.len();
+        checks.refuse("keys.profiles", format!("{count} profiles; expected 1 to 64 tables [keys.profiles.NAME]"));
+    }
+    for (name, profile) in &keys.profiles {
+        let key = format!("keys.profiles.{name}");
+        let is_name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(is_name_byte) {
+            checks.refuse("keys.profiles", format!("{name:?} is no profile name; expected 1 to 32 of a-z 0-9 _ -"));
+        }
+        if let Err(error) = Profile::new(name, profile.permits, profile.max_delegation) {
+            checks.refuse(&key, format!("refused: {error}"));
+        }
+    }
+}
+
+/// Values of secrets are not repeated in messages.
+fn stripe(checks: &mut Checks, stripe: &Stripe) {
+    const KEY: &str = "payments.stripe.secrets";
+    if stripe.secrets.len() > 8 {
+        checks.refuse(KEY, format!("{} secrets; expected at most 8", stripe.secrets.len()));
+    }
+    let is_fit = |secret: &String| (1..=256).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic());
+    if !stripe.secrets.iter().all(is_fit) {
+        checks.refuse(KEY, "a secret has an unlikely form; expected 1 to 256 printable ASCII characters each");
+    }
+    if stripe.secrets.iter().collect::<BTreeSet<_>>().len() < stripe.secrets.len() {
+        checks.refuse(KEY, "the same secret twice; expected each once");
+    }
+    // It becomes a header's value.
+    let version = &stripe.api_version;
+    if version.is_empty() || version.len() > 64 || !version.bytes().all(|b| b.is_ascii_graphic()) {
+        checks.refuse("payments.stripe.api_version", format!("{version:?} is no version; expected like 2026-10-28"));
+    }
+    checks.range("payments.stripe.tolerance_s", stripe.tolerance_s, 1..=3_600);
+    // The network waits 2 s in all.
+    checks.range("payments.stripe.deadline_ms", stripe.deadline_ms, 1..=1_900);
+}
