@@ -10,8 +10,8 @@ use cardea::clock::Clock;
 use cardea::mqtt::payload;
 use cardea::mqtt::topics::Channel;
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, SubscribeReasonCode, TlsConfiguration,
-    Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, SubscribeReasonCode,
+    TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -51,8 +51,8 @@ impl Credentials {
     /// Reads `ca.pem`, `cert.pem` and `key.pem` from a folder, as `cardea enroll` writes them.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
         let key_path = dir.join("key.pem");
-        let key = PrivateKeyDer::from_pem_file(&key_path)
-            .map_err(|source| IdentityError::Pem { path: key_path, source })?;
+        let key =
+            PrivateKeyDer::from_pem_file(&key_path).map_err(|source| IdentityError::Pem { path: key_path, source })?;
         Ok(Self { roots: load_roots(&dir.join("ca.pem"))?, chain: load_chain(&dir.join("cert.pem"))?, key })
     }
 
@@ -78,7 +78,8 @@ pub fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, IdentityError> {
 
 fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let failed = |source| IdentityError::Pem { path: path.to_owned(), source };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if chain.is_empty() { Err(IdentityError::Empty { path: path.to_owned() }) } else { Ok(chain) }
 }
 

@@ -135,13 +135,7 @@ impl Keyring {
     }
 
     /// May whoever holds this key use this function here and now?
-    pub fn permits(
-        &self,
-        now: Timestamp,
-        key_id: KeyId,
-        function: Function,
-        here: Position,
-    ) -> Result<(), KeyDenial> {
+    pub fn permits(&self, now: Timestamp, key_id: KeyId, function: Function, here: Position) -> Result<(), KeyDenial> {
         if let Some(revocation) = self.revocations.iter().find(|revocation| revocation.key_id == key_id)
             && !(revocation.spares_driving && function == Function::Drive)
         {
@@ -212,10 +206,7 @@ mod tests {
     fn an_unknown_key_opens_nothing() {
         let ring = ring_with(&[]);
         for function in Function::ALL {
-            assert_eq!(
-                ring.permits(NOW, KeyId(Uuid::from_u128(9)), function, HERE),
-                Err(KeyDenial::UnknownKey)
-            );
+            assert_eq!(ring.permits(NOW, KeyId(Uuid::from_u128(9)), function, HERE), Err(KeyDenial::UnknownKey));
         }
     }
 

@@ -215,8 +215,7 @@ fn revoking_at_safe_state_lets_the_drive_end_first() {
     let key = grant(&[Function::UnlockDoors, Function::Drive]);
     bench.order(Order::GrantKey { key: key.clone() });
     bench.act(Act::Drive(true)).0.unwrap();
-    let revoke =
-        Order::RevokeKey { key_id: key.key_id, generation: 2, effect: RevocationEffect::AtSafeState };
+    let revoke = Order::RevokeKey { key_id: key.key_id, generation: 2, effect: RevocationEffect::AtSafeState };
     let (id, outputs) = bench.order(revoke);
     assert_eq!(acks(&outputs), [(AckStatus::PendingSafe, Some(AckReason::Moving))]);
     assert!(bench.act(Act::UseKey(key.key_id, Function::UnlockDoors)).0.is_err(), "entry ends at once");
@@ -253,10 +252,7 @@ fn an_actuator_that_takes_time_says_executing_first() {
 fn an_unreadable_command_with_an_id_is_rejected() {
     let mut bench = Bench::linked();
     let id = CommandId(Uuid::from_u128(5));
-    assert_eq!(
-        acks(&bench.input(Input::Unreadable(Some(id)))),
-        [(AckStatus::Rejected, Some(AckReason::Unsupported))]
-    );
+    assert_eq!(acks(&bench.input(Input::Unreadable(Some(id)))), [(AckStatus::Rejected, Some(AckReason::Unsupported))]);
     assert_eq!(acks(&bench.input(Input::Unreadable(None))), []);
     assert_eq!(bench.unit.counters().unreadable, 2);
 }

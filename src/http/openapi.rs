@@ -10,7 +10,28 @@ use super::error::ProblemBody;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
-    paths(super::tickets::issue, get),
+    paths(
+        super::alerts::acknowledge,
+        super::alerts::get,
+        super::alerts::list,
+        super::alerts::resolve,
+        super::cards::add,
+        super::cards::change,
+        super::cards::get,
+        super::cards::list,
+        super::cards::remove,
+        super::decisions::get,
+        super::decisions::list,
+        super::payments::stripe,
+        super::stations::add,
+        super::stations::change,
+        super::stations::get,
+        super::stations::import,
+        super::stations::list,
+        super::stations::remove,
+        super::tickets::issue,
+        get,
+    ),
     components(schemas(ProblemBody))
 )]
 pub struct Document;

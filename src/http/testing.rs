@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
+use super::{App, CertificatePort, Counters, FeedHandle};
+use crate::actors::card_guard::GuardHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -217,7 +218,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
         },
-        guard: GuardHandle::default(),
+        guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
         feed: FeedHandle::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),

@@ -14,7 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::recent::Recent;
-use super::{AskVehicle, Authorise, Decided, DecisionMade, GuardError, Shared, raw};
+use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
+use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
 use crate::domain::card::{
     Alert, AuthorizationId, Card, Decision, Rules, StationLookup, VehicleFacts, VehicleLookup, judge,

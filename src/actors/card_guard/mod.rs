@@ -8,29 +8,30 @@ mod authorise;
 mod book;
 mod desk;
 mod recent;
-#[cfg(test)]
-mod tests;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use actix::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorise::CardGuard;
 use authorise::Question;
 pub use book::{Book, MAX_CARDS, MAX_STATIONS};
 pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
+use recent::Recent;
 
+use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
 use crate::clock::Clock;
 use crate::domain::card::{
     Alert, AuthorizationId, Card, CardId, Decision, Outcome, Purchase, Rules, Settlement, Station, StationId,
 };
-use crate::domain::{AlertId, DecisionId, Principal, Refusal, VehicleId};
+use crate::domain::{DecisionId, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
 
@@ -47,21 +48,6 @@ pub fn parse_rules(text: &str) -> Result<Rules, String> {
     let rules: Rules = toml::from_str(text).map_err(|error| error.to_string())?;
     rules.check().map_err(|malformed| malformed.to_string())?;
     Ok(rules)
-}
-
-/// A decision was recorded; `0` is its JSON as `GET /v1/decisions/{id}` shows it.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "()")]
-pub struct DecisionMade(pub Arc<RawValue>);
-
-/// An alert was opened or came into a new state; `body` is its JSON as `GET /v1/alerts` shows it.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "()")]
-pub struct AlertChanged {
-    pub id: AlertId,
-    /// Somebody still has to look at it: open or acknowledged.
-    pub open: bool,
-    pub body: Arc<RawValue>,
 }
 
 /// One question of a payment network. Asked again, in flight or later, it gets the same answer.
@@ -170,6 +156,37 @@ struct Shared {
     alerts_feed: Recipient<AlertChanged>,
     /// Edits go one at a time, each from its check to its record.
     desk: tokio::sync::Mutex<()>,
+    /// Imports whose bodies may be in memory at once.
+    imports: Arc<Semaphore>,
+    /// Messages of the payment network seen lately, with when.
+    messages: Mutex<Recent<String, Timestamp>>,
+}
+
+/// Imports at once.
+const MAX_IMPORTS: usize = 2;
+/// Message ids remembered: five minutes at 300 a second.
+const MAX_MESSAGES: usize = 100_000;
+
+impl Shared {
+    fn new(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        book: Book,
+        decisions_feed: Recipient<DecisionMade>,
+        alerts_feed: Recipient<AlertChanged>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            clock,
+            book: RwLock::new(book),
+            counters: GuardCounters::default(),
+            decisions_feed,
+            alerts_feed,
+            desk: tokio::sync::Mutex::new(()),
+            imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
+            messages: Mutex::new(Recent::new(MAX_MESSAGES)),
+        })
+    }
 }
 
 /// What the guard counts; each limit shows when it bites.
@@ -254,17 +271,9 @@ impl GuardHandle {
     pub fn start(parts: Parts, arbiter: &ArbiterHandle) -> Result<Self, ReadError> {
         let book = Book::load(&*parts.store)?;
         let decided = authorise::load_decided(&*parts.store)?;
-        let shared = Arc::new(Shared {
-            store: parts.store,
-            clock: parts.clock,
-            book: RwLock::new(book),
-            counters: GuardCounters::default(),
-            decisions_feed: parts.decisions_feed,
-            alerts_feed: parts.alerts_feed,
-            desk: tokio::sync::Mutex::new(()),
-        });
-        let (guard, rules, ask_vehicle, deadline) =
-            (shared.clone(), Arc::new(parts.rules), parts.ask_vehicle, parts.deadline);
+        let Parts { store, clock, rules, ask_vehicle, deadline, decisions_feed, alerts_feed } = parts;
+        let shared = Shared::new(store, clock, book, decisions_feed, alerts_feed);
+        let (guard, rules) = (shared.clone(), Arc::new(rules));
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(authorise::MAX_IN_FLIGHT);
             CardGuard::new(guard, rules, ask_vehicle, deadline / 2, decided)
@@ -275,17 +284,21 @@ impl GuardHandle {
     /// A guard over `store` that knows nothing and whose actor does not run.
     #[cfg(test)]
     pub fn detached(store: Arc<dyn Store>, clock: Clock) -> Self {
-        let nobody = || Context::<tests::Feed>::new().address();
-        let shared = Shared {
-            store,
-            clock,
-            book: RwLock::new(Book::default()),
-            counters: GuardCounters::default(),
-            decisions_feed: nobody().recipient(),
-            alerts_feed: nobody().recipient(),
-            desk: tokio::sync::Mutex::new(()),
-        };
-        Self { actor: Context::new().address(), deadline: Duration::from_millis(300), shared: Arc::new(shared) }
+        struct Nobody;
+        impl Actor for Nobody {
+            type Context = Context<Self>;
+        }
+        impl Handler<DecisionMade> for Nobody {
+            type Result = ();
+            fn handle(&mut self, _: DecisionMade, _: &mut Self::Context) {}
+        }
+        impl Handler<AlertChanged> for Nobody {
+            type Result = ();
+            fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
+        }
+        let nobody = Context::<Nobody>::new().address();
+        let shared = Shared::new(store, clock, Book::default(), nobody.clone().recipient(), nobody.recipient());
+        Self { actor: Context::new().address(), deadline: Duration::from_millis(300), shared }
     }
 
     /// The recorded answer to a purchase, new or repeated. It is durable when this returns.
@@ -342,6 +355,21 @@ impl GuardHandle {
         self.shared.book().stations(after, limit)
     }
 
+    /// Notes a payment network's message; true when it came before within `window_ms`.
+    pub fn is_repeat(&self, message_id: &str, window_ms: i64) -> bool {
+        let now = self.shared.clock.now();
+        let mut messages = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = message_id.to_owned();
+        let is_repeat = messages.get(&key).is_some_and(|seen| now.since_ms(*seen) <= window_ms);
+        messages.insert(key, now);
+        is_repeat
+    }
+
+    /// The right to hold one import in memory; `None` when as many as may are under way.
+    pub fn import_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.shared.imports.clone().try_acquire_owned().ok()
+    }
+
     pub fn counters(&self) -> &GuardCounters {
         &self.shared.counters
     }
@@ -360,13 +388,13 @@ impl GuardHandle {
 }
 
 impl Shared {
-    fn book(&self) -> std::sync::RwLockReadGuard<'_, Book> {
+    fn book(&self) -> RwLockReadGuard<'_, Book> {
         // A writer that panicked left either the old or the new entry: both are whole.
-        self.book.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.book.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn book_mut(&self) -> std::sync::RwLockWriteGuard<'_, Book> {
-        self.book.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn book_mut(&self) -> RwLockWriteGuard<'_, Book> {
+        self.book.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_alert(&self, alert: &Alert, body: Box<RawValue>) {
