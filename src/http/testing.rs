@@ -204,11 +204,16 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         tickets: Arc::new(Tickets::new()),
         signer: Arc::new(Signer::from_seed(&[7; 32], "cardea")),
         certificates: CertificatePort {
+            ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+            allow: Arc::new(|_, _| ()),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
+            lock: Arc::default(),
         },
         guard: GuardHandle::default(),
         feed: FeedHandle::default(),
+        rules: Arc::new(crate::actors::testing::rules()),
+        unready: Arc::new(|| None),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };
