@@ -157,20 +157,26 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
     guard.register(&metrics);
-    let app = App::new(http::Parts {
+    let app = App {
         store: Arc::clone(store) as Arc<dyn Store>,
         fleet: fleet.clone(),
         clock: clock.clone(),
-        config: Arc::clone(&config),
+        api_keys: Arc::new(read_api_keys(&config, store)?),
+        tickets: Arc::default(),
         signer,
-        rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
         guard,
         feed,
+        sessions: Arc::default(),
+        consoles: Arc::default(),
+        rules,
+        unready: Arc::new(|| None),
         metrics,
-    })?;
-    let tls = Arc::new(certs.https().map_err(|error| unfit("certs.server", &error))?);
-    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
+        counters: Arc::default(),
+        config: Arc::clone(&config),
+    };
+    let tls = certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?;
+    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, Arc::new(tls))
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
@@ -246,6 +252,15 @@ fn read_signer(config: &Config) -> Result<Signer, RunError> {
     Signer::from_pem(&pem, &config.keys.issuer).map_err(|error| unfit(format!("{}: {error}", path.display())))
 }
 
+fn read_api_keys(config: &Config, store: &LocalStore) -> Result<http::auth::ApiKeys, RunError> {
+    let http = &config.http;
+    let bootstrap = http.bootstrap_admin_sha256.as_deref();
+    let keys = http::auth::ApiKeys::new(http.rate_per_s, http.rate_burst, bootstrap)
+        .map_err(|problem| RunError::Config { key: "http.bootstrap_admin_sha256", problem })?;
+    keys.load(store)?;
+    Ok(keys)
+}
+
 fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     let listener = TcpListener::bind(address);
     listener.map_err(|error| RunError::Config { key, problem: format!("cannot listen on {address}: {error}") })
@@ -257,13 +272,13 @@ fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
 }
 
 /// What HTTP may do to certificates and sessions, since it knows neither the gate nor the files.
-fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
-    let ca = read_ca(config);
+fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
+    let config = Arc::clone(config);
     let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
     let allowing = Arc::clone(certs);
     let (reloading, listed) = (Arc::clone(certs), kicker);
     CertificatePort {
-        ca: Arc::new(move || ca.clone()),
+        ca: Arc::new(move || read_ca(&config)),
         revoke: Arc::new(move |revocation| {
             let vehicle = revocation.vehicle.clone();
             revoking.revoke(trust_withdrawn(revocation));
@@ -283,10 +298,15 @@ fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> Cert
     }
 }
 
-/// `None` where an outside CA signs, or where its key cannot be read (said once, here).
+/// `None` where an outside CA signs, or where its key cannot be read (which is logged). Read anew for each
+/// certificate, so that a new CA is used without a restart.
 fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
     let key = config.certs.ca_key.as_ref()?;
-    match pki::Ca::load(&config.certs.ca, key) {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let ca = read(&config.certs.ca)
+        .and_then(|ca| Ok((ca, read(key)?)))
+        .and_then(|(ca, key)| pki::Ca::load(&ca, &key).map_err(|error| error.to_string()));
+    match ca {
         Ok(ca) => Some(Arc::new(ca)),
         Err(error) => {
             tracing::warn!(%error, "certificates cannot be signed here");
