@@ -9,6 +9,12 @@ pub mod auth;
 mod available;
 pub mod certificates;
 mod commands;
+pub mod console;
+mod console_frames;
+mod console_mapping;
+mod console_session;
+#[cfg(test)]
+mod console_tests;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
@@ -19,6 +25,8 @@ pub mod model;
 pub mod openapi;
 mod rentals;
 mod server;
+mod pages;
+pub mod sessions;
 #[cfg(test)]
 pub mod testing;
 mod tickets;
@@ -30,11 +38,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
 pub use server::{Server, serve, serve_metrics};
 
+use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -57,11 +67,11 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
-    pub feed: FeedHandle,
     /// What the fleet decides by; for questions like "which car could be had".
     pub rules: Arc<Rules>,
-    /// Why the gateway is not ready, beside what the store says; `None` = it is.
-    pub unready: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
+    pub feed: Addr<Feed>,
+    pub sessions: Arc<sessions::Sessions>,
+    pub consoles: Arc<console::Consoles>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
@@ -70,10 +80,6 @@ pub struct App {
 /// answers from). Read it as `app.guard`.
 #[derive(Clone, Default)]
 pub struct GuardHandle {}
-
-/// The console feed's slot: its developer replaces this type by the feed's own handle. Read it as `app.feed`.
-#[derive(Clone, Default)]
-pub struct FeedHandle {}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -164,6 +170,11 @@ pub fn table() -> Vec<Entry> {
         at("/v1/certificates/reload").post(certificates::reload),
         at("/v1/console/tickets").post(tickets::issue),
         at("/v1/keyset").get(keyset::get),
+        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
+        at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/console").get(console::open),
+        at("/").get(pages::index),
+        at("/console/{file}").get(pages::part),
         at("/openapi.json").get(openapi::get),
     ]
 }

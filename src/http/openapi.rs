@@ -11,7 +11,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    api_keys, audit, available, certificates, commands, history, keys, keyset, model, rentals, tickets, usage, vehicles,
+    api_keys, audit, available, certificates, commands, console, history, keys, keyset, model, pages, rentals, sessions,
+    tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -27,6 +28,7 @@ use super::{
         keys::list, keys::get, keys::revoke, keys::act,
         api_keys::list, api_keys::create, api_keys::delete,
         audit::list, tickets::issue, keyset::get, get,
+        sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
     modifiers(&Common)

@@ -115,9 +115,6 @@ async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
         tracing::warn!(%problem, "the view is not available");
         return not_ready("the view is not available".into());
     }
-    if let Some(why) = (app.unready)() {
-        return not_ready(why.to_owned());
-    }
     let (durable, applied) = (health.durable, health.applied);
     Ok(HttpResponse::Ok().json(json!({"status": "ready", "durable": durable, "applied": applied})))
 }

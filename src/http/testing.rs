@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
+use super::{App, CertificatePort, Counters, GuardHandle};
+use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -33,6 +35,7 @@ struct Content {
     observations: Vec<Observation>,
     epochs: u64,
     refusing: Option<&'static str>,
+    conflicting: Option<String>,
 }
 
 impl MemoryStore {
@@ -43,6 +46,11 @@ impl MemoryStore {
     /// From now on every append is refused as Full.
     pub fn refuse(&self, why: Option<&'static str>) {
         self.content().refusing = why;
+    }
+
+    /// The next append to the stream finds that somebody else wrote it.
+    pub fn conflict_once(&self, stream: &str) {
+        self.content().conflicting = Some(stream.into());
     }
 
     /// Puts a row into the view, as if an actor had.
@@ -66,6 +74,10 @@ impl Content {
             } else {
                 AppendError::KeyReused
             });
+        }
+        if self.conflicting.as_ref() == Some(&step.stream) {
+            self.conflicting = None;
+            return Err(AppendError::Conflict { actual: StorePosition(u64::MAX) });
         }
         let newest = self.records.iter().rev().find(|record| record.stream == step.stream);
         let actual = newest.map_or(StorePosition(0), |record| record.position);
@@ -211,9 +223,10 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             lock: Arc::default(),
         },
         guard: GuardHandle::default(),
-        feed: FeedHandle::default(),
         rules: Arc::new(crate::actors::testing::rules()),
-        unready: Arc::new(|| None),
+        feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        sessions: Arc::default(),
+        consoles: Arc::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };
