@@ -3,10 +3,12 @@
 //! A handler is: authorise, parse, ask, map. Decisions are the domain's, promises the actors'. This file holds the
 //! whole route table and what every handler shares; it never touches MQTT or the store's engine.
 
+mod alerts;
 mod api_keys;
 mod audit;
 pub mod auth;
 mod available;
+mod cards;
 pub mod certificates;
 mod commands;
 pub mod console;
@@ -15,6 +17,7 @@ mod console_mapping;
 mod console_session;
 #[cfg(test)]
 mod console_tests;
+mod decisions;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
@@ -23,10 +26,12 @@ mod keys;
 mod keyset;
 pub mod model;
 pub mod openapi;
+mod pages;
+mod payments;
 mod rentals;
 mod server;
-mod pages;
 pub mod sessions;
+mod stations;
 #[cfg(test)]
 pub mod testing;
 mod tickets;
@@ -44,6 +49,7 @@ use actix_web::{HttpRequest, Responder, Route, guard, web};
 
 pub use server::{Server, serve, serve_metrics};
 
+use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
@@ -52,7 +58,7 @@ use crate::domain::vehicle::Rules;
 use crate::domain::{Timestamp, VehicleId};
 use crate::metrics::{Count, Level, Metrics, Reading, Timing};
 use crate::pki::Ca;
-use crate::store::Store;
+use crate::store::{ReadError, Store};
 use crate::token::Signer;
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
@@ -76,10 +82,53 @@ pub struct App {
     pub counters: Arc<Counters>,
 }
 
-/// The card guard's slot: its developer replaces this type by the guard's own handle (an actor's address and what it
-/// answers from). Read it as `app.guard`.
-#[derive(Clone, Default)]
-pub struct GuardHandle {}
+/// What an [`App`] is made of; the rest is HTTP's own.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub fleet: FleetHandle,
+    pub clock: Clock,
+    pub config: Arc<Config>,
+    pub signer: Arc<Signer>,
+    pub rules: Arc<Rules>,
+    pub certificates: CertificatePort,
+    pub guard: GuardHandle,
+    pub feed: Addr<Feed>,
+    pub metrics: Metrics,
+}
+
+impl App {
+    /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
+    pub fn new(parts: Parts) -> Result<Self, ReadError> {
+        let Parts { store, fleet, clock, config, signer, rules, certificates, guard, feed, metrics } = parts;
+        let http = &config.http;
+        let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
+        // The configuration was checked, so this names a fault of ours rather than the operator's.
+        let api_keys = api_keys.map_err(ReadError::Damaged)?;
+        let loaded = api_keys.load(&*store)?;
+        tracing::info!(loaded, "API keys are read");
+        let (consoles, counters) = (Arc::<console::Consoles>::default(), Arc::<Counters>::default());
+        consoles.register(&metrics);
+        let counted = Arc::clone(&counters);
+        metrics.register(move || counted.readings());
+        Ok(Self {
+            store,
+            fleet,
+            clock,
+            config,
+            api_keys: Arc::new(api_keys),
+            tickets: Arc::default(),
+            signer,
+            certificates,
+            guard,
+            rules,
+            feed,
+            sessions: Arc::default(),
+            consoles,
+            metrics,
+            counters,
+        })
+    }
+}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -168,7 +217,18 @@ pub fn table() -> Vec<Entry> {
         at("/v1/api-keys/{id}").delete(api_keys::delete),
         at("/v1/audit").get(audit::list),
         at("/v1/certificates/reload").post(certificates::reload),
-        at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/cards").get(cards::list).post(cards::add),
+        at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
+        at("/v1/stations").get(stations::list).post(stations::add),
+        at("/v1/stations/import").post(stations::import),
+        at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/{id}").get(decisions::get),
+        at("/v1/alerts").get(alerts::list),
+        at("/v1/alerts/{id}").get(alerts::get),
+        at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
+        at("/v1/alerts/{id}/resolve").post(alerts::resolve),
+        at("/v1/payments/stripe").post(payments::stripe),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),

@@ -11,8 +11,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    api_keys, audit, available, certificates, commands, console, history, keys, keyset, model, pages, rentals, sessions,
-    tickets, usage, vehicles,
+    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, history, keys, keyset,
+    model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -27,6 +27,10 @@ use super::{
         rentals::list, rentals::get, rentals::end, rentals::cancel,
         keys::list, keys::get, keys::revoke, keys::act,
         api_keys::list, api_keys::create, api_keys::delete,
+        alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
+        cards::list, cards::add, cards::get, cards::change, cards::remove,
+        stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
+        decisions::list, decisions::get, payments::stripe,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
     ),

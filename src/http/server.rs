@@ -44,8 +44,6 @@ const MAX_HANDSHAKES: usize = 128;
 pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
-    let counters = Arc::clone(&app.counters);
-    app.metrics.register(move || counters.readings());
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
     let server =

@@ -8,7 +8,8 @@ use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, GuardHandle};
+use super::{App, CertificatePort, Counters};
+use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -222,7 +223,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
             lock: Arc::default(),
         },
-        guard: GuardHandle::default(),
+        guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
         rules: Arc::new(crate::actors::testing::rules()),
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
         sessions: Arc::default(),
