@@ -47,10 +47,10 @@ use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
-use crate::actors::card_guard::GuardHandle;
-use crate::actors::feed::Feed;
 pub use server::{Server, serve, serve_metrics};
 
+use crate::actors::card_guard::GuardHandle;
+use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -58,7 +58,7 @@ use crate::domain::vehicle::Rules;
 use crate::domain::{Timestamp, VehicleId};
 use crate::metrics::{Count, Level, Metrics, Reading, Timing};
 use crate::pki::Ca;
-use crate::store::Store;
+use crate::store::{ReadError, Store};
 use crate::token::Signer;
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
@@ -73,15 +73,61 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
+    /// What the fleet decides by; for questions like "which car could be had".
+    pub rules: Arc<Rules>,
     pub feed: Addr<Feed>,
     pub sessions: Arc<sessions::Sessions>,
     pub consoles: Arc<console::Consoles>,
-    /// What the fleet decides by; for questions like "which car could be had".
-    pub rules: Arc<Rules>,
-    /// Why the gateway is not ready, beside what the store says; `None` = it is.
-    pub unready: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
+}
+
+/// What an [`App`] is made of; the rest is HTTP's own.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub fleet: FleetHandle,
+    pub clock: Clock,
+    pub config: Arc<Config>,
+    pub signer: Arc<Signer>,
+    pub rules: Arc<Rules>,
+    pub certificates: CertificatePort,
+    pub guard: GuardHandle,
+    pub feed: Addr<Feed>,
+    pub metrics: Metrics,
+}
+
+impl App {
+    /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
+    pub fn new(parts: Parts) -> Result<Self, ReadError> {
+        let Parts { store, fleet, clock, config, signer, rules, certificates, guard, feed, metrics } = parts;
+        let http = &config.http;
+        let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
+        // The configuration was checked, so this names a fault of ours rather than the operator's.
+        let api_keys = api_keys.map_err(ReadError::Damaged)?;
+        let loaded = api_keys.load(&*store)?;
+        tracing::info!(loaded, "API keys are read");
+        let (consoles, counters) = (Arc::<console::Consoles>::default(), Arc::<Counters>::default());
+        consoles.register(&metrics);
+        let counted = Arc::clone(&counters);
+        metrics.register(move || counted.readings());
+        Ok(Self {
+            store,
+            fleet,
+            clock,
+            config,
+            api_keys: Arc::new(api_keys),
+            tickets: Arc::default(),
+            signer,
+            certificates,
+            guard,
+            rules,
+            feed,
+            sessions: Arc::default(),
+            consoles,
+            metrics,
+            counters,
+        })
+    }
 }
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
@@ -148,23 +194,6 @@ pub struct Entry {
 #[rustfmt::skip]
 pub fn table() -> Vec<Entry> {
     vec![
-        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
-        at("/v1/cards").get(cards::list).post(cards::add),
-        at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
-        at("/v1/stations").get(stations::list).post(stations::add),
-        at("/v1/stations/import").post(stations::import),
-        at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
-        at("/v1/decisions").get(decisions::list),
-        at("/v1/decisions/{id}").get(decisions::get),
-        at("/v1/alerts").get(alerts::list),
-        at("/v1/alerts/{id}").get(alerts::get),
-        at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
-        at("/v1/alerts/{id}/resolve").post(alerts::resolve),
-        at("/v1/payments/stripe").post(payments::stripe),
-        at("/v1/console/tickets").post(tickets::issue),
-        at("/v1/console").get(console::open),
-        at("/").get(pages::index),
-        at("/console/{file}").get(pages::part),
         at("/v1/vehicles").get(vehicles::list).post(vehicles::register),
         at("/v1/vehicles/available").get(available::list),
         at("/v1/vehicles/{id}").get(vehicles::get).patch(vehicles::change),
@@ -188,7 +217,24 @@ pub fn table() -> Vec<Entry> {
         at("/v1/api-keys/{id}").delete(api_keys::delete),
         at("/v1/audit").get(audit::list),
         at("/v1/certificates/reload").post(certificates::reload),
+        at("/v1/cards").get(cards::list).post(cards::add),
+        at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
+        at("/v1/stations").get(stations::list).post(stations::add),
+        at("/v1/stations/import").post(stations::import),
+        at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/{id}").get(decisions::get),
+        at("/v1/alerts").get(alerts::list),
+        at("/v1/alerts/{id}").get(alerts::get),
+        at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
+        at("/v1/alerts/{id}/resolve").post(alerts::resolve),
+        at("/v1/payments/stripe").post(payments::stripe),
         at("/v1/keyset").get(keyset::get),
+        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
+        at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/console").get(console::open),
+        at("/").get(pages::index),
+        at("/console/{file}").get(pages::part),
         at("/openapi.json").get(openapi::get),
     ]
 }

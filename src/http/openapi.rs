@@ -11,7 +11,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    api_keys, audit, available, certificates, commands, history, keys, keyset, model, rentals, tickets, usage, vehicles,
+    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, history, keys, keyset,
+    model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -19,30 +20,6 @@ use super::{
 #[openapi(
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
     paths(
-        super::sessions::log_in,
-        super::sessions::read,
-        super::sessions::log_out,
-        super::console::open,
-        super::pages::index,
-        super::pages::part,
-        super::alerts::acknowledge,
-        super::alerts::get,
-        super::alerts::list,
-        super::alerts::resolve,
-        super::cards::add,
-        super::cards::change,
-        super::cards::get,
-        super::cards::list,
-        super::cards::remove,
-        super::decisions::get,
-        super::decisions::list,
-        super::payments::stripe,
-        super::stations::add,
-        super::stations::change,
-        super::stations::get,
-        super::stations::import,
-        super::stations::list,
-        super::stations::remove,
         vehicles::list, vehicles::register, vehicles::get, vehicles::change, available::list, history::get,
         certificates::issue, certificates::revoke, certificates::reload,
         commands::order, commands::list, commands::order_many, commands::get, commands::cancel,
@@ -50,7 +27,12 @@ use super::{
         rentals::list, rentals::get, rentals::end, rentals::cancel,
         keys::list, keys::get, keys::revoke, keys::act,
         api_keys::list, api_keys::create, api_keys::delete,
+        alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
+        cards::list, cards::add, cards::get, cards::change, cards::remove,
+        stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
+        decisions::list, decisions::get, payments::stripe,
         audit::list, tickets::issue, keyset::get, get,
+        sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
     modifiers(&Common)

@@ -44,8 +44,6 @@ const MAX_HANDSHAKES: usize = 128;
 pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
-    let counters = Arc::clone(&app.counters);
-    app.metrics.register(move || counters.readings());
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
     let server =
@@ -114,9 +112,6 @@ async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     if let Some(problem) = health.view_problem {
         tracing::warn!(%problem, "the view is not available");
         return not_ready("the view is not available".into());
-    }
-    if let Some(why) = (app.unready)() {
-        return not_ready(why.to_owned());
     }
     let (durable, applied) = (health.durable, health.applied);
     Ok(HttpResponse::Ok().json(json!({"status": "ready", "durable": durable, "applied": applied})))

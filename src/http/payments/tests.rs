@@ -129,24 +129,23 @@ fn authorization(id: &str) -> Value {
     })
 }
 
-fn post(body: &Value, header: &str) -> actix_http::Request {
+fn post(body: &Value, header: &str) -> TestRequest {
     TestRequest::post()
         .uri("/v1/payments/stripe")
         .insert_header(("Stripe-Signature", header))
         .insert_header(("Content-Type", "application/json"))
         .set_payload(body.to_string())
-        .to_request()
 }
 
-fn signed(body: &Value) -> actix_http::Request {
+fn signed(body: &Value) -> TestRequest {
     post(body, &sign(body.to_string().as_bytes(), SECRET, NOW_MS / 1000))
 }
 
-fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> actix_http::Request {
+fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> TestRequest {
     let request = method.uri(uri).insert_header(bearer(role));
     match body {
-        Some(body) => request.set_json(body).to_request(),
-        None => request.to_request(),
+        Some(body) => request.set_json(body),
+        None => request,
     }
 }
 
@@ -160,7 +159,7 @@ macro_rules! furnish {
                     "terminals": [{"network_id": "9876543210", "terminal_id": "77"}]}),
             ),
         ] {
-            let answer = call_service($service, ask(TestRequest::post(), uri, Role::Operator, Some(&body))).await;
+            let answer = call_service($service, ask(TestRequest::post(), uri, Role::Operator, Some(&body)).to_request()).await;
             assert_eq!(answer.status(), 201, "{:?}", read_body(answer).await);
         }
     };
@@ -168,7 +167,7 @@ macro_rules! furnish {
 
 macro_rules! json_of {
     ($service:expr, $request:expr) => {{
-        let answer = call_service($service, $request).await;
+        let answer = call_service($service, $request.to_request()).await;
         let status = answer.status().as_u16();
         (status, read_body_json::<Value, _>(answer).await)
     }};
@@ -179,7 +178,7 @@ async fn an_honest_purchase_is_approved_and_its_decision_can_be_read() {
     let bench = bench();
     let service = service!(bench.app);
     furnish!(&service);
-    let answer = call_service(&service, signed(&authorization("iauth_1"))).await;
+    let answer = call_service(&service, signed(&authorization("iauth_1")).to_request()).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers().get("Stripe-Version").unwrap(), "2026-10-28");
     assert_eq!(answer.headers().get("Content-Type").unwrap(), "application/json");
@@ -275,7 +274,7 @@ async fn a_signature_that_is_not_right_is_told_why() {
         let (status, answer) = json_of!(&service, post(&body, &header));
         assert_eq!(status, expected, "{header}: {answer}");
     }
-    let unsigned = TestRequest::post().uri("/v1/payments/stripe").set_payload(bytes).to_request();
+    let unsigned = TestRequest::post().uri("/v1/payments/stripe").set_payload(bytes);
     assert_eq!(json_of!(&service, unsigned).0, 401);
     assert_eq!(bench.app.guard.counters().bad_signatures.get(), 5);
     assert_eq!(bench.heard.decisions.lock().unwrap().len(), 1);
@@ -350,7 +349,7 @@ async fn without_storage_nothing_is_answered_and_the_retry_is_judged() {
     let service = service!(bench.app);
     furnish!(&service);
     bench.store.refuse(Some("disk full"));
-    let answer = call_service(&service, signed(&authorization("iauth_1"))).await;
+    let answer = call_service(&service, signed(&authorization("iauth_1")).to_request()).await;
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("Retry-After"));
     let problem: Value = read_body_json(answer).await;
@@ -393,7 +392,6 @@ async fn cards_are_added_changed_listed_and_removed() {
             .insert_header(bearer(Role::Operator))
             .insert_header(("Idempotency-Key", "k1"))
             .set_json(&body)
-            .to_request()
     };
     let (status, card) = json_of!(&service, keyed());
     assert_eq!((status, &card["status"]), (201, &json!("active")));
@@ -403,7 +401,7 @@ async fn cards_are_added_changed_listed_and_removed() {
         .insert_header(bearer(Role::Operator))
         .insert_header(("Idempotency-Key", "k1"))
         .set_json(json!({"network_ref": "ic_9"}));
-    assert_eq!(json_of!(&service, other.to_request()).0, 422);
+    assert_eq!(json_of!(&service, other).0, 422);
     for (body, expected) in [
         (json!({"card_id": "c1", "network_ref": "ic_5"}), 409),
         (json!({"card_id": "c2", "network_ref": "ic_1"}), 409),
@@ -426,7 +424,7 @@ async fn cards_are_added_changed_listed_and_removed() {
     let (_, answer) = json_of!(&service, signed(&authorization("iauth_1")));
     assert_eq!(answer["metadata"]["reason"], "card_active");
     for (role, expected) in [(Role::Auditor, 403), (Role::Renter, 403), (Role::Operator, 204), (Role::Operator, 404)] {
-        let answer = call_service(&service, ask(TestRequest::delete(), "/v1/cards/c1", role, None)).await;
+        let answer = call_service(&service, ask(TestRequest::delete(), "/v1/cards/c1", role, None).to_request()).await;
         assert_eq!(answer.status(), expected);
     }
     // A restarted guard knows the same cards.
@@ -441,8 +439,7 @@ async fn a_directory_is_imported_line_by_line_and_again_without_change() {
     furnish!(&service);
     let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\n";
     let uri = "/v1/stations/import?format=csv&columns=station_id:id,name:brand,latitude:lat,longitude:lon";
-    let import =
-        || TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_payload(text.to_owned()).to_request();
+    let import = || TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_payload(text.to_owned());
     let rejected = json!([{"line": 4, "reason": "latitude is missing"}]);
     let first = json_of!(&service, import());
     assert_eq!(first, (200, json!({"imported": 1, "updated": 1, "rejected": rejected})));
@@ -456,7 +453,8 @@ async fn a_directory_is_imported_line_by_line_and_again_without_change() {
     assert_eq!((status, &station["position"]), (200, &Value::Null));
     let no_format = ask(TestRequest::post(), "/v1/stations/import", Role::Operator, None);
     assert_eq!(json_of!(&service, no_format).1["field"], "format");
-    let answer = call_service(&service, ask(TestRequest::delete(), "/v1/stations/s2", Role::Operator, None)).await;
+    let answer =
+        call_service(&service, ask(TestRequest::delete(), "/v1/stations/s2", Role::Operator, None).to_request()).await;
     assert_eq!(answer.status(), 204);
     bench.store.refuse(Some("disk full"));
     assert_eq!(json_of!(&service, import()).0, 503);

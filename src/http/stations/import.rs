@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn the_separator_is_found_and_ids_come_from_the_place_when_there_are_none() {
         let parsed = csv_of("name;lat;lon\nShell;43,8339891;142,4707015\n", "");
-        assert_eq!(parsed.stations[0].station_id.as_str(), "at:43.833989:142.470702");
+        assert_eq!(parsed.stations[0].station_id.as_str(), "at:43.833989:142.470701");
         assert_eq!(parsed.stations[0].name, "Shell");
     }
 
