@@ -99,11 +99,10 @@ function keep(map, key, value, most) {
 function read(json) {
   const signals = json.signals ?? {};
   const value = (path) => signals[path]?.value ?? null;
-  let newest = null;
-  for (const signal of Object.values(signals)) {
-    const at = Date.parse(signal.at);
-    if (newest === null || at > newest) newest = at;
-  }
+  // RFC 3339 in UTC with milliseconds sorts as text; one parse is enough.
+  let latest = "";
+  for (const path in signals) if (signals[path].at > latest) latest = signals[path].at;
+  const newest = latest ? Date.parse(latest) : null;
   const [latitude, longitude] = [value(PATH.latitude), value(PATH.longitude)];
   const located = Number.isFinite(latitude) && Number.isFinite(longitude);
   const usage = typeof json.usage === "string" ? json.usage : (json.usage?.state ?? "free");
@@ -124,6 +123,8 @@ function read(json) {
     drive: json.drive_enabled ?? null,
     pending: json.pending_commands?.length ?? 0,
     newest,
+    /** When each signal of the table was measured. */
+    at: Object.fromEntries(Object.entries(PATH).map(([name, path]) => [name, signals[path] ? Date.parse(signals[path].at) : null])),
     /** When this page heard of it, for the brief highlight. */
     heard: performance.now(),
   };
@@ -178,7 +179,7 @@ export function time(text, now) {
 
 export function signalText(path, value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number") return `${Number(value.toFixed(6))}${UNITS[path] ?? ""}`;
+  if (typeof value === "number") return `${Number(value.toFixed(UNITS[path] === "°" ? 6 : 2))}${UNITS[path] ?? ""}`;
   return String(value);
 }
 
