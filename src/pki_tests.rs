@@ -164,6 +164,13 @@ fn new_file_replaces_none() {
 
 proptest! {
     #[test]
+    fn no_host_panics(host in prop_oneof!["(?s).{0,80}", "[a-z0-9.:*_-]{0,300}"]) {
+        if check_host(&host).is_ok() {
+            prop_assert!(ca().issue_server(&[host], NOW).is_ok());
+        }
+    }
+
+    #[test]
     fn no_request_panics(text in "(?s).{0,200}", at in 0_usize..400, flip in 1_u8..) {
         let car = vehicle("car-1");
         prop_assert!(requested_key(&text, &car).is_err());

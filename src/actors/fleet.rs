@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,18 +13,16 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::feed::{CommandChanged, VehicleChanged};
-use super::rows::{SignalRow, StateRow};
+pub use super::fleet_metrics::FleetMetrics;
+use super::loading::{load, load_registered};
 use super::schedule::{Schedule, TICK};
-use super::vehicle::{
-    Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor, stream,
-};
+use super::vehicle::{Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor};
 use crate::clock::Clock;
-use crate::domain::command::{Command, CommandState};
+use crate::domain::command::Command;
 use crate::domain::key::KeyGrant;
-use crate::domain::twin::Twin;
-use crate::domain::vehicle::{Event, Request, Rules, Vehicle};
+use crate::domain::vehicle::{Request, Rules, Vehicle};
 use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
-use crate::store::{Order, ReadError, Store, StorePosition, Table};
+use crate::store::{ReadError, Store};
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
 pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
@@ -78,54 +76,6 @@ impl Shared {
     }
 }
 
-/// Counters of the fleet; each limit shows here when it bites.
-#[derive(Debug, Default)]
-pub struct FleetMetrics {
-    pub resident: AtomicUsize,
-    /// Telemetry messages applied to a twin.
-    pub reports: AtomicU64,
-    pub facts: AtomicU64,
-    pub acks: AtomicU64,
-    pub stale_items: AtomicU64,
-    pub refused_paths: AtomicU64,
-    /// A vehicle's mailbox was full.
-    pub mailbox_full: AtomicU64,
-    /// The observation budget was used up; the gate stops reading.
-    pub budget_full: AtomicU64,
-    pub outbound_full: AtomicU64,
-    pub feed_full: AtomicU64,
-    /// No room for another vehicle in memory, or registered.
-    pub fleet_full: AtomicU64,
-    pub failed_appends: AtomicU64,
-    /// Actors that died (a panic, an unknown outcome) and were started again from the store.
-    pub restarts: AtomicU64,
-    pub failed_starts: AtomicU64,
-    finished: [AtomicU64; 7],
-}
-
-impl FleetMetrics {
-    pub const FINAL: [CommandState; 7] = [
-        CommandState::Succeeded,
-        CommandState::Failed,
-        CommandState::Rejected,
-        CommandState::Expired,
-        CommandState::Cancelled,
-        CommandState::Superseded,
-        CommandState::Unknown,
-    ];
-
-    pub(super) fn finished(&self, state: CommandState) {
-        if let Some(index) = Self::FINAL.iter().position(|known| *known == state) {
-            self.finished[index].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Commands that came into a final state, by state.
-    pub fn commands_finished(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Self::FINAL.iter().zip(&self.finished).map(|(state, count)| (state.name(), count.load(Ordering::Relaxed)))
-    }
-}
-
 /// A share of the observation budget; given back when dropped, so that a dead actor's mailbox costs nothing.
 pub(super) struct Budget {
     in_flight: Arc<AtomicUsize>,
@@ -153,9 +103,9 @@ struct Resident {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct LinkKnown {
-    epoch: u64,
-    is_online: bool,
+pub(super) struct LinkKnown {
+    pub epoch: u64,
+    pub is_online: bool,
 }
 
 /// The way to every vehicle; cheap to clone. Edges hold one.
@@ -374,8 +324,6 @@ impl FleetHandle {
 /// Vehicles that may wait to be started, and letters that may wait for each.
 const WAKE_QUEUE: usize = 4_096;
 const MAX_WAITING_LETTERS: usize = 64;
-/// Records read at once when a vehicle is started.
-const READ_PAGE: usize = 512;
 /// Vehicles swept in one tick of one thread.
 const SWEEP_MAX: usize = 1_024;
 /// Idle vehicles asked to leave when memory is full.
@@ -574,60 +522,4 @@ async fn sweep(inner: Arc<Inner>, index: usize) {
             }
         }
     }
-}
-
-fn load_registered(store: &dyn Store, max: usize) -> Result<BTreeSet<VehicleId>, ReadError> {
-    let mut registered = BTreeSet::new();
-    let mut after: Option<String> = None;
-    while registered.len() < max {
-        let page = store.scan(Table::Vehicles, "", after.as_deref(), READ_PAGE, Order::Ascending)?;
-        for (key, _) in page.rows {
-            registered.insert(key.parse().map_err(|_| ReadError::Damaged(format!("vehicle row {key}")))?);
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => break,
-        }
-    }
-    Ok(registered)
-}
-
-/// Takes the right to write the vehicle's stream and folds what is stored.
-fn load(shared: &Shared, id: &VehicleId, link: LinkKnown) -> Result<Start, ReadError> {
-    let epoch = shared.store.claim(id);
-    let now = shared.clock.now();
-    let mut vehicle = Vehicle::new(id.clone());
-    let mut twin = Twin::new(now);
-    let mut last = StorePosition(0);
-    // The record that carries a folded state is included in it.
-    let mut is_included = false;
-    if let Some(row) = shared.store.get(Table::VehicleStates, id.as_str())? {
-        let row: StateRow = serde_json::from_str(row.get()).map_err(|error| ReadError::Damaged(error.to_string()))?;
-        (vehicle, last, is_included) = (row.vehicle, row.after, true);
-        for (path, SignalRow { value, at }) in row.signals {
-            twin.note(&path, value, at);
-        }
-    }
-    loop {
-        let records = shared.store.read(&stream(id), last, READ_PAGE)?;
-        let is_last_page = records.len() < READ_PAGE;
-        for record in records {
-            last = record.position;
-            if std::mem::take(&mut is_included) {
-                continue;
-            }
-            for event in &record.events {
-                let event: Event = serde_json::from_str(event.get())
-                    .map_err(|error| ReadError::Damaged(format!("record {}: {error}", record.position)))?;
-                vehicle.apply(&event);
-            }
-        }
-        if is_last_page {
-            break;
-        }
-    }
-    if link.is_online {
-        twin.connected(now, link.epoch);
-    }
-    Ok(Start { vehicle, twin, last, epoch })
 }

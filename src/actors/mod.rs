@@ -4,6 +4,8 @@
 
 pub mod feed;
 pub mod fleet;
+mod fleet_metrics;
+mod loading;
 mod rows;
 mod schedule;
 #[cfg(test)]

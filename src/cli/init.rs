@@ -11,7 +11,7 @@ use cardea::clock::Clock;
 use cardea::config;
 use cardea::pki::{self, Ca, PkiError};
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::Failure;
 use super::new_files::NewFiles;
@@ -31,6 +31,14 @@ pub struct Init {
     hosts: Vec<String>,
 }
 
+/// What is printed, once.
+#[derive(Serialize)]
+struct Made<'a> {
+    config: &'a Path,
+    admin_key: &'a str,
+    ca: &'a Path,
+}
+
 impl Init {
     pub fn run(&self) -> Result<(), Failure> {
         let hosts = self.checked_hosts()?;
@@ -41,14 +49,12 @@ impl Init {
         refuse_unless_empty(&self.dir)?;
         let mut files = NewFiles::default();
         let admin_key = self.make(&mut files, &hosts)?;
-        let answer = json!({
-            "config": self.dir.join("cardea.toml"),
-            "admin_key": admin_key,
-            "ca": self.dir.join("certs/ca.pem"),
-        });
+        let (config, ca) = (self.dir.join("cardea.toml"), self.dir.join("certs/ca.pem"));
+        let made = serde_json::to_string(&Made { config: &config, admin_key: &admin_key, ca: &ca })
+            .map_err(|error| Failure::failed(&error))?;
         // A fleet whose admin key nobody saw is of no use: not printed, not kept.
         let mut out = io::stdout().lock();
-        writeln!(out, "{answer}")
+        writeln!(out, "{made}")
             .and_then(|()| out.flush())
             .map_err(|error| Failure::failed(&format!("cannot print the admin key: {error}")))?;
         files.keep()

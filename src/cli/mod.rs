@@ -50,7 +50,7 @@ struct ConfigArgs {
     /// The config file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Overrides a key of the config, like `--set http.listen=127.0.0.1:0`
+    /// Overrides a key of the config, like `--set http.listen=127.0.0.1:0`; relative paths start at the file's folder
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

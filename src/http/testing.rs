@@ -35,6 +35,7 @@ struct Content {
     observations: Vec<Observation>,
     epochs: u64,
     refusing: Option<&'static str>,
+    conflicting: Option<String>,
 }
 
 impl MemoryStore {
@@ -45,6 +46,11 @@ impl MemoryStore {
     /// From now on every append is refused as Full.
     pub fn refuse(&self, why: Option<&'static str>) {
         self.content().refusing = why;
+    }
+
+    /// The next append to the stream finds that somebody else wrote it.
+    pub fn conflict_once(&self, stream: &str) {
+        self.content().conflicting = Some(stream.into());
     }
 
     /// Puts a row into the view, as if an actor had.
@@ -68,6 +74,10 @@ impl Content {
             } else {
                 AppendError::KeyReused
             });
+        }
+        if self.conflicting.as_ref() == Some(&step.stream) {
+            self.conflicting = None;
+            return Err(AppendError::Conflict { actual: StorePosition(u64::MAX) });
         }
         let newest = self.records.iter().rev().find(|record| record.stream == step.stream);
         let actual = newest.map_or(StorePosition(0), |record| record.position);

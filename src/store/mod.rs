@@ -4,6 +4,34 @@
 //! (the truth) and a sled view (an index that can be rebuilt from the journal at any time).
 //! The store never decides anything about the business and never reads a wire.
 
+mod applier;
+pub mod audit;
+mod committer;
+mod feed;
+mod frame;
+mod head;
+mod journal;
+mod ledger;
+pub mod local;
+mod lock;
+pub mod metrics;
+mod open_error;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod shared;
+mod snapshot;
+mod track;
+mod track_index;
+mod view;
+mod view_mark;
+
+pub use audit::{Verified, export, verify};
+pub use local::LocalStore;
+pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
+pub use open_error::OpenError;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

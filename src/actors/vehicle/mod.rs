@@ -4,159 +4,36 @@
 //! commands are saved within a second. When an outcome cannot be known the actor stops, and Fleet starts it again
 //! from the store.
 
+mod message;
+mod step;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
+pub(in crate::actors) use message::{Letter, Reply};
+
 use super::feed::{CommandChanged, VehicleChanged};
-use super::fleet::{Budget, Shared};
-use super::rows::{self, StateRow, Touched};
+use super::fleet::Shared;
+use super::rows::{self, Touched};
 use super::schedule::Schedule;
-use crate::domain::command::{Ack, Command, Fact, FactKind, ToCar};
+use crate::domain::command::{Command, CommandState, Fact, FactKind, ToCar};
 use crate::domain::key::Key;
-use crate::domain::rental::{Rental, UsageRequest};
 use crate::domain::twin::{Report, SignalValue, Twin, path};
 use crate::domain::vehicle::{Context as Deciding, Details, Event, Request, Vehicle};
 use crate::domain::{
     CommandId, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp, VehicleId,
 };
-use crate::store::{Append, AppendError, Epoch, Expected, Idempotency, Observation, StorePosition, Table};
-
-/// What reaches a vehicle's actor from its car, in the order the car's session had it.
-#[derive(Debug)]
-pub enum FromCar {
-    /// Telemetry, oldest first; may be dropped under load (the gaps show in `seq`).
-    Reports(Vec<Report>),
-    /// Answered with `ToCar::EventAck` once durable; a fact that could not be taken is simply not answered, and the
-    /// car sends it again.
-    Fact(Fact),
-    Ack(Ack),
-    /// The gate admitted a session. `epoch` rises with every session of the gateway's life; a takeover is one
-    /// `LinkUp` with a higher epoch.
-    LinkUp {
-        epoch: u64,
-    },
-    LinkDown {
-        epoch: u64,
-    },
-    /// The car's PUBACK for a command.
-    Delivered {
-        command_id: CommandId,
-    },
-}
-
-/// The message could not be handed over now; nothing happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TellError {
-    /// A mailbox or the observation budget is full; a retry in a moment is worth it.
-    Full,
-    /// No such vehicle and no room for one more, or the fleet is stopping.
-    Unavailable,
-}
-
-/// Sends something to a car through whatever edge holds its session. Delivery is not promised: `Delivered` and the
-/// car's ack tell, and the outbox sends again on the next `LinkUp`.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct SendToCar {
-    pub vehicle: VehicleId,
-    pub message: ToCar,
-}
-
-/// A person's (or their program's) request to a vehicle; answered once what it promises is durable.
-#[derive(Debug, Clone)]
-pub struct Ask {
-    pub request: Request,
-    pub by: Principal,
-    pub idempotency: Option<IdempotencyKey>,
-}
-
-/// `key` is scoped by the caller (`<subject>/<route>/<key>`); `body` = hex SHA-256 of what was asked.
-#[derive(Debug, Clone)]
-pub struct IdempotencyKey {
-    pub key: String,
-    pub body: String,
-}
-
-/// What a request led to. Serialised as the recorded answer of an idempotency key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "one a request, moved a few times")]
-pub enum Answer {
-    /// Register, Change.
-    Vehicle,
-    /// Order, Act, Cancel.
-    Command(Command),
-    /// Use, Approve, Decline.
-    Usage { request: UsageRequest, rental: Option<Rental>, key: Option<IssuedKey> },
-    /// EndRental, CancelRental.
-    Rental(Rental),
-    /// Revoke.
-    Key(Key),
-}
-
-/// A key with its token for the holder (CWT, base64url without padding).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IssuedKey {
-    pub key: Key,
-    pub token: String,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AskError {
-    /// Surely nothing happened; asking again brings the same.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Surely nothing happened: the idempotency key came before with another body.
-    #[error("the idempotency key was used with another body")]
-    KeyReused,
-    /// Surely nothing happened; worth a retry later.
-    #[error("storage is full or busy: {0}")]
-    Storage(&'static str),
-    /// Surely nothing happened: a mailbox is full; worth a retry later.
-    #[error("the vehicle is busy")]
-    Busy,
-    /// It may have happened; a retry with the same idempotency key is safe.
-    #[error("the outcome is unknown")]
-    Unknown,
-}
-
-/// The vehicle as it is now.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    pub now: Timestamp,
-    pub vehicle: Vehicle,
-    pub twin: Twin,
-}
-
-/// The mailbox's messages. Each reply goes by a oneshot, so that a full mailbox can refuse at once and a dead actor
-/// shows as a dropped sender.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) enum Letter {
-    /// The second field gives the observation budget back when the letter is done with or lost.
-    FromCar(FromCar, Option<Budget>),
-    Ask(Box<Ask>, Reply),
-    Snapshot(oneshot::Sender<Snapshot>),
-    /// Replies with the command once it is final, or as it is when the asker has gone.
-    Await(CommandId, oneshot::Sender<Option<Command>>),
-    /// Something is due.
-    Sweep,
-    /// Send your state to the feed.
-    Publish,
-    /// Save everything and reply.
-    Drain(oneshot::Sender<()>),
-    /// Leave memory if nothing is pending.
-    Retire,
-}
+use crate::store::{AppendError, Epoch, Observation, StorePosition};
 
 /// What an actor starts from.
-pub(super) struct Start {
+pub(in crate::actors) struct Start {
     pub vehicle: Vehicle,
     pub twin: Twin,
     pub last: StorePosition,
@@ -187,25 +64,11 @@ pub struct VehicleActor {
     state_saved_at: Option<Timestamp>,
 }
 
-/// Lazily saved events that may pile up while the disk is full; beyond it the actor starts over from the store.
-const MAX_UNSAVED: usize = 1_024;
-/// A folded record is stored after this many events, and bounds what a restart must read.
-const EVENTS_PER_STATE: usize = 64;
 const MAX_WAITERS: usize = 64;
 /// Observations and progress are saved at most this late.
 const LAZY_MS: i64 = 1_000;
 /// The last known state of a car that lost its link is stored at most this often.
 const STATE_INTERVAL_MS: i64 = 60_000;
-
-/// A step that is decided and on its way to the disk.
-struct Step {
-    next: Vehicle,
-    events: Vec<Event>,
-    /// How many of `unsaved` the record includes.
-    unsaved: usize,
-    has_state: bool,
-    appending: crate::store::Appending,
-}
 
 /// Which thing the caller hears about.
 #[derive(Clone, Copy)]
@@ -242,7 +105,7 @@ impl Wanted {
 }
 
 impl VehicleActor {
-    pub(super) fn new(shared: Arc<Shared>, schedule: Arc<Schedule>, start: Start) -> Self {
+    pub(in crate::actors) fn new(shared: Arc<Shared>, schedule: Arc<Schedule>, start: Start) -> Self {
         Self {
             id: start.vehicle.vehicle_id.clone(),
             shared,
@@ -293,82 +156,6 @@ impl VehicleActor {
             Wanted::Rental(id) => Answer::Rental(vehicle.rental(id)?.clone()),
             Wanted::Key(id) => Answer::Key(vehicle.key(id)?.clone()),
         })
-    }
-
-    /// Puts decided events (and what is unsaved) on their way to the disk. Nothing is applied yet.
-    fn stage(&mut self, events: Vec<Event>, by: Principal, idempotency: Option<(IdempotencyKey, Wanted)>) -> Step {
-        let mut next = self.vehicle.clone();
-        for event in &events {
-            next.apply(event);
-        }
-        let idempotency = idempotency.and_then(|(key, wanted)| {
-            let answer = rows::json(&self.answer(&next, wanted)?)?;
-            Some(Idempotency { key: key.key, body: key.body, answer })
-        });
-        let all = || self.unsaved.iter().chain(&events);
-        let mut view = Touched::by(all()).rows(&next, |key| self.token(key));
-        let has_state = self.is_state_due || self.events_since_state + events.len() >= EVENTS_PER_STATE;
-        if has_state {
-            let signals = rows::signal_rows(&self.twin, None);
-            let state = StateRow { after: self.last, vehicle: next.clone(), signals };
-            view.extend(rows::row(Table::VehicleStates, self.id.to_string(), &state));
-        }
-        let append = Append {
-            stream: stream(&self.id),
-            expected: Expected::Last(self.last),
-            fence: Some((self.id.clone(), self.epoch)),
-            at: self.now(),
-            by,
-            idempotency,
-            events: all().filter_map(rows::json).collect(),
-            view,
-        };
-        let appending = self.shared.store.append(append);
-        Step { next, events, unsaved: self.unsaved.len(), has_state, appending }
-    }
-
-    /// Runs a staged step with the mailbox at rest, then `then` with what came of it.
-    fn commit(
-        &mut self,
-        step: Step,
-        ctx: &mut Context<Self>,
-        then: impl FnOnce(&mut Self, &mut Context<Self>, Result<(), AppendError>) + 'static,
-    ) {
-        let Step { next, events, unsaved, has_state, appending } = step;
-        let done = appending.into_actor(self).map(move |outcome, actor, ctx| {
-            let outcome = outcome.map(|position| {
-                actor.last = position;
-                actor.vehicle = next;
-                actor.unsaved.drain(..unsaved);
-                actor.events_since_state += events.len();
-                if has_state {
-                    actor.events_since_state = 0;
-                    actor.is_state_due = false;
-                    actor.state_saved_at = Some(actor.now());
-                }
-                actor.after_apply(&events);
-            });
-            if let Err(error) = &outcome {
-                actor.after_failure(error, ctx);
-            }
-            then(actor, ctx, outcome);
-        });
-        ctx.wait(done);
-    }
-
-    fn after_failure(&mut self, error: &AppendError, ctx: &mut Context<Self>) {
-        self.shared.metrics.failed_appends.fetch_add(1, Ordering::Relaxed);
-        match error {
-            // Our picture of the stream is wrong or may be: start over from the store.
-            AppendError::Conflict { .. } | AppendError::Fenced | AppendError::Unknown(_) => {
-                tracing::warn!(vehicle = %self.id, %error, "vehicle starts over from the store");
-                ctx.stop();
-            }
-            AppendError::Duplicate { .. }
-            | AppendError::KeyReused
-            | AppendError::Full(_)
-            | AppendError::TooLarge { .. } => {}
-        }
     }
 
     /// Everybody who is concerned hears of what is now true.
@@ -445,50 +232,6 @@ impl VehicleActor {
         self.state_saved_at.map_or(Timestamp(0), |saved| saved.plus_ms(STATE_INTERVAL_MS))
     }
 
-    /// Decides and applies at once, stores within a second: for the progress of commands, which a resend repairs.
-    fn lazily(&mut self, request: Request, ctx: &mut Context<Self>) {
-        match self.decide(request) {
-            Ok(events) if events.is_empty() => {}
-            Ok(events) => {
-                for event in &events {
-                    self.vehicle.apply(event);
-                }
-                self.after_apply(&events);
-                self.events_since_state += events.len();
-                self.unsaved.extend(events);
-                if self.unsaved.len() > MAX_UNSAVED {
-                    tracing::warn!(vehicle = %self.id, "too much is unsaved; vehicle starts over from the store");
-                    ctx.stop();
-                }
-                self.sweep_in(LAZY_MS);
-            }
-            Err(refusal) => tracing::debug!(vehicle = %self.id, %refusal, "nothing to note"),
-        }
-    }
-
-    /// Decides and stores before anybody hears of it, for what the car or time brings; `then` runs when it is durable
-    /// or when there was nothing to store.
-    fn durably(
-        &mut self,
-        request: Request,
-        by: Principal,
-        ctx: &mut Context<Self>,
-        then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
-    ) {
-        match self.decide(request) {
-            Ok(events) if events.is_empty() => then(self, ctx),
-            Ok(events) => {
-                let step = self.stage(events, by, None);
-                self.commit(step, ctx, |actor, ctx, outcome| match outcome {
-                    Ok(()) => then(actor, ctx),
-                    // Due again in a second: the disk may have room then.
-                    Err(_) => actor.sweep_in(LAZY_MS),
-                });
-            }
-            Err(refusal) => tracing::debug!(vehicle = %self.id, %refusal, "refused what the car or time brought"),
-        }
-    }
-
     fn by_car(&self) -> Principal {
         Principal { role: Role::Vehicle, subject: self.id.to_string() }
     }
@@ -540,7 +283,7 @@ impl VehicleActor {
     /// A state of the car may release what was held back, or settle what nobody answered for.
     fn review_if_seen_to_matter(&mut self, ctx: &mut Context<Self>) {
         let matters = self.vehicle.commands.iter().any(|command| match command.state {
-            crate::domain::command::CommandState::Unknown => true,
+            CommandState::Unknown => true,
             _ => !command.state.is_final() && !command.was_sent && command.order.endangers_a_moving_car(),
         });
         if matters {
@@ -703,24 +446,6 @@ impl VehicleActor {
         }
     }
 
-    /// Stores what was applied already; the mailbox need not wait for it to be decided, only for its order.
-    fn save_lazily(&mut self, ctx: &mut Context<Self>) {
-        let is_state_time =
-            self.is_state_due && self.state_saved_at.is_none_or(|saved| self.now() >= saved.plus_ms(STATE_INTERVAL_MS));
-        if self.unsaved.is_empty() && !is_state_time {
-            self.schedule_due();
-            return;
-        }
-        if self.vehicle.registered.is_none() {
-            return;
-        }
-        let step = self.stage(Vec::new(), self.by_car(), None);
-        self.commit(step, ctx, |actor, _, outcome| match outcome {
-            Ok(()) => actor.schedule_due(),
-            Err(_) => actor.sweep_in(LAZY_MS),
-        });
-    }
-
     fn on_drain(&mut self, reply: oneshot::Sender<()>, ctx: &mut Context<Self>) {
         self.save_track();
         let has_news = !self.unsaved.is_empty() || self.twin.last_report.is_some();
@@ -735,8 +460,6 @@ impl VehicleActor {
         });
     }
 }
-
-type Reply = oneshot::Sender<Result<Answer, AskError>>;
 
 /// The asker may have gone; then nobody needs the answer.
 fn answer(reply: Reply, result: Result<Answer, AskError>) {
@@ -762,7 +485,7 @@ fn decode(recorded: &serde_json::value::RawValue) -> Result<Answer, AskError> {
     })
 }
 
-pub(super) fn stream(id: &VehicleId) -> String {
+pub(in crate::actors) fn stream(id: &VehicleId) -> String {
     format!("vehicle/{id}")
 }
 

@@ -1,0 +1,134 @@
+//! What the card guard needs to know of a car: its rentals and the newest observations, each with its own time.
+
+use super::super::twin::{Fix, Twin};
+use super::super::vehicle::Vehicle;
+use super::super::{RentalId, Timestamp, VehicleId};
+use super::{RentalRule, Rules};
+
+/// One rental as the guard sees it: from when to when the car was really in use. No person is named here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InUse {
+    pub rental_id: RentalId,
+    pub from: Timestamp,
+    /// `None` = still.
+    pub until: Option<Timestamp>,
+}
+
+/// Why a position is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FixDoubt {
+    /// The car says it drives with its ignition off.
+    MovingWhileOff,
+    /// No car drives this fast.
+    ImpossibleSpeed,
+    /// Latitude and longitude of exactly 0: a receiver without a fix.
+    NoPosition,
+}
+
+impl FixDoubt {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::MovingWhileOff => "the car reports driving with its ignition off",
+            Self::ImpossibleSpeed => "the car reports a speed no car drives",
+            Self::NoPosition => "the position is latitude 0, longitude 0",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct VehicleFacts {
+    pub vehicle_id: VehicleId,
+    /// Every rental still in the record that began, newest last.
+    pub uses: Vec<InUse>,
+    pub fix: Option<Fix>,
+    pub doubt: Option<FixDoubt>,
+    /// When the newest report arrived.
+    pub last_report: Option<Timestamp>,
+}
+
+impl VehicleFacts {
+    const MOVING_KMH: f64 = 5.0;
+    const IMPOSSIBLE_KMH: f64 = 300.0;
+
+    pub fn of(vehicle: &Vehicle, twin: &Twin) -> Self {
+        let uses = vehicle.rentals.iter().filter_map(|rental| {
+            let began =
+                rental.history.iter().find(|passage| passage.state == super::super::rental::RentalState::Active)?;
+            Some(InUse { rental_id: rental.rental_id, from: began.at, until: rental.closed_at() })
+        });
+        let fix = twin.fix();
+        Self {
+            vehicle_id: vehicle.vehicle_id.clone(),
+            uses: uses.collect(),
+            fix,
+            doubt: fix.and_then(|fix| Self::doubt(twin, fix)),
+            last_report: twin.last_report,
+        }
+    }
+
+    /// A value that another one contradicts is not known. An old speed beside a newer "off" is no contradiction: it parked.
+    fn doubt(twin: &Twin, fix: Fix) -> Option<FixDoubt> {
+        if fix.position.latitude == 0.0 && fix.position.longitude == 0.0 {
+            return Some(FixDoubt::NoPosition);
+        }
+        let (speed_kmh, speed_at) = twin.speed_kmh()?;
+        if speed_kmh.abs() > Self::IMPOSSIBLE_KMH {
+            return Some(FixDoubt::ImpossibleSpeed);
+        }
+        let (is_on, ignition_at) = twin.is_ignition_on()?;
+        let contradicts = !is_on && speed_kmh.abs() > Self::MOVING_KMH && speed_at >= ignition_at;
+        contradicts.then_some(FixDoubt::MovingWhileOff)
+    }
+
+    /// The rental a purchase at `at` belongs to: one that ran then, or ended at most the grace before.
+    pub fn in_use_at(&self, at: Timestamp, rule: &RentalRule) -> Option<InUse> {
+        let grace_ms = i64::from(rule.grace_min) * 60_000;
+        self.uses
+            .iter()
+            .rev()
+            .copied()
+            .find(|used| used.from <= at && used.until.is_none_or(|until| at.since_ms(until) <= grace_ms))
+    }
+
+    /// The rental that ended last before `at`.
+    pub fn last_use_before(&self, at: Timestamp) -> Option<InUse> {
+        self.uses
+            .iter()
+            .copied()
+            .filter(|used| used.until.is_some_and(|until| until <= at))
+            .max_by_key(|used| used.until)
+    }
+}
+
+/// What came of asking for one vehicle.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VehicleLookup {
+    Known(VehicleFacts),
+    /// Nobody registered it.
+    NotRegistered(VehicleId),
+    /// Its record could not be asked in time; the fallback policy counts.
+    Late(VehicleId),
+}
+
+impl VehicleLookup {
+    pub fn vehicle_id(&self) -> &VehicleId {
+        match self {
+            Self::Known(facts) => &facts.vehicle_id,
+            Self::NotRegistered(id) | Self::Late(id) => id,
+        }
+    }
+}
+
+/// The latest moment a purchase can have happened, seen from here: a network's clock ahead of ours proves nothing.
+pub(super) fn moment(now: Timestamp, at: Timestamp) -> Timestamp {
+    at.min(now)
+}
+
+pub(super) fn gap_ms(one: Timestamp, other: Timestamp) -> i64 {
+    one.since_ms(other).saturating_abs()
+}
+
+/// How far a car may be from where it was last seen, `gap_ms` away in time.
+pub(super) fn reach_m(rules: &Rules, gap_ms: i64) -> f64 {
+    rules.location.speed_cap_kmh / 3.6 * (gap_ms as f64 / 1000.0)
+}

@@ -1,0 +1,157 @@
+//! From verdicts to an answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::Timestamp;
+use super::checks::{self, Inputs};
+use super::{
+    Card, Check, CheckMode, Purchase, Rules, Settlement, StationLookup, UnknownPolicy, VehicleLookup, Verdict,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Approve,
+    /// Up to `cap_minor`.
+    ApproveCapped,
+    /// Only with a further proof; until then no money moves.
+    StepUp,
+    Decline,
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::ApproveCapped => "approve_capped",
+            Self::StepUp => "step_up",
+            Self::Decline => "decline",
+        }
+    }
+
+    pub fn settlement(self) -> Settlement {
+        match self {
+            Self::Approve | Self::ApproveCapped => Settlement::Enabled,
+            Self::StepUp | Self::Decline => Settlement::Disabled,
+        }
+    }
+}
+
+/// What [`judge`] came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ruling {
+    pub outcome: Outcome,
+    pub settlement: Settlement,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_minor: Option<i64>,
+    /// What led to anything but a plain approval: check names, with `_unknown` behind where not knowing did;
+    /// `vehicle_not_answering` for the fallback policy, `amount_above_cap` where a cap could not be imposed.
+    pub reasons: Vec<String>,
+    pub checks: Vec<Check>,
+    pub rule_version: String,
+}
+
+impl Ruling {
+    /// Did a check that counts fail? A decline without one rests on not knowing alone.
+    pub fn has_failed_check(&self) -> bool {
+        self.failed_checks().next().is_some()
+    }
+
+    pub fn failed_checks(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.mode == CheckMode::On && check.verdict == Verdict::Fail)
+    }
+}
+
+/// Judges a purchase. `vehicles` are those it may belong to (see [`Card::vehicles`]), the bound one first.
+pub fn judge(
+    now: Timestamp,
+    purchase: &Purchase,
+    card: Option<&Card>,
+    vehicles: &[VehicleLookup],
+    station: &StationLookup,
+    rules: &Rules,
+) -> Ruling {
+    let inputs = Inputs { now, purchase, card, vehicles, station, rules };
+    let is_late = vehicles.iter().any(|lookup| matches!(lookup, VehicleLookup::Late(_)));
+    let mut tally = Tally::default();
+    let mut records = Vec::new();
+    for check in checks::all(rules) {
+        if check.mode == CheckMode::Off {
+            continue;
+        }
+        let found = (check.run)(&inputs);
+        if check.mode == CheckMode::On {
+            match found.verdict {
+                Verdict::Pass => {}
+                Verdict::Fail => tally.decline(check.name.name().into()),
+                Verdict::Unknown if is_late && check.asks_vehicle => {
+                    tally.follow(rules.fallback, "vehicle_not_answering".into());
+                }
+                Verdict::Unknown => tally.follow(check.unknown, format!("{}_unknown", check.name.name())),
+            }
+        }
+        records.push(Check {
+            check: check.name,
+            mode: check.mode,
+            verdict: found.verdict,
+            detail: found.detail,
+            evidence: found.evidence,
+            age_s: found.age_s,
+        });
+    }
+    let (outcome, cap_minor, reasons) = tally.outcome(purchase);
+    let settlement = outcome.settlement();
+    Ruling { outcome, settlement, cap_minor, reasons, checks: records, rule_version: rules.version.clone() }
+}
+
+/// Collects what the checks ask for; the strictest counts.
+#[derive(Default)]
+struct Tally {
+    declines: bool,
+    steps_up: bool,
+    cap_minor: Option<i64>,
+    reasons: Vec<String>,
+}
+
+impl Tally {
+    fn decline(&mut self, reason: String) {
+        self.declines = true;
+        self.note(reason);
+    }
+
+    fn follow(&mut self, policy: UnknownPolicy, reason: String) {
+        match policy {
+            UnknownPolicy::Approve => return,
+            UnknownPolicy::ApproveCapped { cap_minor } => {
+                self.cap_minor = Some(self.cap_minor.map_or(cap_minor, |cap| cap.min(cap_minor)));
+            }
+            UnknownPolicy::StepUp => self.steps_up = true,
+            UnknownPolicy::Decline => self.declines = true,
+        }
+        self.note(reason);
+    }
+
+    fn note(&mut self, reason: String) {
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+
+    fn outcome(mut self, purchase: &Purchase) -> (Outcome, Option<i64>, Vec<String>) {
+        if self.declines {
+            return (Outcome::Decline, None, self.reasons);
+        }
+        if self.steps_up {
+            return (Outcome::StepUp, None, self.reasons);
+        }
+        match self.cap_minor {
+            None => (Outcome::Approve, None, self.reasons),
+            // An amount that cannot be cut may not pass a cap.
+            Some(cap) if !purchase.partial_allowed && purchase.amount.amount_minor > cap => {
+                self.note("amount_above_cap".into());
+                (Outcome::Decline, None, self.reasons)
+            }
+            Some(cap) => (Outcome::ApproveCapped, Some(cap), self.reasons),
+        }
+    }
+}

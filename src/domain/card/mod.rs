@@ -1,0 +1,386 @@
+//! The fuel card: who carries it, where it was read, and whether that fits what the car is doing.
+//!
+//! [`judge`] compares one purchase with the card, its car and the station and says what to answer, with every check's
+//! verdict and evidence. Unknown is a verdict of its own and never an accusation: each check has its own policy for it.
+//! Nothing here waits, reads a clock or knows how a payment network writes its messages.
+
+mod alert;
+mod checks;
+mod facts;
+mod judge;
+#[cfg(test)]
+mod judge_tests;
+mod rules;
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use alert::{Alert, AlertKind, AlertPassage, AlertState, Severity};
+pub use checks::{Check, CheckName, Evidence, Verdict};
+pub use facts::{FixDoubt, InUse, VehicleFacts, VehicleLookup};
+pub use judge::{Outcome, Ruling, judge};
+pub use rules::{BindingRule, CardRule, CheckMode, LocationRule, RentalRule, Rules, TelematicsRule, UnknownPolicy};
+
+use super::{AlertId, DecisionId, Malformed, Money, Position, Timestamp, VehicleId};
+
+macro_rules! text_ids {
+    ($($(#[$doc:meta])* $name:ident, $what:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub const MAX_LEN: usize = 64;
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                if is_reference(text, Self::MAX_LEN) { Ok(Self(text.into())) } else { Err(Malformed($what)) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Malformed;
+
+            fn try_from(text: String) -> Result<Self, Malformed> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+text_ids! {
+    /// The fleet's name of a fuel card; never its number.
+    CardId, "a card id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    /// The directory's name of a fuel station.
+    StationId, "a station id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    /// The payment network's id of a card (Stripe's `ic_…`), never its number.
+    NetworkRef, "a card reference is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    /// The payment network's id of one authorisation (Stripe's `iauth_…`); the answer to it is given once.
+    AuthorizationId, "an authorization id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+}
+
+fn is_reference(text: &str, max_len: usize) -> bool {
+    (1..=max_len).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/@-".contains(&b))
+        && !looks_like_card_number(text)
+}
+
+/// Does the text hold 13 to 19 digits (single spaces or hyphens between groups allowed) that a card network could have
+/// issued: first digit 2 to 6 and a right Luhn digit? Such a text is never stored.
+pub fn looks_like_card_number(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_start = |at: usize| bytes[at].is_ascii_digit() && (at == 0 || !bytes[at - 1].is_ascii_digit());
+    (0..bytes.len()).filter(|at| is_start(*at)).any(|start| starts_with_card_number(&bytes[start..]))
+}
+
+fn starts_with_card_number(bytes: &[u8]) -> bool {
+    let mut digits: Vec<u8> = Vec::with_capacity(20);
+    for (at, byte) in bytes.iter().enumerate() {
+        let ends_group = bytes.get(at + 1).is_none_or(|next| !next.is_ascii_digit());
+        match byte {
+            b'0'..=b'9' if digits.len() < 19 => digits.push(byte - b'0'),
+            b' ' | b'-' if !ends_group => continue,
+            _ => return false,
+        }
+        if ends_group && digits.len() >= 13 && (2..=6).contains(&digits[0]) && has_luhn_digit(&digits) {
+            return true;
+        }
+    }
+    false
+}
+
+fn has_luhn_digit(digits: &[u8]) -> bool {
+    let weigh = |(place, digit): (usize, &u8)| match (place % 2, digit * 2) {
+        (0, _) => u32::from(*digit),
+        (_, twice) => u32::from(twice / 10 + twice % 10),
+    };
+    digits.iter().rev().enumerate().map(weigh).sum::<u32>().is_multiple_of(10)
+}
+
+/// Text from outside as it may be kept: at most `max_chars`, no control characters, no card number.
+pub fn keepable(text: &str, max_chars: usize) -> String {
+    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+    let kept: String = plain.chars().take(max_chars).collect();
+    if [text, &plain, &kept].into_iter().any(looks_like_card_number) {
+        return "(card number removed)".into();
+    }
+    kept
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardStatus {
+    Active,
+    /// Every purchase is declined until an operator reinstates it.
+    Suspended,
+}
+
+/// A fuel card as the fleet knows it: which car it belongs to, and what the payment network calls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    pub card_id: CardId,
+    pub network_ref: NetworkRef,
+    /// `None` = bound to no vehicle: every purchase is declined.
+    pub vehicle_id: Option<VehicleId>,
+    pub status: CardStatus,
+    pub changed_at: Timestamp,
+    /// The vehicle it was bound to before, for as long as both count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousBinding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreviousBinding {
+    pub vehicle_id: VehicleId,
+    pub until: Timestamp,
+}
+
+impl Card {
+    /// Binds the card to another vehicle (or to none) and remembers the one before.
+    pub fn bind(&mut self, now: Timestamp, vehicle: Option<VehicleId>) {
+        if self.vehicle_id == vehicle {
+            return;
+        }
+        if let Some(before) = self.vehicle_id.take() {
+            self.previous = Some(PreviousBinding { vehicle_id: before, until: now });
+        }
+        self.vehicle_id = vehicle;
+        self.changed_at = now;
+    }
+
+    /// The vehicles a purchase at `at` may belong to: the bound one first, then the one before if that was just now.
+    pub fn vehicles(&self, at: Timestamp, both_count_ms: i64) -> Vec<VehicleId> {
+        let Some(bound) = self.vehicle_id.clone() else { return Vec::new() };
+        let before = self
+            .previous
+            .as_ref()
+            .filter(|previous| at.since_ms(previous.until) <= both_count_ms && previous.vehicle_id != bound)
+            .map(|previous| previous.vehicle_id.clone());
+        std::iter::once(bound).chain(before).collect()
+    }
+}
+
+/// How the payment network names a station: its merchant id and, where it sends one, the terminal's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terminal {
+    pub network_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal_id: Option<String>,
+}
+
+/// A fuel station of the directory. Networks send no coordinates, so this is where a purchase gets its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Station {
+    pub station_id: StationId,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    #[serde(default)]
+    pub terminals: Vec<Terminal>,
+}
+
+impl Station {
+    pub const MAX_TERMINALS: usize = 64;
+    pub const MAX_NAME_CHARS: usize = 128;
+    pub const MAX_NETWORK_ID_LEN: usize = 64;
+
+    /// Checks the form; the text names the field.
+    pub fn check(&self) -> Result<(), Malformed> {
+        if self.name.is_empty() || self.name.chars().count() > Self::MAX_NAME_CHARS {
+            return Err(Malformed("name: 1 to 128 characters"));
+        }
+        if self.name.chars().any(char::is_control) {
+            return Err(Malformed("name: no control characters"));
+        }
+        if self.position.is_some_and(|position| !position.is_valid()) {
+            return Err(Malformed("position: latitude -90 to 90 and longitude -180 to 180"));
+        }
+        if self.terminals.len() > Self::MAX_TERMINALS {
+            return Err(Malformed("terminals: at most 64"));
+        }
+        let is_fit = |id: &str| {
+            (1..=Self::MAX_NETWORK_ID_LEN).contains(&id.len()) && !id.chars().any(|c| c.is_control() || c == '\u{fffd}')
+        };
+        for terminal in &self.terminals {
+            if !is_fit(&terminal.network_id) {
+                return Err(Malformed("terminals.network_id: 1 to 64 bytes without control characters"));
+            }
+            if terminal.terminal_id.as_deref().is_some_and(|id| !is_fit(id)) {
+                return Err(Malformed("terminals.terminal_id: 1 to 64 bytes without control characters"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the directory knows of the place a card was read at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StationLookup {
+    /// The network named no station, or one the directory does not have.
+    Unknown,
+    /// Several stations go by that name.
+    Ambiguous { stations: usize },
+    Known {
+        station_id: StationId,
+        name: String,
+        position: Option<Position>,
+        /// How many stations the directory puts at these very coordinates, this one included: more than one is a placeholder.
+        at_position: u32,
+    },
+}
+
+impl StationLookup {
+    pub fn station_id(&self) -> Option<&StationId> {
+        match self {
+            Self::Known { station_id, .. } => Some(station_id),
+            Self::Unknown | Self::Ambiguous { .. } => None,
+        }
+    }
+}
+
+/// What the payment network says of the place.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Merchant {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The merchant category code, like `5542`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category_code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub city: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<String>,
+}
+
+/// One question of a payment network: may this card pay for this, here, now?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purchase {
+    pub authorization_id: AuthorizationId,
+    /// Which network asked: `stripe`.
+    pub source: String,
+    pub card_ref: NetworkRef,
+    /// When it happened by the network's clock; a delayed message makes this older than our now.
+    pub at: Timestamp,
+    pub amount: Money,
+    /// The network lets us approve less than was asked.
+    pub partial_allowed: bool,
+    pub merchant: Merchant,
+}
+
+/// Does the money move?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settlement {
+    Enabled,
+    Disabled,
+}
+
+/// The recorded answer to one authorisation, with everything it was based on. It never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    pub decision_id: DecisionId,
+    pub at: Timestamp,
+    pub purchase: Purchase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card_id: Option<CardId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_id: Option<VehicleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub station_id: Option<StationId>,
+    #[serde(flatten)]
+    pub ruling: Ruling,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert_id: Option<AlertId>,
+    /// The network's id of the message, and the hex SHA-256 of its raw body: the link to what was really sent.
+    pub source_event: String,
+    pub body_sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_number_is_recognised_however_it_is_spaced() {
+        for number in [
+            "4242424242424242",
+            "4242 4242 4242 4242",
+            "4242-4242-4242-4242",
+            "x378282246310005y",
+            "no 12 4242 4242 4242 4242 x",
+        ] {
+            assert!(looks_like_card_number(number), "{number}");
+        }
+        for other in ["ic_1Mt3o2", "4242424242424241", "9999999999999995", "123", "12345678901234567890123", ""] {
+            assert!(!looks_like_card_number(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn ids_refuse_card_numbers_and_control_characters() {
+        assert!("ic_1".parse::<NetworkRef>().is_ok());
+        for bad in ["", "4242424242424242", "a b", "a\nb", &"x".repeat(65)] {
+            assert!(bad.parse::<NetworkRef>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_rebound_card_counts_for_both_vehicles_for_an_hour() {
+        let mut card = Card {
+            card_id: "c".parse().unwrap(),
+            network_ref: "ic".parse().unwrap(),
+            vehicle_id: Some("A".parse().unwrap()),
+            status: CardStatus::Active,
+            changed_at: Timestamp(0),
+            previous: None,
+        };
+        card.bind(Timestamp(1_000), Some("B".parse().unwrap()));
+        let names =
+            |card: &Card, at| card.vehicles(Timestamp(at), 3_600_000).into_iter().map(String::from).collect::<Vec<_>>();
+        assert_eq!(names(&card, 3_601_000), ["B", "A"]);
+        assert_eq!(names(&card, 3_601_001), ["B"]);
+        card.bind(Timestamp(2_000), None);
+        assert!(names(&card, 3_000).is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! Looking at a journal from outside: `cardea journal verify` and `export`. Read only, also beside a running server.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::head::{self, Stored};
+use super::open_error::OpenError;
+use super::reader::{Raw, Reader};
+use super::recovery::{self, Extent, Walked};
+use super::{StorePosition, record};
+use super::{journal, lock};
+use crate::domain::{Principal, Timestamp};
+
+/// What [`verify`] found to be whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Hex id of the journal.
+    pub journal: String,
+    pub records: u64,
+    pub segments: u64,
+    pub bytes: u64,
+    /// Hex SHA-256 of the newest record: whoever noted it earlier can tell that nothing before it was changed.
+    pub last_hash: String,
+    /// Bytes at the end that a power cut left of records never acknowledged.
+    pub torn_bytes: u64,
+    /// The head file is missing or unreadable.
+    pub head_was_lost: bool,
+}
+
+/// Walks the whole chain of the journal in the data directory `dir`; beside a running server, as far as its head file
+/// knows, which is at most a moment behind.
+pub fn verify(dir: &Path) -> Result<Verified, OpenError> {
+    let walked = walk(dir)?;
+    Ok(Verified {
+        journal: hex::encode(walked.id),
+        records: walked.last,
+        segments: walked.segments,
+        bytes: walked.bytes,
+        last_hash: hex::encode(walked.hash),
+        torn_bytes: walked.torn,
+        head_was_lost: walked.head_was_lost,
+    })
+}
+
+fn walk(dir: &Path) -> Result<Walked, OpenError> {
+    let is_in_use = lock::is_taken(dir);
+    let stored: Stored = head::read(dir).map_err(|error| OpenError::io("cannot read the head in", dir, &error))?;
+    // Beside a running server only what the head knows stands still.
+    let extent = if is_in_use { Extent::UpToHead } else { Extent::All };
+    recovery::walk(&dir.join(journal::DIR), &stored, extent, &mut |_, _, _| {})
+}
+
+/// One line of an export.
+#[derive(Serialize)]
+struct Line<'a> {
+    position: StorePosition,
+    stream: &'a str,
+    at: Timestamp,
+    by: &'a Principal,
+    events: &'a [Box<RawValue>],
+    hash: &'a str,
+}
+
+/// Writes all records as NDJSON: position, stream, at, by, events, hash. Verifies first; returns the number of records.
+pub fn export(dir: &Path, mut out: impl Write) -> Result<u64, OpenError> {
+    let walked = walk(dir)?;
+    let journal_dir = dir.join(journal::DIR);
+    let reader = Reader::new(journal_dir.clone());
+    let failed = |error: std::io::Error| OpenError::io("cannot write the export of", &journal_dir, &error);
+    for raw in reader.walk(0, walked.last) {
+        let line =
+            raw.and_then(|raw: Raw| record::recorded(&raw)).map_err(|error| failed(std::io::Error::other(error)))?;
+        let text = serde_json::to_string(&Line {
+            position: line.position,
+            stream: &line.stream,
+            at: line.at,
+            by: &line.by,
+            events: &line.events,
+            hash: &line.hash,
+        })
+        .map_err(|error| failed(error.into()))?;
+        // Events are kept as they came. A line break can only stand between JSON tokens, where a space does as well.
+        out.write_all(text.replace(['\n', '\r'], " ").as_bytes())
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(failed)?;
+    }
+    out.flush().map_err(failed)?;
+    Ok(walked.last)
+}

@@ -1,0 +1,174 @@
+//! What the committer made durable, on its way to the view; and how far each of them is.
+//!
+//! The committer publishes, the applier takes, readers wait. It holds only the newest records: an applier that fell
+//! behind reads the journal instead, so that it never holds up a promise.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::frame::Hash;
+use super::journal::Place;
+
+/// Bytes of records kept for the applier.
+const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A durable record, as the committer has it in memory.
+#[derive(Debug)]
+pub struct Committed {
+    pub number: u64,
+    pub place: Place,
+    pub hash: Hash,
+    pub body: Vec<u8>,
+}
+
+/// What the threads shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Running,
+    /// Finish what is there, then end.
+    Closing,
+    /// End at once, like a crash.
+    Abandoned,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    durable: u64,
+    applied: u64,
+    ring: VecDeque<Committed>,
+    ring_bytes: usize,
+    view_problem: Option<String>,
+    mode: Mode,
+}
+
+#[derive(Debug, Default)]
+pub struct Feed {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The view is not up to date, and why.
+#[derive(Debug)]
+pub struct NotApplied(pub String);
+
+impl Feed {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a durable batch; before anyone is answered.
+    pub fn publish(&self, batch: Vec<Committed>) {
+        let mut state = self.state();
+        for committed in batch {
+            state.durable = committed.number;
+            state.ring_bytes += committed.body.len();
+            state.ring.push_back(committed);
+        }
+        while state.ring_bytes > RING_BYTES_MAX {
+            let Some(gone) = state.ring.pop_front() else { break };
+            state.ring_bytes -= gone.body.len();
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub fn set_durable(&self, durable: u64) {
+        self.state().durable = durable;
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.state().durable
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.state().applied
+    }
+
+    pub fn view_problem(&self) -> Option<String> {
+        self.state().view_problem.clone()
+    }
+
+    pub fn set_applied(&self, applied: u64) {
+        let mut state = self.state();
+        state.applied = applied;
+        state.view_problem = None;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub fn set_view_problem(&self, problem: String) {
+        self.state().view_problem = Some(problem);
+        self.changed.notify_all();
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.state().mode
+    }
+
+    pub fn set_mode(&self, mode: Mode) {
+        self.state().mode = mode;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the view has everything that is durable now.
+    pub fn wait_applied(&self, at_most: Duration) -> Result<u64, NotApplied> {
+        let state = self.state();
+        let target = state.durable;
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, at_most, |state| {
+                state.applied < target && state.view_problem.is_none() && state.mode == Mode::Running
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(problem) = &state.view_problem {
+            return Err(NotApplied(problem.clone()));
+        }
+        if state.applied < target {
+            return Err(NotApplied(format!("it is {} records behind", target - state.applied)));
+        }
+        Ok(target)
+    }
+
+    /// Waits until there is something to apply after `applied`, the mode changes, or the time is over.
+    /// Returns the newest durable record.
+    pub fn wait_durable(&self, applied: u64, at_most: Duration) -> u64 {
+        let state = self.state();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, at_most, |state| state.durable <= applied && state.mode == Mode::Running)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.durable
+    }
+
+    /// Waits for the time to pass or the mode to change.
+    pub fn rest(&self, at_most: Duration) -> Mode {
+        let state = self.state();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, at_most, |state| state.mode == Mode::Running)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.mode
+    }
+
+    /// Takes the records that follow `applied`, at most so many bytes; empty when they are no longer here.
+    pub fn take_after(&self, applied: u64, bytes_max: usize) -> Vec<Committed> {
+        let mut state = self.state();
+        while state.ring.front().is_some_and(|front| front.number <= applied) {
+            if let Some(gone) = state.ring.pop_front() {
+                state.ring_bytes -= gone.body.len();
+            }
+        }
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max
+            && state.ring.front().is_some_and(|front| front.number == applied + 1 + taken.len() as u64)
+            && let Some(committed) = state.ring.pop_front()
+        {
+            bytes += committed.body.len();
+            state.ring_bytes -= committed.body.len();
+            taken.push(committed);
+        }
+        taken
+    }
+}

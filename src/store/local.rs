@@ -1,0 +1,408 @@
+//! The local engine: a [`Store`] on this machine's disk. Journal for the truth, sled for queries, a track beside them.
+//!
+//! Opened once at start by `run`; everybody else knows only the [`Store`] port. Dropping it without [`LocalStore::close`]
+//! ends its threads like a crash would, and loses nothing that was answered.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::applier::{self, Applier};
+use super::committer::{Answer, Committer, Request};
+use super::feed::Mode;
+use super::frame::Body;
+use super::journal::{self, Journal};
+use super::ledger::{Ledger, Namer};
+use super::lock::Lock;
+use super::metrics::count;
+use super::open_error::OpenError;
+use super::reader::Reader;
+use super::shared::{CLOSED, DISK, Parts, QUEUE, Shared};
+use super::track::{Track, TrackWriter};
+use super::{
+    Append, AppendError, Appending, Epoch, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
+    StoreMetrics, StorePosition, Table, record, snapshot,
+};
+use crate::clock::{Clock, Stopwatch};
+use crate::config;
+use crate::domain::{Timestamp, VehicleId};
+
+/// The most records or rows one read gives.
+pub const READ_MAX: usize = 10_000;
+/// How long a read waits for the view to have what was acknowledged.
+const READ_WAIT: Duration = Duration::from_secs(1);
+/// Appends in the queue may hold this much together.
+const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The head file is at most this late.
+const KEEPER_EVERY: Duration = Duration::from_millis(150);
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+/// Ticks to wait after a snapshot that failed.
+const SNAPSHOT_PAUSE: u32 = 60;
+
+pub struct LocalStore {
+    shared: Arc<Shared>,
+    queue: SyncSender<Option<Box<Request>>>,
+    track: Track,
+    dir: PathBuf,
+    journal_id: [u8; 16],
+    snapshot_every: u64,
+    threads: Mutex<Threads>,
+    _lock: Lock,
+}
+
+#[derive(Default)]
+struct Threads {
+    committer: Option<JoinHandle<Journal>>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalStore").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl LocalStore {
+    /// Opens the data directory, verifying the whole journal; makes a new one where none ever was.
+    pub fn open(config: &config::Data, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let dir = config.dir.clone();
+        std::fs::create_dir_all(&dir).map_err(|error| OpenError::io("cannot create", &dir, &error))?;
+        let lock = Lock::take(&dir)?;
+        let (shared, journal) = open_journal(config, clock)?;
+        let journal_id = journal.id();
+        let applier = Applier { shared: Arc::clone(&shared), dir: dir.clone(), journal: journal_id };
+        if let Err(problem) = applier.prepare() {
+            tracing::error!(problem, "the view cannot be made; queries are unavailable until it can");
+        }
+        let (track, track_writer) = Track::open(config, journal_id, &shared.clock)
+            .map_err(|error| OpenError::io("cannot use the track in", &dir, &error))?;
+        let (queue, taken) = sync_channel(config.queue_max.max(1));
+        let store = Self {
+            shared,
+            queue,
+            track,
+            dir,
+            journal_id,
+            snapshot_every: config.snapshot_every_records.max(1),
+            threads: Mutex::default(),
+            _lock: lock,
+        };
+        store.start(journal, taken, applier, track_writer)?;
+        Ok(Arc::new(store))
+    }
+
+    fn start(
+        &self,
+        journal: Journal,
+        queue: Receiver<Option<Box<Request>>>,
+        applier: Applier,
+        track: TrackWriter,
+    ) -> Result<(), OpenError> {
+        let failed = |error| OpenError::io("cannot start a thread for", &self.dir, &error);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let committer = Committer::new(Arc::clone(&self.shared), journal, queue, self.dir.clone());
+        threads.committer = Some(spawn("store-commit", move || committer.run()).map_err(failed)?);
+        threads.others.push(spawn("store-view", move || applier.run()).map_err(failed)?);
+        let shared = Arc::clone(&self.shared);
+        threads.others.push(spawn("store-track", move || track.run(&shared)).map_err(failed)?);
+        let (shared, dir) = (Arc::clone(&self.shared), self.dir.clone());
+        threads.others.push(spawn("store-keeper", move || keep(&shared, &dir)).map_err(failed)?);
+        let (shared, dir, id, every) =
+            (Arc::clone(&self.shared), self.dir.clone(), self.journal_id, self.snapshot_every);
+        threads.others.push(spawn("store-snapshot", move || snapshots(&shared, &dir, id, every)).map_err(failed)?);
+        Ok(())
+    }
+
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.shared.metrics
+    }
+
+    /// Takes no more appends, finishes those in the queue, and leaves everything in order on disk. Blocks; may be
+    /// called again.
+    pub fn close(&self) {
+        self.shared.stop_reason.get_or_init(|| CLOSED);
+        self.stop(Mode::Closing);
+    }
+
+    fn stop(&self, mode: Mode) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(committer) = threads.committer.take() else { return };
+        if mode == Mode::Abandoned {
+            self.shared.feed.set_mode(mode);
+        }
+        // One with a full queue is awake.
+        let _ = self.queue.try_send(None);
+        if committer.join().is_err() {
+            tracing::error!("the committer had panicked");
+        }
+        // Only now: the others end when they have what the committer brought.
+        self.shared.feed.set_mode(mode);
+        self.track.wake();
+        for thread in threads.others.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store had panicked");
+            }
+        }
+        if mode == Mode::Abandoned || self.shared.is_poisoned() {
+            self.shared.view.take();
+            return;
+        }
+        self.shared.write_head();
+        applier::close(&self.shared, &self.dir, self.journal_id);
+        self.last_snapshot();
+    }
+
+    fn last_snapshot(&self) {
+        let durable = self.shared.feed.durable();
+        if !self.shared.check_disk(&self.dir) {
+            snapshot_now(&self.shared, &self.dir, self.journal_id, durable, &|| true);
+        }
+    }
+
+    /// Waits for the view to have everything acknowledged so far.
+    fn caught_up(&self) -> Result<u64, ReadError> {
+        self.shared.feed.wait_applied(READ_WAIT).map_err(|not| {
+            count(&self.shared.metrics.reads_unavailable);
+            ReadError::Unavailable(not.0)
+        })
+    }
+}
+
+impl Drop for LocalStore {
+    fn drop(&mut self) {
+        self.shared.stop_reason.get_or_init(|| CLOSED);
+        self.stop(Mode::Abandoned);
+    }
+}
+
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Verifies the journal and learns from it what admission and reading need.
+fn open_journal(config: &config::Data, clock: Clock) -> Result<(Arc<Shared>, Journal), OpenError> {
+    let dir = &config.dir;
+    let (namer, mut ledger) = (Namer::default(), Ledger::default());
+    let reader = Reader::new(dir.join(journal::DIR));
+    let metrics = StoreMetrics::default();
+    let (now, watch) = (clock.now(), Stopwatch::start());
+    let traces = match () {
+        () if snapshot::any(dir) => Some("a snapshot"),
+        () if dir.join(applier::DIR).exists() => Some("a view"),
+        () => None,
+    };
+    let id = *clock.new_id().as_bytes();
+    let opened =
+        Journal::open(dir, config.segment_mib.saturating_mul(1024 * 1024), id, traces, &mut |place, frame, bytes| {
+            reader.note(frame.number, place);
+            // Its checksum was right; were a body odd all the same, reading it will say so.
+            if let Ok(body) = Body::parse(bytes) {
+                // Everything may be forgotten here: the view is brought up to date before anything is admitted.
+                ledger.streams.note(namer.name(body.stream), frame.number, frame.number, &metrics);
+                if !body.key.is_empty() {
+                    ledger.answers.note(namer.name(body.key), frame.number, body.at);
+                    ledger.answers.sweep(now, &metrics);
+                }
+            }
+        });
+    let (journal, head_file, walked) = opened?;
+    let took = watch.elapsed();
+    let mib_per_s = walked.bytes as f64 / (1024.0 * 1024.0) / took.as_secs_f64().max(1e-6);
+    tracing::info!(
+        records = walked.last,
+        segments = walked.segments,
+        bytes = walked.bytes,
+        took_ms = took.as_millis() as u64,
+        mib_per_s = mib_per_s as u64,
+        "the journal is verified"
+    );
+    if walked.torn > 0 {
+        tracing::warn!(bytes = walked.torn, "a torn end, never acknowledged, was cut off the journal");
+    }
+    if walked.head_was_lost && walked.last > 0 {
+        tracing::warn!("the head file was lost or damaged; the whole journal verifies and a new one was written");
+    }
+    let min_free_bytes = config.min_free_mib.saturating_mul(1024 * 1024);
+    let head = journal.head();
+    let shared = Shared::new(Parts { clock, reader, namer, ledger, head, head_file, min_free_bytes });
+    shared.feed.set_durable(journal.last());
+    shared.check_disk(dir);
+    Ok((Arc::new(shared), journal))
+}
+
+/// Keeps the head file close behind and watches the disk's free space, so that refusing ends by itself.
+fn keep(shared: &Shared, dir: &Path) {
+    while shared.feed.rest(KEEPER_EVERY) == Mode::Running {
+        shared.check_disk(dir);
+        shared.write_head();
+    }
+}
+
+fn snapshots(shared: &Shared, dir: &Path, journal: [u8; 16], every: u64) {
+    let durable = shared.feed.durable();
+    let mut newest = snapshot::newest(dir, journal, &shared.reader, durable).map_or(0, |found| found.position);
+    let mut pause = 0;
+    while shared.feed.rest(SNAPSHOT_EVERY) == Mode::Running {
+        let durable = shared.feed.durable();
+        if pause > 0 {
+            pause -= 1;
+        } else if durable - newest >= every && !shared.is_disk_low() {
+            let go_on = || shared.feed.mode() == Mode::Running;
+            match snapshot_now(shared, dir, journal, durable, &go_on) {
+                Some(position) => newest = position,
+                None => pause = SNAPSHOT_PAUSE,
+            }
+        }
+    }
+}
+
+fn snapshot_now(shared: &Shared, dir: &Path, journal: [u8; 16], until: u64, go_on: &dyn Fn() -> bool) -> Option<u64> {
+    let watch = Stopwatch::start();
+    match snapshot::make(dir, journal, &shared.reader, until, go_on) {
+        Ok(position) => {
+            count(&shared.metrics.snapshots);
+            tracing::info!(position, took_ms = watch.elapsed().as_millis() as u64, "snapshot");
+            Some(position)
+        }
+        Err(error) => {
+            count(&shared.metrics.snapshot_errors);
+            tracing::error!(%error, "no snapshot could be made");
+            None
+        }
+    }
+}
+
+fn refused(error: AppendError) -> Appending {
+    Box::pin(std::future::ready(Err(error)))
+}
+
+async fn outcome(answer: oneshot::Receiver<Answer>) -> Answer {
+    answer.await.unwrap_or(Err(AppendError::Unknown("the store stopped before it answered")))
+}
+
+impl Store for LocalStore {
+    fn append(&self, step: Append) -> Appending {
+        let metrics = &self.shared.metrics;
+        if let Some(reason) = self.shared.refusing() {
+            if reason == DISK {
+                count(&metrics.disk_refused);
+            }
+            return refused(AppendError::Full(reason));
+        }
+        let body = match record::body(&step) {
+            Ok(body) => body,
+            Err(error) => return refused(error),
+        };
+        let bytes = body.len();
+        if self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            count(&metrics.queue_refused);
+            return refused(AppendError::Full(QUEUE));
+        }
+        let (reply, answer) = oneshot::channel();
+        let namer = &self.shared.namer;
+        let request = Request {
+            stream_name: namer.name(&step.stream),
+            stream: step.stream,
+            expected: step.expected,
+            fence: step.fence,
+            at: step.at,
+            idempotency: step.idempotency.map(|idempotency| (namer.name(&idempotency.key), idempotency)),
+            body,
+            reply,
+        };
+        // Counted first: the committer takes it off again as soon as it has the request.
+        self.shared.queued.fetch_add(1, Ordering::Relaxed);
+        match self.queue.try_send(Some(Box::new(request))) {
+            Ok(()) => Box::pin(outcome(answer)),
+            Err(error) => {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                count(&metrics.queue_refused);
+                refused(AppendError::Full(match error {
+                    TrySendError::Full(_) => QUEUE,
+                    TrySendError::Disconnected(_) => CLOSED,
+                }))
+            }
+        }
+    }
+
+    fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.caught_up()?;
+        let places = self.shared.with_view(|view| view.places(stream, after.0, limit.min(READ_MAX)))?;
+        let mut records = Vec::with_capacity(places.len());
+        for (number, place) in places {
+            let recorded = record::recorded(&self.shared.reader.at(place)?)?;
+            if recorded.stream != stream || recorded.position.0 != number {
+                // The index is wrong, not the journal: a new view will be right.
+                return self.shared.with_view(|_| Err(format!("the stream index is wrong at record {number}")));
+            }
+            records.push(recorded);
+        }
+        Ok(records)
+    }
+
+    fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        let until = self.shared.feed.durable().min(after.0.saturating_add(limit.min(READ_MAX) as u64));
+        self.shared.reader.walk(after.0, until).map(|raw| record::recorded(&raw?)).collect()
+    }
+
+    fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        self.caught_up()?;
+        self.shared.with_view(|view| view.get(table, key))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        order: Order,
+    ) -> Result<Page, ReadError> {
+        self.caught_up()?;
+        self.shared.with_view(|view| view.scan(table, prefix, after, limit.min(READ_MAX), order))
+    }
+
+    fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
+        let position = self.shared.ledger().answers.position(self.shared.namer.name(key));
+        position.map_or(Ok(None), |position| record::answer(&self.shared.reader.numbered(position)?, key))
+    }
+
+    fn claim(&self, vehicle: &VehicleId) -> Epoch {
+        self.shared.claims().claim(vehicle)
+    }
+
+    fn observe(&self, observation: Observation) {
+        if self.shared.is_disk_low() || !self.track.observe(observation) {
+            count(&self.shared.metrics.track_dropped);
+        }
+    }
+
+    fn observations(
+        &self,
+        vehicle: &VehicleId,
+        from: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Observation>, ReadError> {
+        self.track.observations(vehicle, from, until, limit)
+    }
+
+    fn health(&self) -> StoreHealth {
+        StoreHealth {
+            durable: StorePosition(self.shared.feed.durable()),
+            applied: StorePosition(self.shared.feed.applied()),
+            refusing: self.shared.refusing(),
+            is_poisoned: self.shared.is_poisoned(),
+            queue_len: self.shared.queued.load(Ordering::Relaxed),
+            view_problem: self.shared.feed.view_problem(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The JSON part of a journal record, written by the caller's thread and read back by queries and the applier.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::frame::Body;
+use super::reader::Raw;
+use super::{Append, AppendError, Idempotency, ReadError, Recorded, StorePosition, ViewChange};
+use crate::domain::Principal;
+
+/// The most that events and view changes may take together.
+pub const CONTENT_MAX: usize = 256 * 1024;
+/// The most that an idempotency key, its body hash and answer may take.
+const IDEMPOTENCY_MAX: usize = 128 * 1024;
+const STREAM_MAX: usize = 160;
+const KEY_MAX: usize = 1024;
+
+#[derive(Serialize)]
+struct JsonOut<'a> {
+    by: &'a Principal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idem: Option<AnswerOut<'a>>,
+    events: &'a [Box<RawValue>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    view: &'a [ViewChange],
+}
+
+#[derive(Serialize)]
+struct AnswerOut<'a> {
+    body: &'a str,
+    answer: &'a RawValue,
+}
+
+/// What queries need; the rest is skipped.
+#[derive(Deserialize)]
+struct JsonRecorded {
+    by: Principal,
+    events: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct JsonAnswer {
+    idem: Option<AnswerIn>,
+}
+
+#[derive(Deserialize)]
+struct AnswerIn {
+    body: String,
+    answer: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct JsonView {
+    #[serde(default)]
+    view: Vec<ViewChange>,
+}
+
+/// Writes the body of a step, checking every limit.
+pub fn body(step: &Append) -> Result<Vec<u8>, AppendError> {
+    if step.stream.is_empty() || step.stream.len() > STREAM_MAX || step.stream.chars().any(char::is_control) {
+        return Err(AppendError::TooLarge { limit: STREAM_MAX });
+    }
+    if step.view.iter().any(|change| change.key.len() > KEY_MAX) {
+        return Err(AppendError::TooLarge { limit: KEY_MAX });
+    }
+    let events: usize = step.events.iter().map(|event| event.get().len()).sum();
+    let view: usize = step
+        .view
+        .iter()
+        .map(|change| change.key.len() + change.value.as_ref().map_or(0, |value| value.get().len()))
+        .sum();
+    if events + view > CONTENT_MAX {
+        return Err(AppendError::TooLarge { limit: CONTENT_MAX });
+    }
+    let key = step.idempotency.as_ref().map_or("", |idempotency| &idempotency.key);
+    if let Some(Idempotency { key, body, answer }) = &step.idempotency {
+        if key.is_empty() || key.len() > KEY_MAX {
+            return Err(AppendError::TooLarge { limit: KEY_MAX });
+        }
+        if body.len() + answer.get().len() > IDEMPOTENCY_MAX {
+            return Err(AppendError::TooLarge { limit: IDEMPOTENCY_MAX });
+        }
+    }
+    let idem = step.idempotency.as_ref().map(|idem| AnswerOut { body: &idem.body, answer: &idem.answer });
+    let json = JsonOut { by: &step.by, idem, events: &step.events, view: &step.view };
+    let mut out = Body::begin(step.at, &step.stream, key, events + view + 256);
+    // Writing plain strings, lists and raw values to memory cannot fail; were it to, nothing was stored.
+    serde_json::to_writer(&mut out, &json).map_err(|_| AppendError::TooLarge { limit: CONTENT_MAX })?;
+    if out.len() > super::frame::MAX_BODY {
+        return Err(AppendError::TooLarge { limit: super::frame::MAX_BODY });
+    }
+    Ok(out)
+}
+
+/// The record as queries give it out.
+pub fn recorded(raw: &Raw) -> Result<Recorded, ReadError> {
+    let body = parse(raw.frame.number, &raw.body)?;
+    let json: JsonRecorded = json(raw.frame.number, body.json)?;
+    Ok(Recorded {
+        position: StorePosition(raw.frame.number),
+        stream: body.stream.to_owned(),
+        at: body.at,
+        by: json.by,
+        events: json.events,
+        hash: hex::encode(raw.frame.hash),
+    })
+}
+
+/// The answer that the record holds for this idempotency key.
+pub fn answer(raw: &Raw, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
+    let body = parse(raw.frame.number, &raw.body)?;
+    if body.key != key {
+        return Ok(None);
+    }
+    let json: JsonAnswer = json(raw.frame.number, body.json)?;
+    Ok(json.idem.map(|idem| (idem.body, idem.answer)))
+}
+
+/// The stream and the view changes of a record.
+pub fn view_changes(number: u64, bytes: &[u8]) -> Result<(&str, Vec<ViewChange>), ReadError> {
+    let body = parse(number, bytes)?;
+    let json: JsonView = json(number, body.json)?;
+    Ok((body.stream, json.view))
+}
+
+pub fn parse(number: u64, bytes: &[u8]) -> Result<Body<'_>, ReadError> {
+    Body::parse(bytes).map_err(|why| ReadError::Damaged(format!("record {number}: {why}")))
+}
+
+fn json<'a, T: Deserialize<'a>>(number: u64, bytes: &'a [u8]) -> Result<T, ReadError> {
+    serde_json::from_slice(bytes).map_err(|error| ReadError::Damaged(format!("record {number}: {error}")))
+}

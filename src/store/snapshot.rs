@@ -1,0 +1,272 @@
+//! Snapshots: the tables of the view at a position, so that a new view need not read all of the journal's JSON.
+//!
+//! Made from the snapshot before and the journal since, never from the view: a sick view cannot spoil them, and
+//! neither promises nor queries wait for them. Two are kept.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::frame::{Hash, array, u32_at, u64_at};
+use super::reader::Reader;
+use super::view::row_key;
+use super::{ReadError, record, segment};
+
+pub const DIR: &str = "snapshots";
+const MAGIC: [u8; 8] = *b"CARDEA\0S";
+const FORMAT: u32 = 1;
+const HEAD_LEN: usize = 8 + 4 + 16 + 8 + 32;
+/// Instead of a key's length: the rows are over; their number and the checksum follow.
+const END: u32 = u32::MAX;
+const KEEP: usize = 2;
+/// Changes merged in one pass; more make further passes.
+const PASS_BYTES: usize = 64 * 1024 * 1024;
+/// A row is a key of at most 1 KiB and a value that fits a record.
+const ROW_MAX: usize = 1024 * 1024;
+
+type Row = (Vec<u8>, Vec<u8>);
+
+/// A snapshot whose checksum was right and whose record is the journal's.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub path: PathBuf,
+    pub position: u64,
+    pub hash: Hash,
+}
+
+impl Found {
+    pub fn rows(&self) -> io::Result<Rows> {
+        let mut file = BufReader::with_capacity(256 * 1024, File::open(&self.path)?);
+        let mut head = [0; HEAD_LEN];
+        file.read_exact(&mut head)?;
+        Ok(Rows { file, crc: crc32c::crc32c(&head), count: 0, is_over: false })
+    }
+}
+
+/// Reads the rows in key order.
+#[derive(Debug)]
+pub struct Rows {
+    file: BufReader<File>,
+    crc: u32,
+    count: u64,
+    is_over: bool,
+}
+
+impl Rows {
+    fn take(&mut self, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.file.read_exact(&mut bytes)?;
+        self.crc = crc32c::crc32c_append(self.crc, &bytes);
+        Ok(bytes)
+    }
+
+    pub fn next_row(&mut self) -> io::Result<Option<Row>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let key_len = u32_at(&self.take(4)?, 0);
+        if key_len == END {
+            self.is_over = true;
+            return Ok(None);
+        }
+        let value_len = u32_at(&self.take(4)?, 0) as usize;
+        if key_len as usize > ROW_MAX || value_len > ROW_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a row is too long"));
+        }
+        self.count += 1;
+        Ok(Some((self.take(key_len as usize)?, self.take(value_len)?)))
+    }
+}
+
+/// The newest snapshot that is whole and belongs to this journal.
+pub fn newest(dir: &Path, journal: [u8; 16], reader: &Reader, durable: u64) -> Option<Found> {
+    for path in list(dir).into_iter().rev() {
+        match check(&path, journal, reader, durable) {
+            Ok(found) => return Some(found),
+            Err(why) => tracing::warn!(snapshot = %path.display(), why, "the snapshot is not used"),
+        }
+    }
+    None
+}
+
+/// Is there any, of whatever kind? It speaks of a journal that was there.
+pub fn any(dir: &Path) -> bool {
+    !list(dir).is_empty()
+}
+
+fn list(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir.join(DIR)) else { return Vec::new() };
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "snap"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn check(path: &Path, journal: [u8; 16], reader: &Reader, durable: u64) -> Result<Found, String> {
+    let io = |error: io::Error| error.to_string();
+    let mut head = [0; HEAD_LEN];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).map_err(io)?;
+    if head[..8] != MAGIC || u32_at(&head, 8) != FORMAT {
+        return Err("it is no snapshot of this format".to_owned());
+    }
+    if head[12..28] != journal {
+        return Err("it belongs to another journal".to_owned());
+    }
+    let found = Found { path: path.to_owned(), position: u64_at(&head, 28), hash: array(&head[36..]) };
+    if found.position == 0 || found.position > durable {
+        return Err("it is ahead of the journal".to_owned());
+    }
+    let raw = reader.numbered(found.position).map_err(|error| error.to_string())?;
+    if raw.frame.hash != found.hash {
+        return Err("its record is not the journal's".to_owned());
+    }
+    let mut rows = found.rows().map_err(io)?;
+    while rows.next_row().map_err(io)?.is_some() {}
+    let mut tail = [0; 12];
+    rows.file.read_exact(&mut tail).map_err(io)?;
+    if u64_at(&tail, 0) != rows.count || u32_at(&tail, 8) != rows.crc {
+        return Err("its checksum is wrong".to_owned());
+    }
+    Ok(found)
+}
+
+/// Makes a snapshot at `until`, from the newest one and the journal since. `go_on` is asked now and then.
+/// Returns its position, which is smaller when it was told to stop.
+pub fn make(
+    dir: &Path,
+    journal: [u8; 16],
+    reader: &Reader,
+    until: u64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<u64, ReadError> {
+    let failed = |error: io::Error| ReadError::Unavailable(format!("cannot write a snapshot: {error}"));
+    let mut base = newest(dir, journal, reader, until);
+    loop {
+        let from = base.as_ref().map_or(0, |base| base.position);
+        if from >= until {
+            return Ok(from);
+        }
+        let mut pass = Pass { changes: BTreeMap::new(), bytes: 0, position: from, hash: [0; 32] };
+        for raw in reader.walk(from, until) {
+            let raw = raw?;
+            if !go_on() {
+                return Ok(from);
+            }
+            pass.add(raw.frame.number, raw.frame.hash, &raw.body)?;
+            if pass.bytes >= PASS_BYTES {
+                break;
+            }
+        }
+        let found = write(dir, journal, base.as_ref(), pass).map_err(failed)?;
+        prune(dir);
+        base = Some(found);
+    }
+}
+
+/// Changes of some records, newest per key.
+struct Pass {
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+    position: u64,
+    hash: Hash,
+}
+
+impl Pass {
+    fn add(&mut self, number: u64, hash: Hash, body: &[u8]) -> Result<(), ReadError> {
+        let (_, view) = record::view_changes(number, body)?;
+        for change in view {
+            let value = change.value.map(|value| value.get().as_bytes().to_vec());
+            self.bytes += change.key.len() + value.as_ref().map_or(0, Vec::len) + 64;
+            self.changes.insert(row_key(change.table, &change.key), value);
+        }
+        self.position = number;
+        self.hash = hash;
+        Ok(())
+    }
+}
+
+fn write(dir: &Path, journal: [u8; 16], base: Option<&Found>, pass: Pass) -> io::Result<Found> {
+    let folder = dir.join(DIR);
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{:020}.snap", pass.position));
+    let fresh = folder.join("unfinished.tmp");
+    let mut out = Out { file: BufWriter::with_capacity(256 * 1024, File::create(&fresh)?), crc: 0, count: 0 };
+    out.put(&MAGIC)?;
+    out.put(&FORMAT.to_le_bytes())?;
+    out.put(&journal)?;
+    out.put(&pass.position.to_le_bytes())?;
+    out.put(&pass.hash)?;
+    let found = Found { path: path.clone(), position: pass.position, hash: pass.hash };
+    merge(&mut out, base, pass)?;
+    out.finish()?;
+    std::fs::rename(&fresh, &path)?;
+    segment::sync_dir(&folder)?;
+    Ok(found)
+}
+
+/// Writes the base's rows with the changes laid over them, both in key order.
+fn merge(out: &mut Out, base: Option<&Found>, pass: Pass) -> io::Result<()> {
+    let mut rows = base.map(Found::rows).transpose()?;
+    let mut next_old = || rows.as_mut().map_or(Ok(None), Rows::next_row);
+    let mut old = next_old()?;
+    for (key, value) in pass.changes {
+        while let Some((old_key, old_value)) = old.take_if(|(old_key, _)| *old_key < key) {
+            out.row(&old_key, &old_value)?;
+            old = next_old()?;
+        }
+        if old.as_ref().is_some_and(|(old_key, _)| *old_key == key) {
+            old = next_old()?;
+        }
+        if let Some(value) = value {
+            out.row(&key, &value)?;
+        }
+    }
+    while let Some((key, value)) = old {
+        out.row(&key, &value)?;
+        old = next_old()?;
+    }
+    Ok(())
+}
+
+struct Out {
+    file: BufWriter<File>,
+    crc: u32,
+    count: u64,
+}
+
+impl Out {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.file.write_all(bytes)
+    }
+
+    fn row(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.put(&(key.len() as u32).to_le_bytes())?;
+        self.put(&(value.len() as u32).to_le_bytes())?;
+        self.put(key)?;
+        self.count += 1;
+        self.put(value)
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.put(&END.to_le_bytes())?;
+        let (count, crc) = (self.count, self.crc);
+        self.file.write_all(&count.to_le_bytes())?;
+        self.file.write_all(&crc.to_le_bytes())?;
+        self.file.flush()?;
+        self.file.get_ref().sync_all()
+    }
+}
+
+/// Removes all but the newest two.
+fn prune(dir: &Path) {
+    let paths = list(dir);
+    for path in paths.iter().take(paths.len().saturating_sub(KEEP)) {
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::warn!(snapshot = %path.display(), %error, "an old snapshot cannot be removed");
+        }
+    }
+}
