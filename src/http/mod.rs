@@ -3,6 +3,7 @@
 //! A handler is: authorise, parse, ask, map. Decisions are the domain's, promises the actors'. This file holds the
 //! whole route table and what every handler shares; it never touches MQTT or the store's engine.
 
+mod alerts;
 pub mod auth;
 pub mod console;
 mod console_frames;
@@ -14,6 +15,10 @@ pub mod error;
 pub mod openapi;
 mod pages;
 pub mod sessions;
+mod cards;
+mod decisions;
+mod payments;
+mod stations;
 #[cfg(test)]
 pub mod testing;
 mod tickets;
@@ -28,6 +33,7 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
 use crate::actors::feed::Feed;
+use crate::actors::card_guard::GuardHandle;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -55,10 +61,6 @@ pub struct App {
     pub counters: Arc<Counters>,
 }
 
-/// The card guard's slot: its developer replaces this type by the guard's own handle (an actor's address and what it
-/// answers from). Read it as `app.guard`.
-#[derive(Clone, Default)]
-pub struct GuardHandle {}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -100,6 +102,18 @@ pub struct Entry {
 pub fn table() -> Vec<Entry> {
     vec![
         at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
+        at("/v1/cards").get(cards::list).post(cards::add),
+        at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
+        at("/v1/stations").get(stations::list).post(stations::add),
+        at("/v1/stations/import").post(stations::import),
+        at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/{id}").get(decisions::get),
+        at("/v1/alerts").get(alerts::list),
+        at("/v1/alerts/{id}").get(alerts::get),
+        at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
+        at("/v1/alerts/{id}/resolve").post(alerts::resolve),
+        at("/v1/payments/stripe").post(payments::stripe),
         at("/v1/console/tickets").post(tickets::issue),
         at("/v1/console").get(console::open),
         at("/").get(pages::index),
