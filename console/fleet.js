@@ -36,6 +36,7 @@ export class Fleet {
   }
 
   snapshot(frame) {
+    // Decisions and commands are kept: what was said of them stays true.
     this.vehicles.clear();
     this.alerts.clear();
     this.add(frame);
@@ -59,16 +60,10 @@ export class Fleet {
     keep(this.commands, command.command_id, command, MOST_COMMANDS);
   }
 
-  /** Newest first: those pending at the vehicle and those heard of. */
+  /** Newest first: those that were open when the page opened, and every one since. */
   commandsOf(id) {
-    const all = new Map();
-    for (const command of this.vehicles.get(id)?.json.pending_commands ?? []) {
-      if (command.command_id) all.set(command.command_id, command);
-    }
-    for (const command of this.commands.values()) {
-      if (command.vehicle_id === id) all.set(command.command_id, command);
-    }
-    return [...all.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+    const own = [...this.commands.values()].filter((command) => command.vehicle_id === id);
+    return own.sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
   }
 
   openAlerts() {
@@ -121,7 +116,7 @@ function read(json) {
     fuel: value(PATH.fuel),
     locked: value(PATH.locked),
     drive: json.drive_enabled ?? null,
-    pending: json.pending_commands?.length ?? 0,
+    pending: json.pending_commands ?? 0,
     newest,
     /** When each signal of the table was measured. */
     at: Object.fromEntries(Object.entries(PATH).map(([name, path]) => [name, signals[path] ? Date.parse(signals[path].at) : null])),

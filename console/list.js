@@ -1,7 +1,7 @@
 // The table of vehicles: searched, filtered, sorted, and drawn only where it can be seen, so that 10 000 are as quick as 10.
 
 import { find, make, put, say } from "./dom.js";
-import { STALE_MS, age, doors, isMoving, isStale, placeText, sentence, tone } from "./fleet.js";
+import { STALE_MS, age, doors, isMoving, isStale, placeText, sentence } from "./fleet.js";
 
 const ROW_PX = 30;
 const MARGIN_ROWS = 8;
@@ -205,7 +205,5 @@ function fuelCell(fuel) {
 }
 
 function pendingText(v) {
-  if (v.pending === 0) return make("span", { class: "muted" }, "0");
-  const held = (v.json.pending_commands ?? []).some((command) => command.state === "pending_safe");
-  return make("span", { class: held ? tone("pending_safe") : "info" }, held ? `${v.pending} held` : String(v.pending));
+  return make("span", { class: v.pending === 0 ? "muted" : "info" }, String(v.pending));
 }

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::console_mapping::{CommandBody, command_json, vehicle_json};
 use super::error::ProblemBody;
-use crate::actors::feed::{Batch, Cursor};
+use crate::actors::feed::{Batch, CommandChanged, Cursor};
+use crate::actors::vehicle::Snapshot;
 use crate::domain::VehicleId;
 
 /// A console's frame is at most this long; 500 vehicles to subscribe to fit.
@@ -104,9 +105,12 @@ impl Reply {
 }
 
 /// A batch as a frame, the number that acknowledges it, and where to read on: vehicles that found no room come next.
-pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> {
+///
+/// `is_first_sight`: the console sees these vehicles for the first time, so it is told their open commands too.
+pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor), serde_json::Error> {
     let mut cursor = batch.cursor;
     let mut vehicles = String::new();
+    let mut commands = Vec::new();
     for (index, (_, snapshot)) in batch.vehicles.iter().enumerate() {
         let json = serde_json::to_string(&vehicle_json(snapshot))?;
         if index > 0 && vehicles.len() + json.len() > VEHICLES_BYTES {
@@ -117,6 +121,15 @@ pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> 
             vehicles.push(',');
         }
         vehicles.push_str(&json);
+        if is_first_sight {
+            let Snapshot { vehicle, .. } = &**snapshot;
+            for command in vehicle.open_commands() {
+                commands.push(serde_json::to_string(&command_json(&vehicle.vehicle_id, command))?);
+            }
+        }
+    }
+    for CommandChanged { vehicle, command } in &batch.commands {
+        commands.push(serde_json::to_string(&command_json(vehicle, command))?);
     }
     let seq = cursor.seq();
     let kind = if batch.is_snapshot { "snapshot" } else { "changes" };
@@ -134,14 +147,9 @@ pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> 
     frame.push_str(&vehicles);
     frame.push_str(r#"],"alerts":["#);
     join(&mut frame, batch.alerts.iter().map(|alert| alert.body.get()));
+    frame.push_str(r#"],"commands":["#);
+    join(&mut frame, commands.iter().map(String::as_str));
     if !batch.is_snapshot {
-        frame.push_str(r#"],"commands":["#);
-        let commands: Result<Vec<String>, _> = batch
-            .commands
-            .iter()
-            .map(|change| serde_json::to_string(&command_json(&change.vehicle, &change.command)))
-            .collect();
-        join(&mut frame, commands?.iter().map(String::as_str));
         frame.push_str(r#"],"decisions":["#);
         join(&mut frame, batch.decisions.iter().map(|made| made.0.get()));
     }

@@ -49,6 +49,8 @@ pub struct Session {
     /// Rises when reading begins elsewhere: an answer of the feed to an older question is dropped.
     generation: u32,
     newest_seq: Seq,
+    /// A snapshot of a large fleet takes several frames: up to here vehicles are seen for the first time.
+    first_sight_until: Seq,
     missed_pings: u32,
     unread: u32,
     commands: usize,
@@ -84,6 +86,7 @@ impl Session {
             hand: Hand::Greeting,
             generation: 0,
             newest_seq: 0,
+            first_sight_until: 0,
             missed_pings: 0,
             unread: 0,
             commands: 0,
@@ -163,7 +166,14 @@ impl Session {
             }
             return;
         }
-        match console_frames::write(batch) {
+        if batch.is_snapshot {
+            self.first_sight_until = batch.head;
+        }
+        let is_first_sight = match self.from {
+            From::Cursor(cursor) => cursor.vehicles < self.first_sight_until,
+            From::Start | From::Resume { .. } => batch.is_snapshot,
+        };
+        match console_frames::write(batch, is_first_sight) {
             Ok((frame, seq, cursor)) => {
                 self.from = From::Cursor(cursor);
                 self.hand = Hand::Full(seq);
