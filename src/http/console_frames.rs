@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::console_mapping::{CommandBody, command_json, vehicle_json};
+use super::commands::NewCommand;
 use super::error::ProblemBody;
+use super::model::{CommandBody, TwinBody};
 use crate::actors::feed::{Batch, CommandChanged, Cursor};
 use crate::actors::vehicle::Snapshot;
 use crate::domain::VehicleId;
@@ -19,7 +20,7 @@ pub const MAX_IN: usize = 48 * 1024;
 const VEHICLES_BYTES: usize = 512 * 1024;
 
 /// What a console may say, e.g. `{"type":"command","id":7,"vehicle_id":"WVW-1","command":{"type":"lock"}}`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromConsole {
     Ack {
@@ -37,7 +38,7 @@ pub enum FromConsole {
     Command {
         id: FrameId,
         vehicle_id: VehicleId,
-        command: CommandBody,
+        command: NewCommand,
     },
     /// `stream` is the snapshot's; without it the number alone says whether it is one of ours.
     Resume {
@@ -88,7 +89,7 @@ pub struct Reply {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<ProblemBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<serde_json::Value>,
+    pub command: Option<CommandBody>,
     /// The gateway's time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -112,7 +113,7 @@ pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor
     let mut vehicles = String::new();
     let mut commands = Vec::new();
     for (index, (_, snapshot)) in batch.vehicles.iter().enumerate() {
-        let json = serde_json::to_string(&vehicle_json(snapshot))?;
+        let json = serde_json::to_string(&TwinBody::of(snapshot))?;
         if index > 0 && vehicles.len() + json.len() > VEHICLES_BYTES {
             cursor.vehicles = batch.vehicles[index - 1].0;
             break;
@@ -124,12 +125,12 @@ pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor
         if is_first_sight {
             let Snapshot { vehicle, .. } = &**snapshot;
             for command in vehicle.open_commands() {
-                commands.push(serde_json::to_string(&command_json(&vehicle.vehicle_id, command))?);
+                commands.push(serde_json::to_string(&CommandBody::of(&vehicle.vehicle_id, command))?);
             }
         }
     }
     for CommandChanged { vehicle, command } in &batch.commands {
-        commands.push(serde_json::to_string(&command_json(vehicle, command))?);
+        commands.push(serde_json::to_string(&CommandBody::of(vehicle, command))?);
     }
     let seq = cursor.seq();
     let kind = if batch.is_snapshot { "snapshot" } else { "changes" };

@@ -10,14 +10,15 @@ use actix_web_actors::ws::{CloseCode, CloseReason, Message, ProtocolError, Webso
 
 use super::App;
 use super::auth::Caller;
+use super::commands::{NewCommand, command_of};
 use super::console::{ConsoleCounters, Seat};
 use super::console_frames::{self, FrameId, FromConsole, Reply};
-use super::console_mapping::{CommandBody, command_json};
 use super::error::{Problem, Slug};
+use super::model::CommandBody;
 use super::sessions::Standing;
 use super::wire::parse_json;
 use crate::actors::feed::{Area, Attach, Batch, ConsoleId, Detach, Filter, From, Poke, Pull, Seq, Subscribe};
-use crate::actors::vehicle::{Answer, Ask};
+use crate::actors::vehicle::Ask;
 use crate::domain::vehicle::Request;
 use crate::domain::{CommandId, Role, Timestamp, VehicleId};
 
@@ -290,7 +291,7 @@ impl Session {
         }));
     }
 
-    fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &CommandBody, ctx: &mut Context) {
+    fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &NewCommand, ctx: &mut Context) {
         if let Err(problem) = self.caller.require(&[Role::Admin, Role::Operator]) {
             return self.refuse(Some(id), &problem, ctx);
         }
@@ -299,13 +300,12 @@ impl Session {
             let problem = Problem::new(Slug::TooManyRequests, "wait for the answers to your other commands");
             return self.refuse(Some(id), &problem, ctx);
         }
-        let order = match command.order() {
+        let (order, ttl_ms) = match command.order() {
             Ok(order) => order,
-            Err(refusal) => return self.refuse(Some(id), &refusal.into(), ctx),
+            Err(problem) => return self.refuse(Some(id), &problem, ctx),
         };
         let command_id = CommandId(self.app.clock.new_id());
         let by = self.caller.principal.clone();
-        let ttl_ms = command.ttl_s.map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000));
         let request = Request::Order { command_id, order, ttl_ms, by: by.clone() };
         self.commands += 1;
         self.counters().commands.inc();
@@ -316,13 +316,12 @@ impl Session {
         };
         ctx.spawn(asked.into_actor(self).map(move |(vehicle, answer), session, ctx| {
             session.commands -= 1;
-            match answer {
-                Ok(Answer::Command(command)) => {
-                    let command = serde_json::to_value(command_json(&vehicle, &command)).ok();
+            match answer.map_err(Problem::from).and_then(command_of) {
+                Ok(command) => {
+                    let command = Some(CommandBody::of(&vehicle, &command));
                     session.reply(&Reply { command, ..Reply::done(Some(id)) }, ctx);
                 }
-                Ok(_) => session.refuse(Some(id), &Problem::internal("console", &"an order led to no command"), ctx),
-                Err(error) => session.refuse(Some(id), &error.into(), ctx),
+                Err(problem) => session.refuse(Some(id), &problem, ctx),
             }
         }));
     }
