@@ -169,7 +169,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
         feed,
         metrics,
     })?;
-    let tls = Arc::new(certs.https().map_err(|error| unfit("certs.server", &error))?);
+    let tls = Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
@@ -286,7 +286,8 @@ fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> Cert
 /// `None` where an outside CA signs, or where its key cannot be read (said once, here).
 fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
     let key = config.certs.ca_key.as_ref()?;
-    match pki::Ca::load(&config.certs.ca, key) {
+    let (ca, key) = (std::fs::read_to_string(&config.certs.ca).ok()?, std::fs::read_to_string(key).ok()?);
+    match pki::Ca::load(&ca, &key) {
         Ok(ca) => Some(Arc::new(ca)),
         Err(error) => {
             tracing::warn!(%error, "certificates cannot be signed here");
