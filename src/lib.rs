@@ -157,26 +157,21 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
     guard.register(&metrics);
-    let app = App {
+    let app = App::new(http::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
         fleet: fleet.clone(),
         clock: clock.clone(),
-        api_keys: Arc::new(read_api_keys(&config, store)?),
-        tickets: Arc::default(),
+        config: Arc::clone(&config),
         signer,
+        rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
         guard,
         feed,
-        sessions: Arc::default(),
-        consoles: Arc::default(),
-        rules,
-        unready: Arc::new(|| None),
         metrics,
-        counters: Arc::default(),
-        config: Arc::clone(&config),
-    };
-    let tls = certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?;
-    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, Arc::new(tls))
+    })?;
+    let tls =
+        Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
+    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
@@ -252,15 +247,6 @@ fn read_signer(config: &Config) -> Result<Signer, RunError> {
     Signer::from_pem(&pem, &config.keys.issuer).map_err(|error| unfit(format!("{}: {error}", path.display())))
 }
 
-fn read_api_keys(config: &Config, store: &LocalStore) -> Result<http::auth::ApiKeys, RunError> {
-    let http = &config.http;
-    let bootstrap = http.bootstrap_admin_sha256.as_deref();
-    let keys = http::auth::ApiKeys::new(http.rate_per_s, http.rate_burst, bootstrap)
-        .map_err(|problem| RunError::Config { key: "http.bootstrap_admin_sha256", problem })?;
-    keys.load(store)?;
-    Ok(keys)
-}
-
 fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     let listener = TcpListener::bind(address);
     listener.map_err(|error| RunError::Config { key, problem: format!("cannot listen on {address}: {error}") })
@@ -302,14 +288,15 @@ fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) ->
 /// certificate, so that a new CA is used without a restart.
 fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
     let key = config.certs.ca_key.as_ref()?;
-    let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let ca = read(&config.certs.ca)
+    let read =
+        |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    let loaded = read(&config.certs.ca)
         .and_then(|ca| Ok((ca, read(key)?)))
         .and_then(|(ca, key)| pki::Ca::load(&ca, &key).map_err(|error| error.to_string()));
-    match ca {
+    match loaded {
         Ok(ca) => Some(Arc::new(ca)),
         Err(error) => {
-            tracing::warn!(%error, "certificates cannot be signed here");
+            tracing::warn!(error, "certificates cannot be signed here");
             None
         }
     }
