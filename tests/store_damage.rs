@@ -1,5 +1,7 @@
 //! Damage of every kind to the data directory: the exact outcome each time, and never an empty start.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 mod store_kit;
 
 use std::path::{Path, PathBuf};
@@ -253,8 +255,10 @@ fn older_copy_of_the_journal_under_its_own_head_is_refused() {
     );
 }
 
+type Damage = Box<dyn Fn(&Path)>;
+
 /// Each way to hurt the view, by name.
-fn view_damages() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
+fn view_damages() -> Vec<(&'static str, Damage)> {
     fn db(dir: &Path) -> PathBuf {
         dir.join("view").join("db")
     }

@@ -1,5 +1,7 @@
 //! The store's promises as a caller sees them: order, conflicts, claims, repeats, reads, restarts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 mod store_kit;
 
 use cardea::domain::{Timestamp, VehicleId};

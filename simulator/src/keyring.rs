@@ -145,8 +145,9 @@ impl Keyring {
         grant.permits_at(now, function).map_err(KeyDenial::Key)?;
         if let Some(fence) = grant.geofence {
             let centre = Position { latitude: fence.latitude, longitude: fence.longitude };
+            let distance_m = centre.distance_m(here);
             // A fence nobody can measure against permits nothing.
-            if !(centre.distance_m(here) <= fence.radius_m) {
+            if distance_m.is_nan() || distance_m > fence.radius_m {
                 return Err(KeyDenial::OutsideGeofence);
             }
         }

@@ -16,3 +16,15 @@ pub mod backoff;
 pub mod car;
 mod car_link;
 pub mod identity;
+
+// People and payment.
+pub mod http_client;
+pub mod phone;
+pub mod station;
+
+// The program.
+pub mod bench;
+pub mod drive;
+pub mod failure;
+pub mod process;
+pub mod stopwatch;

@@ -1,1 +1,51 @@
-fn main() {}
+//! `cardea-simulator`: arguments, logging, and the exit code.
+
+use std::process::ExitCode;
+
+use cardea_simulator::{bench, drive, failure::Failure, identity};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Cars, phones and fuel stations for Cardea, over real MQTT/TLS and HTTPS
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Many cars that make trips until interrupted
+    Drive(drive::DriveArgs),
+    /// Load, measured
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    identity::install_crypto();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: starting the runtime: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Drive(args) => drive::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
+    }
+}

@@ -1,4 +1,5 @@
 //! The simulated car against a broker that is not ours.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod broker;
 

@@ -5,10 +5,18 @@
 
 mod alerts;
 pub mod auth;
-mod cards;
-mod decisions;
+pub mod console;
+mod console_frames;
+mod console_mapping;
+mod console_session;
+#[cfg(test)]
+mod console_tests;
 pub mod error;
 pub mod openapi;
+mod pages;
+pub mod sessions;
+mod cards;
+mod decisions;
 mod payments;
 mod stations;
 #[cfg(test)]
@@ -20,9 +28,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
+use crate::actors::feed::Feed;
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
@@ -44,14 +54,13 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
-    pub feed: FeedHandle,
+    pub feed: Addr<Feed>,
+    pub sessions: Arc<sessions::Sessions>,
+    pub consoles: Arc<console::Consoles>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
 
-/// The console feed's slot: its developer replaces this type by the feed's own handle. Read it as `app.feed`.
-#[derive(Clone, Default)]
-pub struct FeedHandle {}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -92,6 +101,7 @@ pub struct Entry {
 #[rustfmt::skip]
 pub fn table() -> Vec<Entry> {
     vec![
+        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/cards").get(cards::list).post(cards::add),
         at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
         at("/v1/stations").get(stations::list).post(stations::add),
@@ -105,6 +115,9 @@ pub fn table() -> Vec<Entry> {
         at("/v1/alerts/{id}/resolve").post(alerts::resolve),
         at("/v1/payments/stripe").post(payments::stripe),
         at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/console").get(console::open),
+        at("/").get(pages::index),
+        at("/console/{file}").get(pages::part),
         at("/openapi.json").get(openapi::get),
     ]
 }

@@ -11,6 +11,14 @@ use super::error::ProblemBody;
 #[openapi(
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
     paths(
+        super::sessions::log_in,
+        super::sessions::read,
+        super::sessions::log_out,
+        super::tickets::issue,
+        super::console::open,
+        super::pages::index,
+        super::pages::part,
+        get,
         super::alerts::acknowledge,
         super::alerts::get,
         super::alerts::list,
@@ -29,8 +37,6 @@ use super::error::ProblemBody;
         super::stations::import,
         super::stations::list,
         super::stations::remove,
-        super::tickets::issue,
-        get,
     ),
     components(schemas(ProblemBody))
 )]

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
+use super::{App, CertificatePort, Counters, GuardHandle};
+use crate::actors::feed::{Feed, Limits};
 use super::{App, CertificatePort, Counters, FeedHandle};
 use crate::actors::card_guard::GuardHandle;
 use crate::clock::Clock;
@@ -218,8 +221,10 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
         },
+        feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        sessions: Arc::default(),
+        consoles: Arc::default(),
         guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
-        feed: FeedHandle::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };

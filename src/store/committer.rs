@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -28,7 +28,7 @@ use crate::domain::{Timestamp, VehicleId};
 const BATCH_RECORDS_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often an idle committer looks whether it shall end.
-const IDLE: Duration = Duration::from_millis(50);
+const IDLE: Duration = Duration::from_millis(200);
 
 pub type Answer = Result<StorePosition, AppendError>;
 
@@ -57,7 +57,8 @@ struct Staged {
 pub struct Committer {
     pub shared: Arc<Shared>,
     pub journal: Journal,
-    pub queue: Receiver<Box<Request>>,
+    /// `None` only wakes the committer.
+    pub queue: Receiver<Option<Box<Request>>>,
     pub dir: PathBuf,
     staged: Vec<Staged>,
     /// Ends and keys as they will be when the batch is durable.
@@ -68,7 +69,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, journal: Journal, queue: Receiver<Box<Request>>, dir: PathBuf) -> Self {
+    pub fn new(shared: Arc<Shared>, journal: Journal, queue: Receiver<Option<Box<Request>>>, dir: PathBuf) -> Self {
         Self {
             shared,
             journal,
@@ -85,10 +86,14 @@ impl Committer {
     pub fn run(mut self) -> Journal {
         let _guard = PoisonOnPanic(Arc::clone(&self.shared));
         loop {
-            match self.queue.recv_timeout(IDLE) {
-                Ok(first) => self.work(first),
-                Err(RecvTimeoutError::Timeout) if self.shared.stop_reason.get().is_none() => {}
-                Err(_) => return self.journal,
+            let is_stopping = self.shared.stop_reason.get().is_some();
+            // What is in the queue when the store stops is finished; then nothing is waited for any more.
+            let next = if is_stopping { self.queue.try_recv().ok() } else { self.queue.recv_timeout(IDLE).ok() };
+            match next {
+                Some(Some(first)) => self.work(first),
+                Some(None) => {}
+                None if is_stopping => return self.journal,
+                None => {}
             }
             if self.shared.feed.mode() == Mode::Abandoned {
                 return self.journal;
@@ -102,8 +107,8 @@ impl Committer {
             && bytes < BATCH_BYTES_MAX
             && let Ok(next) = self.queue.try_recv()
         {
-            bytes += next.body.len();
-            batch.push(next);
+            bytes += next.as_ref().map_or(0, |next| next.body.len());
+            batch.extend(next);
         }
         let taken: usize = batch.iter().map(|request| request.body.len()).sum();
         self.shared.queued_bytes.fetch_sub(taken, Ordering::Relaxed);

@@ -47,7 +47,7 @@ const SNAPSHOT_PAUSE: u32 = 60;
 
 pub struct LocalStore {
     shared: Arc<Shared>,
-    queue: SyncSender<Box<Request>>,
+    queue: SyncSender<Option<Box<Request>>>,
     track: Track,
     dir: PathBuf,
     journal_id: [u8; 16],
@@ -100,7 +100,7 @@ impl LocalStore {
     fn start(
         &self,
         journal: Journal,
-        queue: Receiver<Box<Request>>,
+        queue: Receiver<Option<Box<Request>>>,
         applier: Applier,
         track: TrackWriter,
     ) -> Result<(), OpenError> {
@@ -136,11 +136,14 @@ impl LocalStore {
         if mode == Mode::Abandoned {
             self.shared.feed.set_mode(mode);
         }
+        // One with a full queue is awake.
+        let _ = self.queue.try_send(None);
         if committer.join().is_err() {
             tracing::error!("the committer had panicked");
         }
         // Only now: the others end when they have what the committer brought.
         self.shared.feed.set_mode(mode);
+        self.track.wake();
         for thread in threads.others.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store had panicked");
@@ -316,7 +319,7 @@ impl Store for LocalStore {
         };
         // Counted first: the committer takes it off again as soon as it has the request.
         self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        match self.queue.try_send(Box::new(request)) {
+        match self.queue.try_send(Some(Box::new(request))) {
             Ok(()) => Box::pin(outcome(answer)),
             Err(error) => {
                 self.shared.queued.fetch_sub(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct Track {
     dir: PathBuf,
-    queue: SyncSender<Observation>,
+    queue: SyncSender<Option<Observation>>,
     reader: Reader,
     segments: Arc<Mutex<Vec<Seen>>>,
 }
@@ -101,7 +101,12 @@ impl Track {
 
     /// Takes an observation, or drops it; the return value says which.
     pub fn observe(&self, observation: Observation) -> bool {
-        observation.signals.get().len() <= SIGNALS_MAX && self.queue.try_send(observation).is_ok()
+        observation.signals.get().len() <= SIGNALS_MAX && self.queue.try_send(Some(observation)).is_ok()
+    }
+
+    /// Lets the writer see that the store ends; one with a full queue is awake.
+    pub fn wake(&self) {
+        let _ = self.queue.try_send(None);
     }
 
     pub fn observations(
@@ -195,7 +200,8 @@ pub struct TrackWriter {
     dir: PathBuf,
     id: [u8; 16],
     clock: Clock,
-    queue: Receiver<Observation>,
+    /// `None` only wakes the writer.
+    queue: Receiver<Option<Observation>>,
     segments: Arc<Mutex<Vec<Seen>>>,
     open: Option<Open>,
     last: u64,
@@ -212,20 +218,20 @@ impl TrackWriter {
     pub fn run(mut self, shared: &Shared) {
         let (mut since_sync, mut is_dirty) = (Stopwatch::start(), false);
         loop {
-            let first = match self.queue.recv_timeout(IDLE) {
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) if shared.feed.mode() == Mode::Running => None,
-                Err(_) => break,
-            };
+            let is_closing = shared.feed.mode() != Mode::Running;
+            let next = if is_closing { self.queue.try_recv().ok() } else { self.queue.recv_timeout(IDLE).ok() };
+            if is_closing && next.is_none() {
+                break;
+            }
             if shared.feed.mode() == Mode::Abandoned {
                 return;
             }
-            let mut batch: Vec<_> = first.into_iter().collect();
+            let mut batch: Vec<_> = next.flatten().into_iter().collect();
             while !batch.is_empty()
                 && batch.len() < BATCH_MAX
                 && let Ok(next) = self.queue.try_recv()
             {
-                batch.push(next);
+                batch.extend(next);
             }
             if !batch.is_empty() {
                 self.write(batch, shared);

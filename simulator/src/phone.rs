@@ -1,0 +1,131 @@
+//! A renter's phone: makes a holder key, asks to use a car, unlocks it with the key it was sent, ends the rental.
+//!
+//! Used by stories, tests and the `phone` subcommand. The secret half of the holder key never leaves this struct.
+
+use std::time::Duration;
+
+use cardea::domain::{Function, KeyId, RentalId, Timestamp, VehicleId};
+use p256::SecretKey;
+use p256::elliptic_curve::rand_core::OsRng;
+use serde_json::{Value, json};
+
+use crate::http_client::{Answer, HttpClient, HttpError};
+
+pub struct Phone {
+    http: HttpClient,
+    holder_key: SecretKey,
+}
+
+/// What the gateway sent for an approved request.
+#[derive(Debug, Clone)]
+pub struct VirtualKey {
+    pub rental_id: RentalId,
+    pub key_id: KeyId,
+    /// CWT, base64url.
+    pub token: String,
+    pub permits: Vec<String>,
+    pub prohibits: Vec<String>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone)]
+pub enum Requested {
+    Granted(VirtualKey),
+    /// Not approved at once: the owner has to, or said no.
+    Waiting {
+        request_id: String,
+        state: String,
+    },
+    Refused {
+        status: u16,
+        problem: String,
+    },
+}
+
+/// What became of an asked function.
+#[derive(Debug, Clone)]
+pub enum Done {
+    /// The command's last known state, such as `succeeded`.
+    Command { command_id: String, state: String },
+    /// The key prohibits it.
+    Forbidden,
+}
+
+impl Phone {
+    /// `http` speaks for the renter (or for an operator who asks on a renter's behalf).
+    pub fn new(http: HttpClient) -> Self {
+        Self { http, holder_key: SecretKey::random(&mut OsRng) }
+    }
+
+    /// The holder's public key as it goes into a request.
+    pub fn holder_jwk(&self) -> Value {
+        // The curve's own form always parses; `null` would be refused by the gateway.
+        serde_json::from_str(&self.holder_key.public_key().to_jwk_string()).unwrap_or(Value::Null)
+    }
+
+    /// Asks for a car; `renter` names whom an operator asks for.
+    pub async fn request(
+        &self,
+        vehicle_id: &VehicleId,
+        profile: &str,
+        from: Timestamp,
+        until: Timestamp,
+        renter: Option<&str>,
+    ) -> Result<Requested, HttpError> {
+        let mut body = json!({
+            "vehicle_id": vehicle_id,
+            "profile": profile,
+            "from": from,
+            "until": until,
+            "holder_key": self.holder_jwk(),
+        });
+        if let Some(renter) = renter {
+            body["renter"] = renter.into();
+        }
+        let answer = self.http.post("/v1/usage-requests", &body).await?;
+        if (400..500).contains(&answer.status) {
+            let problem = answer.problem().unwrap_or("unknown").to_owned();
+            return Ok(Requested::Refused { status: answer.status, problem });
+        }
+        let answer = answer.expect(&[201])?;
+        if answer.body.pointer("/key/key_id").is_none() {
+            let (request_id, state) = (answer.text("/request_id")?.to_owned(), answer.text("/state")?.to_owned());
+            return Ok(Requested::Waiting { request_id, state });
+        }
+        read_key(&answer).map(Requested::Granted)
+    }
+
+    /// Asks for a function over the network and waits for the car's answer.
+    pub async fn ask(&self, key_id: KeyId, function: Function, within: Duration) -> Result<Done, HttpError> {
+        let wait_ms = within.as_millis().min(30_000);
+        let path = format!("/v1/keys/{key_id}/actions?wait_ms={wait_ms}");
+        let answer = self.http.post(&path, &json!({"function": function})).await?;
+        if answer.status == 403 {
+            return Ok(Done::Forbidden);
+        }
+        let answer = answer.expect(&[200, 202])?;
+        Ok(Done::Command { command_id: answer.text("/command_id")?.into(), state: answer.text("/state")?.into() })
+    }
+
+    /// Ends the rental; returns its state.
+    pub async fn end(&self, rental_id: RentalId) -> Result<String, HttpError> {
+        let answer = self.http.post(&format!("/v1/rentals/{rental_id}/end"), &json!({})).await?.expect(&[200, 202])?;
+        answer.text("/state").map(str::to_owned)
+    }
+}
+
+fn read_key(answer: &Answer) -> Result<VirtualKey, HttpError> {
+    let names = |pointer: &str| {
+        let list = answer.list(pointer)?;
+        Ok(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let rental_id = answer.parsed("/rental_id")?;
+    let key_id = answer.parsed("/key/key_id")?;
+    Ok(VirtualKey {
+        rental_id,
+        key_id,
+        token: answer.text("/key/token")?.to_owned(),
+        permits: names("/key/permits")?,
+        prohibits: names("/key/prohibits")?,
+    })
+}
