@@ -94,13 +94,15 @@ impl Ca {
     }
 }
 
+/// Says which messages the fleet shall not take, and why.
+pub type Refuse = fn(&FromCar) -> Option<TellError>;
+
 /// What the gate told the fleet, in order.
 #[derive(Default)]
 pub struct Told {
     log: Mutex<Vec<(VehicleId, FromCar)>>,
     news: Notify,
-    /// Answer for messages it shall not take.
-    refuse: Mutex<Option<fn(&FromCar) -> Option<TellError>>>,
+    refuse: Mutex<Option<Refuse>>,
 }
 
 impl Told {
@@ -113,7 +115,7 @@ impl Told {
         Ok(())
     }
 
-    pub fn refuse(&self, refuse: Option<fn(&FromCar) -> Option<TellError>>) {
+    pub fn refuse(&self, refuse: Option<Refuse>) {
         *self.refuse.lock().unwrap() = refuse;
     }
 
