@@ -7,3 +7,7 @@ pub mod config;
 pub mod domain;
 pub mod mqtt;
 pub mod store;
+
+/// Unit tests share the harness of `tests/`, which knows this crate by its name.
+#[cfg(test)]
+extern crate self as cardea;

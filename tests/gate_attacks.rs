@@ -30,7 +30,7 @@ async fn provoke(gate: &Gate, evil: &Enrolled, bytes: &[u8]) -> Vec<Packet> {
 
 /// Sends a first packet and returns the answer up to the end of the connection.
 async fn knock(gate: &Gate, evil: &Enrolled, bytes: &[u8]) -> Vec<Packet> {
-    let mut raw = Raw::tls(gate, evil).await.unwrap();
+    let mut raw = Raw::tls(gate, evil).await.expect("the certificate is good");
     raw.send(bytes).await;
     raw.ended().await
 }
