@@ -6,8 +6,7 @@ mod store_kit;
 
 use cardea::domain::{Timestamp, VehicleId};
 use cardea::store::{
-    Append, AppendError, Expected, Observation, OpenError, Order, Store, StorePosition, Table, ViewChange, export,
-    verify,
+    Append, AppendError, Expected, OpenError, Order, Store, StorePosition, Table, ViewChange, export, verify,
 };
 use store_kit::*;
 
@@ -203,41 +202,4 @@ fn full_queue_refuses_and_what_was_taken_is_there() {
     let counted = store.metrics().queue_refused.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(counted, refused);
     assert_eq!(numbers(&store, "s"), taken);
-}
-
-#[test]
-fn observations_are_found_by_vehicle_and_time_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = cardea::clock::Clock::start();
-    let now = clock.now().0;
-    let store = open(dir.path());
-    let (one, two): (VehicleId, VehicleId) = ("V-1".parse().unwrap(), "V-2".parse().unwrap());
-    // Out of order, as cars send them after a gap.
-    for n in [3, 1, 2, 5, 4] {
-        for vehicle in [&one, &two] {
-            let signals = raw(&format!("{{\"Vehicle.Speed\":{{\"value\":{n}}}}}"));
-            store.observe(Observation { vehicle: vehicle.clone(), at: Timestamp(now + n), signals });
-        }
-    }
-    let times = |store: &dyn Store, from, until, limit| -> Vec<i64> {
-        let found = store.observations(&one, Timestamp(now + from), Timestamp(now + until), limit).unwrap();
-        assert!(found.iter().all(|observation| observation.vehicle == one));
-        found.iter().map(|observation| observation.at.0 - now).collect()
-    };
-    let deadline = cardea::clock::Stopwatch::start();
-    while times(&*store, 0, 10, 10).len() < 5 {
-        assert!(deadline.elapsed().as_secs() < 10, "the observations do not arrive");
-        std::thread::yield_now();
-    }
-    assert_eq!(times(&*store, 0, 10, 10), [1, 2, 3, 4, 5]);
-    assert_eq!(times(&*store, 2, 4, 10), [2, 3, 4]);
-    assert_eq!(times(&*store, 0, 10, 2), [1, 2]);
-    drop(store);
-    let store = open(dir.path());
-    assert_eq!(times(&*store, 2, 9, 10), [2, 3, 4, 5]);
-    store.close();
-    drop(store);
-    let store = open(dir.path());
-    assert_eq!(times(&*store, 0, 10, 10), [1, 2, 3, 4, 5]);
-    assert_eq!(store.metrics().track_dropped.load(std::sync::atomic::Ordering::Relaxed), 0);
 }

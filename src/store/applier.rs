@@ -135,7 +135,7 @@ impl Applier {
                 batch.add(raw.frame.number, raw.place, raw.frame.hash, &raw.body)?;
                 if batch.bytes >= BATCH_BYTES {
                     applied = std::mem::replace(&mut batch, Batch::new(self.journal)).apply(view)?;
-                    self.refuse_if_abandoned()?;
+                    self.refuse_if_ending()?;
                 }
             }
             if batch.bytes > 0 {
@@ -208,7 +208,7 @@ impl Applier {
             if bytes >= BATCH_BYTES {
                 view.apply(std::mem::take(&mut changes))?;
                 bytes = 0;
-                self.refuse_if_abandoned()?;
+                self.refuse_if_ending()?;
             }
         }
         // The index of streams is not in the snapshot: it grows with the journal and is read from it.
@@ -220,14 +220,14 @@ impl Applier {
             if bytes >= BATCH_BYTES {
                 view.apply(std::mem::take(&mut changes))?;
                 bytes = 0;
-                self.refuse_if_abandoned()?;
+                self.refuse_if_ending()?;
             }
         }
         view.apply(changes)
     }
 
-    fn refuse_if_abandoned(&self) -> Result<(), Problem> {
-        if self.shared.feed.mode() == Mode::Abandoned { Err("the store is closing".to_owned()) } else { Ok(()) }
+    fn refuse_if_ending(&self) -> Result<(), Problem> {
+        if self.shared.feed.mode() == Mode::Running { Ok(()) } else { Err("the store is closing".to_owned()) }
     }
 }
 

@@ -39,6 +39,11 @@ impl TrackIndex {
         }
     }
 
+    /// How many observations it knows.
+    pub fn count(&self) -> u64 {
+        self.entries.values().map(|entries| entries.len() as u64).sum()
+    }
+
     pub fn of(&self, vehicle: &str) -> &[Entry] {
         self.entries.get(vehicle).map_or(&[], Vec::as_slice)
     }
