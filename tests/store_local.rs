@@ -12,7 +12,7 @@ use store_kit::*;
 
 #[test]
 fn appends_are_numbered_and_read_back() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let third = Append { at: Timestamp(1_700_000_000_003), ..step("vehicle/A", 3) };
     let done = append_all(&store, vec![step("vehicle/A", 1), step("vehicle/B", 2), third]);
@@ -32,7 +32,7 @@ fn appends_are_numbered_and_read_back() {
 
 #[test]
 fn expected_end_is_checked_within_one_batch_and_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let last = |position| Expected::Last(StorePosition(position));
     let expecting = |stream: &str, n, expected| Append { expected, ..step(stream, n) };
     let store = open(dir.path());
@@ -55,7 +55,7 @@ fn expected_end_is_checked_within_one_batch_and_after_a_restart() {
 
 #[test]
 fn older_claim_is_fenced() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let vehicle: VehicleId = "V-1".parse().unwrap();
     let under = |epoch, n| Append { fence: Some((vehicle.clone(), epoch)), ..step("vehicle/V-1", n) };
@@ -69,7 +69,7 @@ fn older_claim_is_fenced() {
 
 #[test]
 fn repeat_gets_the_first_answer_in_the_same_batch_and_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let done = append_all(&store, vec![keyed("s", 1, "k", "b"), keyed("s", 2, "k", "b"), keyed("s", 3, "k", "other")]);
     assert!(done[0].is_ok());
@@ -87,7 +87,7 @@ fn repeat_gets_the_first_answer_in_the_same_batch_and_after_a_restart() {
 
 #[test]
 fn scan_pages_through_a_prefix_in_both_orders() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let row = |key: &str, value| ViewChange { table: Table::Cards, key: key.to_owned(), value };
     let keys = ["a/1", "a/2", "a/3", "a/4", "ab", "b/1"];
@@ -112,7 +112,7 @@ fn scan_pages_through_a_prefix_in_both_orders() {
 
 #[test]
 fn too_large_and_ill_named_steps_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     assert!(matches!(wait(store.append(big_step("s", 1, 256 * 1024))), Err(AppendError::TooLarge { limit: 262_144 })));
     assert!(wait(store.append(big_step("s", 2, 250 * 1024))).is_ok());
@@ -124,7 +124,7 @@ fn too_large_and_ill_named_steps_are_refused() {
 
 #[test]
 fn everything_survives_a_crash_and_many_segments() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let all: Vec<u64> = (1..=200).collect();
     for chunk in all.chunks(40) {
@@ -146,7 +146,7 @@ fn everything_survives_a_crash_and_many_segments() {
 
 #[test]
 fn second_process_is_refused_and_can_look_meanwhile() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     wait(store.append(step("s", 1))).unwrap();
     let second = try_open(dir.path());
@@ -164,7 +164,7 @@ fn second_process_is_refused_and_can_look_meanwhile() {
 
 #[test]
 fn export_gives_every_record_on_one_line() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     wait(store.append(Append { events: vec![raw("{\n \"n\": 1 }")], ..step("s", 1) })).unwrap();
     wait(store.append(step("t", 2))).unwrap();
@@ -181,7 +181,7 @@ fn export_gives_every_record_on_one_line() {
 
 #[test]
 fn full_queue_refuses_and_what_was_taken_is_there() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = cardea::config::Data { queue_max: 4, ..data(dir.path()) };
     let store = cardea::store::LocalStore::open(&config, cardea::clock::Clock::start()).unwrap();
     let mut taken = Vec::new();

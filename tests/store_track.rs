@@ -40,7 +40,7 @@ fn observe(store: &LocalStore, vehicle: &VehicleId, at: i64) {
 
 #[test]
 fn oldest_segments_make_room_and_old_ones_go() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = Data { track_max_mib: 3, track_retention_hours: 1, ..data(dir.path()) };
     let (clock, vehicle) = (Clock::start(), "V-1".parse::<VehicleId>().unwrap());
     let now = clock.now().0;
@@ -67,7 +67,7 @@ fn oldest_segments_make_room_and_old_ones_go() {
 
 #[test]
 fn damaged_track_never_stops_a_start() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (clock, vehicle) = (Clock::start(), "V-1".parse::<VehicleId>().unwrap());
     let now = clock.now().0;
     let found =
@@ -108,7 +108,7 @@ fn damaged_track_never_stops_a_start() {
 
 #[test]
 fn what_the_track_cannot_take_is_dropped_and_counted() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let (vehicle, metrics) = ("V-1".parse::<VehicleId>().unwrap(), store.metrics());
     let huge = raw(&format!("{{\"fill\":\"{}\"}}", "x".repeat(70_000)));
@@ -124,7 +124,7 @@ fn what_the_track_cannot_take_is_dropped_and_counted() {
 
 #[test]
 fn observations_are_found_by_vehicle_and_time_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let clock = cardea::clock::Clock::start();
     let now = clock.now().0;
     let store = open(dir.path());

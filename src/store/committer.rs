@@ -171,7 +171,7 @@ impl Committer {
             count(&self.shared.metrics.fenced);
             return Err(AppendError::Fenced);
         }
-        if self.shared.ledger().streams.is_full() {
+        if self.shared.ledger().streams.is_full(self.shared.feed.applied()) {
             return Err(AppendError::Full("the view is being rebuilt"));
         }
         match request.expected {
