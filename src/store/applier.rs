@@ -24,7 +24,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Waits between attempts to make a view that cannot be made (a full disk, say).
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
-const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of records that go into the view together. Larger batches make it no faster and its garbage larger.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Records between two flushes of the view; losing what is not flushed costs only time.
 const FLUSH_RECORDS: u64 = 20_000;
 

@@ -27,6 +27,9 @@ use crate::domain::{Timestamp, VehicleId};
 /// The most records and bytes that share one sync.
 const BATCH_RECORDS_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records that the view may be behind before writers wait for it, and how long a batch waits at most.
+const LAG_MAX: u64 = 30_000;
+const LAG_WAIT: Duration = Duration::from_millis(100);
 /// How often an idle committer looks whether it shall end.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -119,6 +122,10 @@ impl Committer {
         if self.shared.check_disk(&self.dir) {
             self.shared.metrics.disk_refused.fetch_add(batch.len() as u64, Ordering::Relaxed);
             return refuse_all(batch, DISK);
+        }
+        // Writers that outrun the view for long would make every read late; they are slowed instead, up to a limit.
+        if !self.shared.feed.wait_lag(LAG_MAX, LAG_WAIT) {
+            count(&self.shared.metrics.view_waits);
         }
         let now = self.shared.clock.now();
         self.shared.ledger().answers.sweep(now, &self.shared.metrics);

@@ -22,7 +22,7 @@ use super::metrics::count;
 use super::reader::Reader;
 use super::segment::{self, CreateError, SegmentFile, Stop};
 use super::shared::Shared;
-use super::track_index::TrackIndex;
+use super::track_index::{Entry, TrackIndex};
 use super::{Observation, ReadError};
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
@@ -114,8 +114,8 @@ impl Track {
         let limit = limit.min(ANSWER_MAX);
         // The `limit` earliest, with the latest of them on top to be pushed out.
         let mut earliest: BinaryHeap<(i64, u64, u32)> = BinaryHeap::new();
-        let mut offer = |index: &TrackIndex, segment: u64| {
-            for (at, offset) in index.of(vehicle.as_str()).iter().filter(|(at, _)| (from.0..=until.0).contains(at)) {
+        let mut offer = |entries: &[Entry], segment: u64| {
+            for (at, offset) in entries.iter().filter(|(at, _)| (from.0..=until.0).contains(at)) {
                 earliest.push((*at, segment, *offset));
                 if earliest.len() > limit {
                     earliest.pop();
@@ -125,14 +125,14 @@ impl Track {
         let mut sealed = Vec::new();
         for segment in lock(&self.segments).iter().filter(|seen| seen.earliest <= until.0 && seen.latest >= from.0) {
             match &segment.index {
-                Some(index) => offer(index, segment.first),
+                Some(index) => offer(index.of(vehicle.as_str()), segment.first),
                 None => sealed.push(segment.first),
             }
         }
         for first in sealed {
             // Deleted by the retention meanwhile, or damaged: then there is nothing to tell.
-            if let Some(index) = TrackIndex::load(&index_path(&self.dir, first)) {
-                offer(&index, first);
+            if let Some(entries) = TrackIndex::find(&index_path(&self.dir, first), vehicle.as_str()) {
+                offer(&entries, first);
             }
         }
         let mut found = Vec::new();
