@@ -27,4 +27,5 @@ pub mod bench;
 pub mod drive;
 pub mod failure;
 pub mod process;
+pub mod scenario;
 pub mod stopwatch;
