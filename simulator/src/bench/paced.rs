@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 
 use super::fleet::{Client, FleetArgs};
 use super::flood::{Receiver, ReceiverArgs};
+use super::http::HttpArgs;
 use super::latencies::Latencies;
+use super::reader;
 use super::report::ReportTemplate;
 use crate::dice::Dice;
 use crate::failure::Failure;
@@ -37,6 +39,11 @@ pub struct PacedArgs {
     /// Whose processor time is counted
     #[arg(long)]
     pid: Option<u32>,
+    /// The receiver is a reader of the gateway's HTTP API, who waits for a probe car's reports
+    #[arg(long, requires = "http")]
+    reader: bool,
+    #[command(flatten)]
+    http: Option<HttpArgs>,
 }
 
 #[derive(Default)]
@@ -60,6 +67,13 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
     for (client, session) in connected {
         senders.spawn(send(client, session, args.rate, measures.clone(), ends.clone(), watch));
     }
+    let reader = match &args.http {
+        Some(http) if args.reader => {
+            let probing = reader::probe(args.fleet.clone(), http.client()?, measures.clone(), ends.clone());
+            Some(tokio::spawn(probing))
+        }
+        Some(_) | None => None,
+    };
     tokio::time::sleep(Duration::from_secs(args.warm_up_seconds)).await;
     let usage_before = args.pid.map(|pid| Watched(pid).usage()).transpose()?;
     let arrived_before = receiver.count().await?;
@@ -88,7 +102,10 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
     }
     let to_receiver = match receiver {
         Receiver::Subscriber(subscriber) => subscriber.end().await?.into_json(),
-        Receiver::Nobody | Receiver::Counter(_) => Value::Null,
+        Receiver::Nobody | Receiver::Counter(_) => match reader {
+            Some(reader) => reader.await.map_err(Failure::failed)??.into_json(),
+            None => Value::Null,
+        },
     };
     let processor_s = usage_after.zip(usage_before).map(|(after, before)| after.processor_s - before.processor_s);
     Ok(json!({
