@@ -258,13 +258,13 @@ fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
 }
 
 /// What HTTP may do to certificates and sessions, since it knows neither the gate nor the files.
-fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
-    let ca = read_ca(config);
+fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
+    let config = Arc::clone(config);
     let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
     let allowing = Arc::clone(certs);
     let (reloading, listed) = (Arc::clone(certs), kicker);
     CertificatePort {
-        ca: Arc::new(move || ca.clone()),
+        ca: Arc::new(move || read_ca(&config)),
         revoke: Arc::new(move |revocation| {
             let vehicle = revocation.vehicle.clone();
             revoking.revoke(trust_withdrawn(revocation));
@@ -284,7 +284,8 @@ fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> Cert
     }
 }
 
-/// `None` where an outside CA signs, or where its key cannot be read (said once, here).
+/// `None` where an outside CA signs, or where its key cannot be read (which is logged). Read anew for each
+/// certificate, so that a new CA is used without a restart.
 fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
     let key = config.certs.ca_key.as_ref()?;
     let read =

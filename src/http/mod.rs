@@ -13,7 +13,6 @@ pub mod certificates;
 mod commands;
 pub mod console;
 mod console_frames;
-mod console_mapping;
 mod console_session;
 #[cfg(test)]
 mod console_tests;

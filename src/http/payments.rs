@@ -80,7 +80,7 @@ pub async fn stripe(app: web::Data<App>, request: HttpRequest, body: RawBody) ->
         }
         Message::Authorisation { id, purchase } => {
             let body_sha256 = hex::encode(sha256(&body));
-            let ask = Authorise { purchase: purchase.clone(), source_event: id, body_sha256 };
+            let ask = Authorise { purchase: Purchase::clone(&purchase), source_event: id, body_sha256 };
             let decided = app.guard.authorise(ask).await.map_err(no_record)?;
             answer(&decided, &purchase)
         }

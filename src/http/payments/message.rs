@@ -10,7 +10,7 @@ use crate::http::wire::parse_json;
 #[derive(Debug, PartialEq)]
 pub enum Message {
     /// The network asks whether a purchase may go on.
-    Authorisation { id: String, purchase: Purchase },
+    Authorisation { id: String, purchase: Box<Purchase> },
     /// Anything else: nothing to answer.
     Other { id: String },
 }
@@ -101,7 +101,7 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
         partial_allowed: object.pending_request.as_ref().and_then(|asked| asked.is_amount_controllable) == Some(true),
         merchant: merchant(object.merchant_data.unwrap_or_default()),
     };
-    Ok(Message::Authorisation { id: keepable(&id, MAX_EVENT_ID_LEN), purchase })
+    Ok(Message::Authorisation { id: keepable(&id, MAX_EVENT_ID_LEN), purchase: Box::new(purchase) })
 }
 
 fn parsed<T: std::str::FromStr<Err = Malformed>>(field: &str, text: &str) -> Result<T, Problem> {
