@@ -74,16 +74,22 @@ async fn a_view_that_is_lost_cut_or_flipped_is_made_anew_and_answers_the_same() 
     };
     let damages: [(&str, Box<dyn Fn()>); 4] = [
         ("emptied", Box::new(|| std::fs::remove_dir_all(&view).expect("it goes"))),
-        ("cut in half", Box::new(|| {
-            let file = largest(&view);
-            truncate(&file, file.metadata().expect("there").len() / 2);
-        })),
+        (
+            "cut in half",
+            Box::new(|| {
+                let file = largest(&view);
+                truncate(&file, file.metadata().expect("there").len() / 2);
+            }),
+        ),
         ("cut to nothing", Box::new(|| truncate(&largest(&view), 0))),
-        ("flipped", Box::new(|| {
-            for at in [100, 5_000, 50_000] {
-                flip(&largest(&view), at);
-            }
-        })),
+        (
+            "flipped",
+            Box::new(|| {
+                for at in [100, 5_000, 50_000] {
+                    flip(&largest(&view), at);
+                }
+            }),
+        ),
     ];
     for (what, damage) in damages {
         gateway.kill();

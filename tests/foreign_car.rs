@@ -106,10 +106,8 @@ async fn a_car_that_is_not_ours_gets_its_grant_and_its_lock_and_both_succeed() {
     assert!(grant["key"]["permits"].as_array().expect("a list").contains(&json!("unlock_doors")));
     assert!(!grant["key"]["permits"].as_array().expect("a list").contains(&json!("drive")));
     car.acknowledge(&grant);
-    until("the key is delivered", async || {
-        gateway.get(&format!("/v1/keys/{key_id}")).await.1["state"] == "delivered"
-    })
-    .await;
+    until("the key is delivered", async || gateway.get(&format!("/v1/keys/{key_id}")).await.1["state"] == "delivered")
+        .await;
 
     let (status, lock) = gateway.post("/v1/vehicles/FOREIGN-1/commands", json!({"type": "lock"})).await;
     assert_eq!(status, 202, "{lock}");

@@ -5,19 +5,19 @@
 
 mod alerts;
 pub mod auth;
+mod cards;
 pub mod console;
 mod console_frames;
 mod console_mapping;
 mod console_session;
 #[cfg(test)]
 mod console_tests;
+mod decisions;
 pub mod error;
 pub mod openapi;
 mod pages;
-pub mod sessions;
-mod cards;
-mod decisions;
 mod payments;
+pub mod sessions;
 mod stations;
 #[cfg(test)]
 pub mod testing;
@@ -32,8 +32,8 @@ use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
-use crate::actors::feed::Feed;
 use crate::actors::card_guard::GuardHandle;
+use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -60,7 +60,6 @@ pub struct App {
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
-
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 

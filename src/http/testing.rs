@@ -8,10 +8,10 @@ use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, GuardHandle};
-use crate::actors::feed::{Feed, Limits};
 use super::{App, CertificatePort, Counters, FeedHandle};
+use super::{App, CertificatePort, Counters, GuardHandle};
 use crate::actors::card_guard::GuardHandle;
+use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
