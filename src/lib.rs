@@ -169,7 +169,8 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
         feed,
         metrics,
     })?;
-    let tls = Arc::new(certs.https().map_err(|error| unfit("certs.server", &error))?);
+    let tls =
+        Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
@@ -257,13 +258,13 @@ fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
 }
 
 /// What HTTP may do to certificates and sessions, since it knows neither the gate nor the files.
-fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
-    let ca = read_ca(config);
+fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
+    let config = Arc::clone(config);
     let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
     let allowing = Arc::clone(certs);
     let (reloading, listed) = (Arc::clone(certs), kicker);
     CertificatePort {
-        ca: Arc::new(move || ca.clone()),
+        ca: Arc::new(move || read_ca(&config)),
         revoke: Arc::new(move |revocation| {
             let vehicle = revocation.vehicle.clone();
             revoking.revoke(trust_withdrawn(revocation));
@@ -283,13 +284,19 @@ fn certificate_port(config: &Config, certs: &Arc<Certs>, kicker: Kicker) -> Cert
     }
 }
 
-/// `None` where an outside CA signs, or where its key cannot be read (said once, here).
+/// `None` where an outside CA signs, or where its key cannot be read (which is logged). Read anew for each
+/// certificate, so that a new CA is used without a restart.
 fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
     let key = config.certs.ca_key.as_ref()?;
-    match pki::Ca::load(&config.certs.ca, key) {
+    let read =
+        |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    let loaded = read(&config.certs.ca)
+        .and_then(|ca| Ok((ca, read(key)?)))
+        .and_then(|(ca, key)| pki::Ca::load(&ca, &key).map_err(|error| error.to_string()));
+    match loaded {
         Ok(ca) => Some(Arc::new(ca)),
         Err(error) => {
-            tracing::warn!(%error, "certificates cannot be signed here");
+            tracing::warn!(error, "certificates cannot be signed here");
             None
         }
     }

@@ -244,7 +244,7 @@ async fn a_session_the_fleet_has_no_room_for_is_refused_and_the_older_is_told_of
     let car = gate.enroll("CAR-1");
     let mut old = Raw::connect(&gate, &car).await;
     let epoch = gate.link_up(&car.vehicle).await;
-    gate.told.refuse(Some(|message| epoch_up(message).map(|_| TellError::Full)));
+    gate.told.refuse(Some(|_, message| epoch_up(message).map(|_| TellError::Full)));
     let mut raw = Raw::tls(&gate, &car).await.unwrap();
     raw.send(&connect_packet("CAR-1", 60)).await;
     assert_eq!(raw.ended().await, [Packet { first: 0x20, body: vec![0, 3] }]);
@@ -259,7 +259,7 @@ async fn a_link_down_that_found_no_room_is_told_again() {
     let car = gate.enroll("CAR-1");
     let raw = Raw::connect(&gate, &car).await;
     let epoch = gate.link_up(&car.vehicle).await;
-    gate.told.refuse(Some(|message| epoch_down(message).map(|_| TellError::Full)));
+    gate.told.refuse(Some(|_, message| epoch_down(message).map(|_| TellError::Full)));
     drop(raw);
     until("it is tried again", || gate.metrics.link_downs_retried.get() >= 2).await;
     gate.told.refuse(None);

@@ -27,4 +27,10 @@ pub mod bench;
 pub mod drive;
 pub mod failure;
 pub mod process;
+pub mod replay;
+pub mod scenario;
 pub mod stopwatch;
+
+// Recordings.
+pub mod trace;
+mod wire;

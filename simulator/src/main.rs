@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cardea_simulator::{bench, drive, failure::Failure, identity};
+use cardea_simulator::{bench, drive, failure::Failure, identity, replay, scenario};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +18,10 @@ struct Cli {
 enum Command {
     /// Many cars that make trips until interrupted
     Drive(drive::DriveArgs),
+    /// A recorded drive as real input
+    Replay(replay::ReplayArgs),
+    /// A seeded story with renters, purchases and a fraud
+    Scenario(scenario::ScenarioArgs),
     /// Load, measured
     Bench(bench::BenchArgs),
 }
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Drive(args) => drive::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
+        Command::Scenario(args) => scenario::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
 }

@@ -6,9 +6,11 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::console_mapping::{CommandBody, command_json, vehicle_json};
+use super::commands::NewCommand;
 use super::error::ProblemBody;
-use crate::actors::feed::{Batch, Cursor};
+use super::model::{CommandBody, TwinBody};
+use crate::actors::feed::{Batch, CommandChanged, Cursor};
+use crate::actors::vehicle::Snapshot;
 use crate::domain::VehicleId;
 
 /// A console's frame is at most this long; 500 vehicles to subscribe to fit.
@@ -18,7 +20,7 @@ pub const MAX_IN: usize = 48 * 1024;
 const VEHICLES_BYTES: usize = 512 * 1024;
 
 /// What a console may say, e.g. `{"type":"command","id":7,"vehicle_id":"WVW-1","command":{"type":"lock"}}`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromConsole {
     Ack {
@@ -36,7 +38,7 @@ pub enum FromConsole {
     Command {
         id: FrameId,
         vehicle_id: VehicleId,
-        command: CommandBody,
+        command: NewCommand,
     },
     /// `stream` is the snapshot's; without it the number alone says whether it is one of ours.
     Resume {
@@ -87,7 +89,7 @@ pub struct Reply {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<ProblemBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<serde_json::Value>,
+    pub command: Option<CommandBody>,
     /// The gateway's time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -104,11 +106,14 @@ impl Reply {
 }
 
 /// A batch as a frame, the number that acknowledges it, and where to read on: vehicles that found no room come next.
-pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> {
+///
+/// `is_first_sight`: the console sees these vehicles for the first time, so it is told their open commands too.
+pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor), serde_json::Error> {
     let mut cursor = batch.cursor;
     let mut vehicles = String::new();
+    let mut commands = Vec::new();
     for (index, (_, snapshot)) in batch.vehicles.iter().enumerate() {
-        let json = serde_json::to_string(&vehicle_json(snapshot))?;
+        let json = serde_json::to_string(&TwinBody::of(snapshot))?;
         if index > 0 && vehicles.len() + json.len() > VEHICLES_BYTES {
             cursor.vehicles = batch.vehicles[index - 1].0;
             break;
@@ -117,6 +122,15 @@ pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> 
             vehicles.push(',');
         }
         vehicles.push_str(&json);
+        if is_first_sight {
+            let Snapshot { vehicle, .. } = &**snapshot;
+            for command in vehicle.open_commands() {
+                commands.push(serde_json::to_string(&CommandBody::of(&vehicle.vehicle_id, command))?);
+            }
+        }
+    }
+    for CommandChanged { vehicle, command } in &batch.commands {
+        commands.push(serde_json::to_string(&CommandBody::of(vehicle, command))?);
     }
     let seq = cursor.seq();
     let kind = if batch.is_snapshot { "snapshot" } else { "changes" };
@@ -134,14 +148,9 @@ pub fn write(batch: &Batch) -> Result<(String, u64, Cursor), serde_json::Error> 
     frame.push_str(&vehicles);
     frame.push_str(r#"],"alerts":["#);
     join(&mut frame, batch.alerts.iter().map(|alert| alert.body.get()));
+    frame.push_str(r#"],"commands":["#);
+    join(&mut frame, commands.iter().map(String::as_str));
     if !batch.is_snapshot {
-        frame.push_str(r#"],"commands":["#);
-        let commands: Result<Vec<String>, _> = batch
-            .commands
-            .iter()
-            .map(|change| serde_json::to_string(&command_json(&change.vehicle, &change.command)))
-            .collect();
-        join(&mut frame, commands?.iter().map(String::as_str));
         frame.push_str(r#"],"decisions":["#);
         join(&mut frame, batch.decisions.iter().map(|made| made.0.get()));
     }

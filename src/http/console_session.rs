@@ -10,14 +10,15 @@ use actix_web_actors::ws::{CloseCode, CloseReason, Message, ProtocolError, Webso
 
 use super::App;
 use super::auth::Caller;
+use super::commands::{NewCommand, command_of};
 use super::console::{ConsoleCounters, Seat};
 use super::console_frames::{self, FrameId, FromConsole, Reply};
-use super::console_mapping::{CommandBody, command_json};
 use super::error::{Problem, Slug};
+use super::model::CommandBody;
 use super::sessions::Standing;
 use super::wire::parse_json;
 use crate::actors::feed::{Area, Attach, Batch, ConsoleId, Detach, Filter, From, Poke, Pull, Seq, Subscribe};
-use crate::actors::vehicle::{Answer, Ask};
+use crate::actors::vehicle::Ask;
 use crate::domain::vehicle::Request;
 use crate::domain::{CommandId, Role, Timestamp, VehicleId};
 
@@ -49,6 +50,8 @@ pub struct Session {
     /// Rises when reading begins elsewhere: an answer of the feed to an older question is dropped.
     generation: u32,
     newest_seq: Seq,
+    /// A snapshot of a large fleet takes several frames: up to here vehicles are seen for the first time.
+    first_sight_until: Seq,
     missed_pings: u32,
     unread: u32,
     commands: usize,
@@ -84,6 +87,7 @@ impl Session {
             hand: Hand::Greeting,
             generation: 0,
             newest_seq: 0,
+            first_sight_until: 0,
             missed_pings: 0,
             unread: 0,
             commands: 0,
@@ -163,7 +167,14 @@ impl Session {
             }
             return;
         }
-        match console_frames::write(batch) {
+        if batch.is_snapshot {
+            self.first_sight_until = batch.head;
+        }
+        let is_first_sight = match self.from {
+            From::Cursor(cursor) => cursor.vehicles < self.first_sight_until,
+            From::Start | From::Resume { .. } => batch.is_snapshot,
+        };
+        match console_frames::write(batch, is_first_sight) {
             Ok((frame, seq, cursor)) => {
                 self.from = From::Cursor(cursor);
                 self.hand = Hand::Full(seq);
@@ -280,7 +291,7 @@ impl Session {
         }));
     }
 
-    fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &CommandBody, ctx: &mut Context) {
+    fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &NewCommand, ctx: &mut Context) {
         if let Err(problem) = self.caller.require(&[Role::Admin, Role::Operator]) {
             return self.refuse(Some(id), &problem, ctx);
         }
@@ -289,13 +300,12 @@ impl Session {
             let problem = Problem::new(Slug::TooManyRequests, "wait for the answers to your other commands");
             return self.refuse(Some(id), &problem, ctx);
         }
-        let order = match command.order() {
+        let (order, ttl_ms) = match command.order() {
             Ok(order) => order,
-            Err(refusal) => return self.refuse(Some(id), &refusal.into(), ctx),
+            Err(problem) => return self.refuse(Some(id), &problem, ctx),
         };
         let command_id = CommandId(self.app.clock.new_id());
         let by = self.caller.principal.clone();
-        let ttl_ms = command.ttl_s.map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000));
         let request = Request::Order { command_id, order, ttl_ms, by: by.clone() };
         self.commands += 1;
         self.counters().commands.inc();
@@ -306,13 +316,12 @@ impl Session {
         };
         ctx.spawn(asked.into_actor(self).map(move |(vehicle, answer), session, ctx| {
             session.commands -= 1;
-            match answer {
-                Ok(Answer::Command(command)) => {
-                    let command = serde_json::to_value(command_json(&vehicle, &command)).ok();
+            match answer.map_err(Problem::from).and_then(command_of) {
+                Ok(command) => {
+                    let command = Some(CommandBody::of(&vehicle, &command));
                     session.reply(&Reply { command, ..Reply::done(Some(id)) }, ctx);
                 }
-                Ok(_) => session.refuse(Some(id), &Problem::internal("console", &"an order led to no command"), ctx),
-                Err(error) => session.refuse(Some(id), &error.into(), ctx),
+                Err(problem) => session.refuse(Some(id), &problem, ctx),
             }
         }));
     }

@@ -8,8 +8,7 @@ use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, FeedHandle};
-use super::{App, CertificatePort, Counters, GuardHandle};
+use super::{App, CertificatePort, Counters};
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
@@ -218,13 +217,17 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         tickets: Arc::new(Tickets::new()),
         signer: Arc::new(Signer::from_seed(&[7; 32], "cardea")),
         certificates: CertificatePort {
+            ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+            allow: Arc::new(|_, _| ()),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
+            lock: Arc::default(),
         },
+        guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
+        rules: Arc::new(crate::actors::testing::rules()),
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
         sessions: Arc::default(),
         consoles: Arc::default(),
-        guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };

@@ -183,10 +183,10 @@ async fn meet(tcp: TcpStream, shared: &Arc<Shared>) -> Result<Session, Reason> {
 
 async fn shake_hands(tcp: TcpStream, shared: &Shared) -> Result<Box<Io>, Reason> {
     let patience = Duration::from_millis(shared.config.tls_timeout_ms);
-    // One that says nothing takes no place among the handshakes.
-    match timeout(patience, tcp.readable()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => return Err(Reason::TlsFailed),
+    // One that says nothing takes no place among the handshakes. (`readable` may answer without anything to read.)
+    match timeout(patience, tcp.peek(&mut [0])).await {
+        Ok(Ok(1..)) => {}
+        Ok(Ok(0) | Err(_)) => return Err(Reason::TlsFailed),
         Err(_) => return Err(Reason::TlsTimeout),
     }
     // The wait for a place is the gate's fault, not the car's; it is bounded by the deadlines of those before it.

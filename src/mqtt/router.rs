@@ -41,8 +41,8 @@ const BATCH: usize = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lost;
 
-/// How much of a log is on its way: counted in when published, out when taken. Past half the log's capacity the
-/// publishing side must wait, since the log itself would drop its oldest in silence.
+/// How much of a log is on its way: counted in when published, out when taken. Past half of what the log surely keeps
+/// the publishing side must wait, since the log itself would drop its oldest in silence.
 pub(super) struct Credit {
     published: AtomicU64,
     taken: AtomicU64,
@@ -55,12 +55,33 @@ pub(super) struct Credit {
     has_room: Condvar,
 }
 
+/// A router's log in memory: segments, of which the oldest goes as a whole when the newest is full.
+struct Log {
+    segment: usize,
+    segments: usize,
+}
+
+impl Log {
+    /// What each of the gate's threads may publish after it last looked at the credit: a read and the packet it completes.
+    const READ: usize = 64 * 1024;
+
+    fn of(config: &config::Mqtt) -> Self {
+        let least = Self::READ * config.threads.max(1);
+        Self { segment: (config.ingest_segment_kib * 1024).max(least), segments: config.ingest_segments.max(2) }
+    }
+
+    /// Right after the oldest segment went, the newest is empty.
+    fn surely_kept(&self) -> u64 {
+        (self.segment * (self.segments - 1)) as u64
+    }
+}
+
 impl Credit {
-    fn new(capacity: u64) -> Self {
+    fn new(log: &Log) -> Self {
         Self {
             published: AtomicU64::new(0),
             taken: AtomicU64::new(0),
-            half: capacity / 2,
+            half: log.surely_kept() / 2,
             beat: AtomicU64::new(0),
             waiting: Mutex::default(),
             round: AtomicU64::new(1),
@@ -168,14 +189,14 @@ impl Shard {
     /// receiving side, to be watched with [`Shard::watch_publisher`].
     fn start(index: usize, parts: &Parts, seats: Arc<Seats>) -> Result<(Arc<Self>, LinkRx), StartError> {
         let config = &parts.config;
-        let segment = config.ingest_segment_kib.max(1) * 1024;
+        let log = Log::of(config);
         let sender = Router::new(
             index,
             RouterConfig {
                 max_connections: 4,
                 max_outgoing_packet_count: BATCH as u64,
-                max_segment_size: segment,
-                max_segment_count: config.ingest_segments.max(1),
+                max_segment_size: log.segment,
+                max_segment_count: log.segments,
                 ..RouterConfig::default()
             },
         )
@@ -193,11 +214,10 @@ impl Shard {
         let (_, ingest) = link("ingest", Some(FROM_FILTER))?;
         let (_, dispatch) = link("dispatch", Some(Channel::Command.filter()))?;
         let (publisher, publisher_rx) = link("gate", None)?;
-        let capacity = (segment * config.ingest_segments.max(1)) as u64;
         let shard = Arc::new(Self {
             publisher: Mutex::new(publisher),
-            up: Credit::new(capacity),
-            down: Credit::new(capacity),
+            up: Credit::new(&log),
+            down: Credit::new(&log),
             beats: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
             lost: Notify::new(),
@@ -269,15 +289,16 @@ impl Shard {
         let mut link = self.link();
         let number = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
         for (topic, credit) in [(FROM_BEAT, &self.up), (COMMAND_BEAT, &self.down)] {
-            let bytes = (topic.len() + Beat::LEN) as u64;
+            let bytes = size(topic.as_bytes(), &[0; Beat::LEN]);
             let published = credit.published.fetch_add(bytes, Ordering::SeqCst) + bytes;
             send(&mut link, Bytes::from_static(topic.as_bytes()), Beat { number, published }.write());
         }
     }
 }
 
+/// As the router counts it.
 fn size(topic: &[u8], payload: &[u8]) -> u64 {
-    (topic.len() + payload.len()) as u64
+    (topic.len() + payload.len() + 4) as u64
 }
 
 /// Queues a packet and nudges the router. "Full" is no failure: the packet is in the link's buffer, and among the
@@ -513,3 +534,7 @@ impl Progress {
         self.beats_without >= limit
     }
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -40,8 +40,9 @@ const READ_BYTES: usize = 8 * 1024;
 const MAX_UNWRITTEN: usize = 64 * 1024;
 /// Topic, packet id and the like on top of a payload.
 const FRAME_EXTRA: usize = 4 + topics::MAX_LEN;
-/// Pauses in a row (100 ms or longer each) before a session that is always over its rate is ended.
-const FLOOD_PAUSES: u16 = 100;
+/// A session that had to pause for so long, with no ease between, is ended: no backlog of a car lasts that long over its
+/// rate without it waiting for its PUBACKs.
+const FLOOD_MS: u32 = 10_000;
 
 pub(super) struct Session {
     io: Box<Io>,
@@ -69,13 +70,14 @@ pub(super) struct Session {
 struct Rate {
     tokens: i64,
     at: Tick,
-    pauses: u16,
+    /// Paused since it last had half its burst.
+    paused_ms: u32,
 }
 
 impl Session {
     /// `rest`: what came after the CONNECT.
     pub(super) fn new(io: Box<Io>, seat: Arc<Seat>, shard: Arc<Shard>, shared: Arc<Shared>, rest: &[u8]) -> Self {
-        let rate = Rate { tokens: shared.config.rate_burst.max(1).into(), at: shared.now(), pauses: 0 };
+        let rate = Rate { tokens: shared.config.rate_burst.max(1).into(), at: shared.now(), paused_ms: 0 };
         let telemetry = from_topic(&seat, Channel::Telemetry);
         Self {
             io,
@@ -210,7 +212,7 @@ impl Session {
             self.seat.listens(true, self.shared.now());
         }
         if let Some(pause) = self.rate.pause(self.shared.now(), &self.shared.config) {
-            if self.rate.pauses > FLOOD_PAUSES {
+            if self.rate.paused_ms > FLOOD_MS {
                 return Poll::Ready(Some(Reason::Flood));
             }
             self.shared.metrics.throttled.add(1);
@@ -375,13 +377,14 @@ impl Rate {
         }
         if self.tokens > 0 {
             if self.tokens * 2 > burst {
-                self.pauses = 0;
+                self.paused_ms = 0;
             }
             return None;
         }
-        self.pauses = self.pauses.saturating_add(1);
-        let missing = (1 - self.tokens) * 1000 / rate;
-        Some(Duration::from_millis(u64::try_from(missing).unwrap_or(0).clamp(TICK_MS, 1_000)))
+        let missing_ms = (1 - self.tokens) * 1000 / rate;
+        let pause_ms = missing_ms.clamp(TICK_MS as i64, 1_000);
+        self.paused_ms = self.paused_ms.saturating_add(pause_ms as u32);
+        Some(Duration::from_millis(pause_ms as u64))
     }
 }
 

@@ -94,18 +94,21 @@ impl Ca {
     }
 }
 
+/// Says which messages the fleet shall not take, and why.
+pub type Refuse = fn(&VehicleId, &FromCar) -> Option<TellError>;
+
 /// What the gate told the fleet, in order.
 #[derive(Default)]
 pub struct Told {
     log: Mutex<Vec<(VehicleId, FromCar)>>,
     news: Notify,
-    /// Answer for messages it shall not take.
-    refuse: Mutex<Option<fn(&FromCar) -> Option<TellError>>>,
+    refuse: Mutex<Option<Refuse>>,
 }
 
 impl Told {
     fn take(&self, vehicle: &VehicleId, message: FromCar) -> Result<(), TellError> {
-        if let Some(error) = self.refuse.lock().unwrap().and_then(|refuse| refuse(&message)) {
+        let refuse = *self.refuse.lock().unwrap();
+        if let Some(error) = refuse.and_then(|refuse| refuse(vehicle, &message)) {
             return Err(error);
         }
         self.log.lock().unwrap().push((vehicle.clone(), message));
@@ -113,7 +116,7 @@ impl Told {
         Ok(())
     }
 
-    pub fn refuse(&self, refuse: Option<fn(&FromCar) -> Option<TellError>>) {
+    pub fn refuse(&self, refuse: Option<Refuse>) {
         *self.refuse.lock().unwrap() = refuse;
     }
 
@@ -439,7 +442,11 @@ pub struct Witness {
 
 impl Witness {
     pub async fn new(gate: &Gate) -> Self {
-        let enrolled = gate.enroll("WITNESS-1");
+        Self::named(gate, "WITNESS-1").await
+    }
+
+    pub async fn named(gate: &Gate, vehicle: &str) -> Self {
+        let enrolled = gate.enroll(vehicle);
         let mut witness = Self { raw: Raw::subscribed(gate, &enrolled).await, vehicle: enrolled.vehicle, seq: 0 };
         witness.works(gate).await;
         witness

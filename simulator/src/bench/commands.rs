@@ -16,10 +16,10 @@ use super::fleet::{Client, FleetArgs};
 use super::http::HttpArgs;
 use super::latencies::Latencies;
 use super::report::ReportTemplate;
-use super::wire::{Packet, Session, WireError, put_puback, put_publish};
 use crate::failure::Failure;
 use crate::http_client::HttpError;
 use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session, WireError, put_puback, put_publish};
 
 #[derive(Debug, Args)]
 pub struct BulkArgs {

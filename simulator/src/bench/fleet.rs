@@ -7,10 +7,10 @@ use clap::Args;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
 
-use super::wire::{Session, WireError};
 use crate::car::MqttAddress;
 use crate::failure::Failure;
 use crate::identity::CarIssuer;
+use crate::wire::{Session, WireError};
 
 /// Long enough that no run needs a ping.
 const KEEP_ALIVE_S: u16 = 900;

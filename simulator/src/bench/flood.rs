@@ -13,10 +13,10 @@ use super::fleet::{Client, FleetArgs};
 use super::metrics::Counter;
 use super::report::ReportTemplate;
 use super::subscriber::Subscriber;
-use super::wire::{Packet, Session, WireError};
 use crate::failure::Failure;
 use crate::process::Watched;
 use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session, WireError};
 
 /// Everything that was acknowledged should have arrived by then.
 const DRAIN: Duration = Duration::from_secs(10);

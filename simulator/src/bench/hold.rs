@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::fleet::FleetArgs;
 use super::report::ReportTemplate;
-use super::wire::Packet;
 use crate::failure::Failure;
 use crate::process::Watched;
+use crate::wire::Packet;
 
 #[derive(Debug, Args)]
 pub struct HoldArgs {

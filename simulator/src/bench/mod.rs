@@ -16,7 +16,6 @@ mod metrics;
 mod paced;
 mod report;
 mod subscriber;
-mod wire;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;

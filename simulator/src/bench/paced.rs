@@ -13,11 +13,11 @@ use super::fleet::{Client, FleetArgs};
 use super::flood::{Receiver, ReceiverArgs};
 use super::latencies::Latencies;
 use super::report::ReportTemplate;
-use super::wire::{Packet, Session, WireError};
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::process::Watched;
 use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session, WireError};
 
 #[derive(Debug, Args)]
 pub struct PacedArgs {

@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 use super::fleet::Client;
 use super::latencies::Latencies;
 use super::report::sent_ns;
-use super::wire::{Packet, Session, WireError, put_puback};
 use crate::failure::Failure;
 use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session, WireError, put_puback};
 
 pub struct Subscriber {
     arrived: Arc<AtomicU64>,
