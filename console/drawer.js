@@ -184,11 +184,16 @@ export class Drawer {
     const rows = Object.entries(vehicle.json.signals ?? {}).map(([path, signal]) => {
       const old = now - Date.parse(signal.at);
       return make("tr", { class: old > STALE_MS && "stale" },
-        make("td", { title: path }, path.replace(/^Vehicle\./, "")),
+        make("td", { title: path }, ...breakable(path.replace(/^Vehicle\./, ""))),
         make("td", {}, signalText(path, signal.value)),
         make("td", { title: signal.at }, age(old)));
     });
     if (rows.length === 0) return make("p", { class: "muted" }, "The car has told nothing yet.");
     return make("table", { class: "signals" }, make("tbody", {}, ...rows));
   }
+}
+
+/** A path that may be broken after its dots. */
+function breakable(path) {
+  return path.split(".").flatMap((part, index, all) => (index < all.length - 1 ? [`${part}.`, make("wbr")] : [part]));
 }

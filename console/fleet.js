@@ -36,6 +36,7 @@ export class Fleet {
   }
 
   snapshot(frame) {
+    // Decisions and commands are kept: what was said of them stays true.
     this.vehicles.clear();
     this.alerts.clear();
     this.add(frame);
@@ -59,16 +60,10 @@ export class Fleet {
     keep(this.commands, command.command_id, command, MOST_COMMANDS);
   }
 
-  /** Newest first: those pending at the vehicle and those heard of. */
+  /** Newest first: those that were open when the page opened, and every one since. */
   commandsOf(id) {
-    const all = new Map();
-    for (const command of this.vehicles.get(id)?.json.pending_commands ?? []) {
-      if (command.command_id) all.set(command.command_id, command);
-    }
-    for (const command of this.commands.values()) {
-      if (command.vehicle_id === id) all.set(command.command_id, command);
-    }
-    return [...all.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+    const own = [...this.commands.values()].filter((command) => command.vehicle_id === id);
+    return own.sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
   }
 
   openAlerts() {
@@ -99,11 +94,10 @@ function keep(map, key, value, most) {
 function read(json) {
   const signals = json.signals ?? {};
   const value = (path) => signals[path]?.value ?? null;
-  let newest = null;
-  for (const signal of Object.values(signals)) {
-    const at = Date.parse(signal.at);
-    if (newest === null || at > newest) newest = at;
-  }
+  // RFC 3339 in UTC with milliseconds sorts as text; one parse is enough.
+  let latest = "";
+  for (const path in signals) if (signals[path].at > latest) latest = signals[path].at;
+  const newest = latest ? Date.parse(latest) : null;
   const [latitude, longitude] = [value(PATH.latitude), value(PATH.longitude)];
   const located = Number.isFinite(latitude) && Number.isFinite(longitude);
   const usage = typeof json.usage === "string" ? json.usage : (json.usage?.state ?? "free");
@@ -122,8 +116,10 @@ function read(json) {
     fuel: value(PATH.fuel),
     locked: value(PATH.locked),
     drive: json.drive_enabled ?? null,
-    pending: json.pending_commands?.length ?? 0,
+    pending: json.pending_commands ?? 0,
     newest,
+    /** When each signal of the table was measured. */
+    at: Object.fromEntries(Object.entries(PATH).map(([name, path]) => [name, signals[path] ? Date.parse(signals[path].at) : null])),
     /** When this page heard of it, for the brief highlight. */
     heard: performance.now(),
   };
@@ -178,7 +174,7 @@ export function time(text, now) {
 
 export function signalText(path, value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number") return `${Number(value.toFixed(6))}${UNITS[path] ?? ""}`;
+  if (typeof value === "number") return `${Number(value.toFixed(UNITS[path] === "°" ? 6 : 2))}${UNITS[path] ?? ""}`;
   return String(value);
 }
 

@@ -42,6 +42,11 @@ impl Clock {
         Timestamp(self.0.wall_ms.load(Ordering::Relaxed)).plus_ms(elapsed_ms)
     }
 
+    /// Since this clock started, never backwards: for measuring.
+    pub fn elapsed(&self) -> std::time::Duration {
+        self.0.started.elapsed()
+    }
+
     /// A fresh UUIDv7 stamped with this clock's time.
     pub fn new_id(&self) -> Uuid {
         let now = self.now();

@@ -1,25 +1,362 @@
 //! Cardea: a real-time gateway between a car-sharing fleet and everyone who acts on it.
+//!
+//! Modules in reading order: `domain` decides, `store` keeps, `actors` do, `mqtt` and `http` are the edges. This file
+//! is the only one that knows everybody: [`run`] starts the store, then the actors, then HTTP, and the gate last, so
+//! that no car comes in before everything that answers it is there; and it ends them in the opposite order.
 
-pub mod actors;
-pub mod certs;
+pub mod domain;
+
 pub mod clock;
 pub mod config;
-pub mod domain;
+pub mod store;
+pub mod token;
+
+pub mod actors;
+
+pub mod certs;
 pub mod http;
 pub mod metrics;
 pub mod mqtt;
 pub mod pki;
-pub mod store;
-pub mod token;
+mod readings;
 
-/// Why the gateway ended otherwise than by a signal.
+use std::net::TcpListener;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::actors::card_guard::{self, GuardHandle};
+use crate::actors::feed::{Feed, Limits, OnFirstConsole};
+use crate::actors::fleet::{self, FleetHandle};
+use crate::certs::Certs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::vehicle::Rules;
+use crate::http::{App, CertificatePort};
+use crate::mqtt::{Kicker, MqttHandle, Reason};
+use crate::store::{LocalStore, Store};
+use crate::token::Signer;
+
+/// Why the gateway did not start, or ended otherwise than by a signal. The text names what to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("this build has no gateway")]
-    NotBuilt,
+    #[error("{0}")]
+    Store(#[from] store::OpenError),
+    #[error("{0}")]
+    Read(#[from] store::ReadError),
+    #[error("{0}")]
+    Certs(#[from] certs::CertsError),
+    #[error("{0}")]
+    Gate(#[from] mqtt::StartError),
+    #[error("{key}: {problem}")]
+    Config { key: &'static str, problem: String },
+    #[error("{what}: {error}")]
+    Io { what: String, error: std::io::Error },
+    #[error("a write to the journal failed; what was promised is safe, start the gateway again")]
+    Poisoned,
 }
 
-/// Runs the gateway until a signal ends it.
-pub fn run(_config: config::Config) -> Result<(), RunError> {
-    Err(RunError::NotBuilt)
+/// Runs the gateway until SIGTERM or SIGINT ends it. Prints one JSON line when cars and callers may come.
+pub fn run(config: Config) -> Result<(), RunError> {
+    raise_file_limit();
+    let clock = Clock::start();
+    let store = LocalStore::open(&config.data, clock.clone())?;
+    let system = System::new();
+    let outcome = system.block_on(gateway(Arc::new(config), clock, Arc::clone(&store)));
+    store.close();
+    outcome
+}
+
+/// Sockets are files: as many as the system lets us have.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Everything that runs, in the order of its start.
+struct Gateway {
+    certs: Arc<Certs>,
+    mqtt: MqttHandle,
+    fleet: FleetHandle,
+    https: http::Server,
+    metrics: http::Server,
+}
+
+async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
+    let mut signals = Signals::new()?;
+    let mut gateway = start(config, &clock, &store)?;
+    let mqtt = gateway.mqtt.listen()?;
+    let (https, metrics) = (gateway.https.address, gateway.metrics.address);
+    println!(
+        "{}",
+        json!({
+            "ready": true,
+            "http": format!("https://{https}"),
+            "mqtt": mqtt.to_string(),
+            "metrics": format!("http://{metrics}"),
+        })
+    );
+    let outcome = serve(&gateway, &mut signals, &clock, &store).await;
+    drain(gateway).await;
+    outcome
+}
+
+/// The limits of the gateway's life: each must be within the 10 s that a stop may take, together.
+const GATE_STOP: Duration = Duration::from_secs(2);
+const FLEET_DRAIN: Duration = Duration::from_secs(3);
+const HTTP_STOP: Duration = Duration::from_secs(3);
+const WATCH: Duration = Duration::from_millis(500);
+
+fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<Gateway, RunError> {
+    let certs = Arc::new(Certs::load(&config.certs)?);
+    certs.restore(http::certificates::revocations(&**store)?.into_iter().map(trust_withdrawn));
+    let signer = Arc::new(read_signer(&config)?);
+    let rules = Arc::new(rules(&config)?);
+
+    let feed = Feed::new(clock.clone(), Limits::default());
+    let (audience, feed_counters) = (feed.audience(), feed.counters());
+    let feed_arbiter = Arbiter::new();
+    let feed = Feed::start_in_arbiter(&feed_arbiter.handle(), move |_| feed);
+
+    // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
+    let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
+    let tell: mqtt::Tell = {
+        let fleet = Arc::clone(&fleet_slot);
+        Arc::new(move |vehicle, message| match fleet.get() {
+            Some(fleet) => fleet.tell(vehicle, message),
+            None => Err(actors::vehicle::TellError::Unavailable),
+        })
+    };
+    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell, clock.clone())?;
+    let mint = Arc::clone(&signer);
+    let fleet = FleetHandle::start(
+        &config.fleet,
+        fleet::Parts {
+            store: Arc::clone(store) as Arc<dyn Store>,
+            clock: clock.clone(),
+            rules: (*rules).clone(),
+            mint: Arc::new(move |grant, vehicle, holder, at| mint.mint(grant, vehicle, holder, at)),
+            outbound: mqtt.outbound(),
+            vehicles_feed: feed.clone().recipient(),
+            commands_feed: feed.clone().recipient(),
+            audience,
+        },
+    )?;
+    // Set once, here.
+    let _ = fleet_slot.set(fleet.clone());
+    let publish = fleet.clone();
+    feed.do_send(OnFirstConsole(Box::new(move || publish.publish_all())));
+
+    let guard = start_guard(&config, clock, store, &fleet, &feed)?;
+    let metrics = metrics::Metrics::new();
+    register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
+    guard.register(&metrics);
+    let app = App::new(http::Parts {
+        store: Arc::clone(store) as Arc<dyn Store>,
+        fleet: fleet.clone(),
+        clock: clock.clone(),
+        config: Arc::clone(&config),
+        signer,
+        rules,
+        certificates: certificate_port(&config, &certs, mqtt.kicker()),
+        guard,
+        feed,
+        metrics,
+    })?;
+    let tls =
+        Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
+    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
+        .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
+    let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
+        .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
+    Ok(Gateway { certs, mqtt, fleet, https, metrics })
+}
+
+fn start_guard(
+    config: &Config,
+    clock: &Clock,
+    store: &Arc<LocalStore>,
+    fleet: &FleetHandle,
+    feed: &Addr<Feed>,
+) -> Result<GuardHandle, RunError> {
+    let rules = match &config.card_guard.rules {
+        None => card_guard::built_in_rules(),
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => card_guard::parse_rules(&text),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        },
+    };
+    let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
+    let asked = fleet.clone();
+    let parts = card_guard::Parts {
+        store: Arc::clone(store) as Arc<dyn Store>,
+        clock: clock.clone(),
+        rules,
+        ask_vehicle: Arc::new(move |vehicle| {
+            let fleet = asked.clone();
+            Box::pin(async move { fleet.snapshot(&vehicle).await })
+        }),
+        deadline: Duration::from_millis(config.payments.stripe.deadline_ms),
+        decisions_feed: feed.clone().recipient(),
+        alerts_feed: feed.clone().recipient(),
+    };
+    Ok(GuardHandle::start(parts, &Arbiter::new().handle())?)
+}
+
+fn register_readings(
+    metrics: &metrics::Metrics,
+    store: &Arc<LocalStore>,
+    fleet: &FleetHandle,
+    mqtt: &MqttHandle,
+    feed: Arc<actors::feed::FeedCounters>,
+) {
+    let store = Arc::clone(store);
+    metrics.register(move || readings::store(&store));
+    let fleet = fleet.clone();
+    metrics.register(move || readings::fleet(&fleet));
+    let mqtt = mqtt.metrics();
+    metrics.register(move || readings::mqtt(&mqtt));
+    metrics.register(move || readings::feed(&feed));
+}
+
+fn rules(config: &Config) -> Result<Rules, RunError> {
+    let profiles = config
+        .keys
+        .profiles()
+        .map_err(|problem| RunError::Config { key: "keys.profiles", problem: problem.to_string() })?;
+    let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    Ok(Rules {
+        profiles,
+        max_key_ms: ms(config.keys.max_minutes.saturating_mul(60)),
+        lock_ttl_ms: ms(config.fleet.lock_ttl_s),
+        command_ttl_ms: ms(config.fleet.command_ttl_s),
+        max_ttl_ms: ms(config.fleet.max_ttl_s),
+    })
+}
+
+fn read_signer(config: &Config) -> Result<Signer, RunError> {
+    let path = &config.keys.signing_key;
+    let unfit = |problem: String| RunError::Config { key: "keys.signing_key", problem };
+    let pem = std::fs::read_to_string(path).map_err(|error| unfit(format!("{}: {error}", path.display())))?;
+    Signer::from_pem(&pem, &config.keys.issuer).map_err(|error| unfit(format!("{}: {error}", path.display())))
+}
+
+fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+    let listener = TcpListener::bind(address);
+    listener.map_err(|error| RunError::Config { key, problem: format!("cannot listen on {address}: {error}") })
+}
+
+fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
+    let except = revocation.except.iter().filter_map(|serial| serial.parse().ok()).collect();
+    certs::Revocation::Vehicle { vehicle: revocation.vehicle, issued_until: revocation.issued_until, except }
+}
+
+/// What HTTP may do to certificates and sessions, since it knows neither the gate nor the files.
+fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
+    let config = Arc::clone(config);
+    let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
+    let allowing = Arc::clone(certs);
+    let (reloading, listed) = (Arc::clone(certs), kicker);
+    CertificatePort {
+        ca: Arc::new(move || read_ca(&config)),
+        revoke: Arc::new(move |revocation| {
+            let vehicle = revocation.vehicle.clone();
+            revoking.revoke(trust_withdrawn(revocation));
+            kicking.kick(&vehicle, Reason::Revoked);
+            Box::pin(std::future::ready(Ok(())))
+        }),
+        allow: Arc::new(move |vehicle, serial| {
+            if let Ok(serial) = serial.parse() {
+                allowing.except(vehicle, serial);
+            }
+        }),
+        reload: Arc::new(move || {
+            let outcome = reload(&reloading, &listed);
+            Box::pin(std::future::ready(outcome))
+        }),
+        lock: Arc::default(),
+    }
+}
+
+/// `None` where an outside CA signs, or where its key cannot be read (which is logged). Read anew for each
+/// certificate, so that a new CA is used without a restart.
+fn read_ca(config: &Config) -> Option<Arc<pki::Ca>> {
+    let key = config.certs.ca_key.as_ref()?;
+    let read =
+        |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    let loaded = read(&config.certs.ca)
+        .and_then(|ca| Ok((ca, read(key)?)))
+        .and_then(|(ca, key)| pki::Ca::load(&ca, &key).map_err(|error| error.to_string()));
+    match loaded {
+        Ok(ca) => Some(Arc::new(ca)),
+        Err(error) => {
+            tracing::warn!(error, "certificates cannot be signed here");
+            None
+        }
+    }
+}
+
+fn reload(certs: &Certs, kicker: &Kicker) -> Result<String, String> {
+    certs.reload().map_err(|error| error.to_string())?;
+    let kicked = kicker.kick_listed();
+    Ok(format!("certificates, CA bundle and CRL are read again; {kicked} sessions ended"))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        let on = |kind| signal(kind).map_err(|error| RunError::Io { what: "signals".into(), error });
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hang_up: on(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Until a signal ends it, or the journal can no longer promise.
+async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &LocalStore) -> Result<(), RunError> {
+    let kicker = gateway.mqtt.kicker();
+    let mut watch = tokio::time::interval(WATCH);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hang_up.recv() => match reload(&gateway.certs, &kicker) {
+                Ok(done) => tracing::info!("{done}"),
+                Err(error) => tracing::error!(%error, "the old certificates stay in force"),
+            },
+            _ = watch.tick() => {
+                if let Some(jump_ms) = clock.resync() {
+                    tracing::warn!(jump_ms, "the wall clock jumped; deadlines follow it");
+                }
+                if store.health().is_poisoned {
+                    return Err(RunError::Poisoned);
+                }
+            }
+        }
+    }
+}
+
+/// Stops accepting, finishes what is in flight, saves what is not saved yet.
+async fn drain(gateway: Gateway) {
+    tracing::info!("stopping");
+    let Gateway { mqtt, fleet, https, metrics, .. } = gateway;
+    if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
+        tracing::warn!("callers were still being answered at the deadline");
+    }
+    mqtt.shutdown(GATE_STOP).await;
+    fleet.drain(FLEET_DRAIN).await;
+    metrics.stop().await;
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -48,11 +49,42 @@ impl Level {
     }
 }
 
+/// How long something takes, in fixed steps from 0.1 ms to 30 s.
+#[derive(Debug, Default)]
+pub struct Timing {
+    steps: [AtomicU64; Self::STEPS_S.len()],
+    beyond: AtomicU64,
+    sum_us: AtomicU64,
+}
+
+impl Timing {
+    const STEPS_S: [f64; 17] =
+        [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+    pub fn record(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let step = Self::STEPS_S.iter().position(|step| seconds <= *step);
+        step.map_or(&self.beyond, |step| &self.steps[step]).fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn value(&self) -> Value {
+        let counts = self.steps.iter().chain([&self.beyond]).map(|count| count.load(Ordering::Relaxed));
+        let steps = Self::STEPS_S.into_iter().chain([f64::MAX]);
+        Value::Histogram { sum: self.sum_us.load(Ordering::Relaxed) as f64 / 1e6, buckets: steps.zip(counts).collect() }
+    }
+}
+
 /// One number at scrape time. Counters are named without `_total`; labels are `(name, value)`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Counter(u64),
     Gauge(f64),
+    /// Upper bound and count of each bucket, the last with `f64::MAX`; not cumulative.
+    Histogram {
+        sum: f64,
+        buckets: Vec<(f64, u64)>,
+    },
 }
 
 /// One metric family's readings: `cardea_<name>` with one reading for each set of labels.
@@ -70,6 +102,10 @@ impl Reading {
 
     pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
         Self { name, help, values: vec![(Vec::new(), Value::Gauge(value))] }
+    }
+
+    pub fn timing(name: &'static str, help: &'static str, timing: &Timing) -> Self {
+        Self { name, help, values: vec![(Vec::new(), timing.value())] }
     }
 
     /// One counter for each value of one label.
@@ -136,6 +172,7 @@ fn encode_reading(encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> Res
     let kind = match first {
         Value::Counter(_) => MetricType::Counter,
         Value::Gauge(_) => MetricType::Gauge,
+        Value::Histogram { .. } => MetricType::Histogram,
     };
     let mut family = encoder.encode_descriptor(reading.name, reading.help, None, kind)?;
     for (labels, value) in &reading.values {
@@ -154,6 +191,10 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, value: &Value) -> Result<(), fm
     match value {
         Value::Counter(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
         Value::Gauge(level) => encoder.encode_gauge(level),
+        Value::Histogram { sum, buckets } => {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+        }
     }
 }
 
@@ -175,6 +216,22 @@ mod tests {
         assert!(text.contains("cardea_http_requests_total{status=\"404\"} 1"), "{text}");
         assert!(text.contains("cardea_queue_len 7.0"), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_timing_is_a_cumulative_histogram() {
+        let metrics = Metrics::new();
+        let timing = Arc::new(Timing::default());
+        for ms in [1, 1, 40, 60_000] {
+            timing.record(Duration::from_millis(ms));
+        }
+        metrics.register(move || vec![Reading::timing("answer_seconds", "Answers", &timing)]);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("cardea_answer_seconds_bucket{le=\"0.001\"} 2"), "{text}");
+        assert!(text.contains("cardea_answer_seconds_bucket{le=\"0.05\"} 3"), "{text}");
+        assert!(text.contains("cardea_answer_seconds_bucket{le=\"+Inf\"} 4"), "{text}");
+        assert!(text.contains("cardea_answer_seconds_count 4"), "{text}");
+        assert!(text.contains("cardea_answer_seconds_sum 60.042"), "{text}");
     }
 
     #[test]

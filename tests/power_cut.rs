@@ -51,11 +51,6 @@ impl Drop for Mounted {
     }
 }
 
-/// A new folder, in memory where there is such a place.
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
 /// A fresh ext4 image of so many MiB; `None`, with a line why, where that is not possible.
 fn image(dir: &Path, mib: u64) -> Option<PathBuf> {
     let path = dir.join("fresh.img");
@@ -313,7 +308,7 @@ fn run(command: &mut Command) -> bool {
 /// A disk whose writes fail only when they are synced: an image with holes, on a tmpfs too small for all of it.
 #[test]
 fn failed_sync_ends_all_promises_and_keeps_those_given() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch();
     let small = scratch.path().join("small");
     std::fs::create_dir(&small).unwrap();
     if !run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=28m", "tmpfs"]).arg(&small)) {

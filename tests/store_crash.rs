@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use cardea::clock::Clock;
+use cardea::config::Data;
 use cardea::store::{
     Append, AppendError, Expected, LocalStore, Order, Store, StorePosition, Table, ViewChange, verify,
 };
@@ -205,11 +207,15 @@ fn tear(dir: &Path, later: &Path, run: &mut Run) -> bool {
 fn walk(seed: u64) {
     println!("seed {seed:#x}");
     let mut run = Run { seed, n: 0 };
-    let mut dir = tempfile::tempdir().unwrap();
+    let mut dir = scratch();
     let mut model = Model::default();
     let mut torn = 0;
     for _ in 0..12 {
-        let store = open(dir.path());
+        if run.below(3) == 0 {
+            // The view is lost and made again from snapshots and the journal.
+            let _ = std::fs::remove_dir_all(dir.path().join("view"));
+        }
+        let store = LocalStore::open(&Data { snapshot_every_records: 50, ..data(dir.path()) }, Clock::start()).unwrap();
         model.assert_same(&store);
         for _ in 0..run.below(6) {
             run.batch(&store, &mut model);
@@ -220,7 +226,7 @@ fn walk(seed: u64) {
             2 => {}
             _ => {
                 // A power cut in the next batch: what is on disk now is promised, of the batch some sectors are there.
-                let cut = tempfile::tempdir().unwrap();
+                let cut = scratch();
                 copy_dir(dir.path(), cut.path());
                 let mut after = model.clone();
                 run.batch(&store, &mut after);

@@ -14,7 +14,7 @@ const RECORDS: u64 = 150;
 
 /// A data directory that was closed in order.
 fn template() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let steps = (1..=RECORDS).map(|n| big_step(&format!("s/{}", n % 3), n, 20_000)).collect();
     assert!(append_all(&store, steps).iter().all(Result::is_ok));
@@ -23,7 +23,7 @@ fn template() -> tempfile::TempDir {
 }
 
 fn copied(from: &Path) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     copy_dir(from, dir.path());
     dir
 }
@@ -235,7 +235,7 @@ fn another_journals_head_or_segment_is_refused() {
 
 #[test]
 fn older_copy_of_the_journal_under_its_own_head_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     append_all(&store, (1..=5).map(|n| step("s", n)).collect());
     store.close();
@@ -324,7 +324,7 @@ fn damaged_view_is_made_again_with_the_same_answers() {
 
 #[test]
 fn view_after_a_crash_is_kept_in_the_same_boot_and_made_again_in_another() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     append_all(&store, (1..=50).map(|n| step("s", n)).collect());
     assert_eq!(numbers(&store, "s").len(), 50);
@@ -344,7 +344,7 @@ fn view_after_a_crash_is_kept_in_the_same_boot_and_made_again_in_another() {
 
 #[test]
 fn view_ahead_of_the_journal_is_made_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     append_all(&store, (1..=5).map(|n| step("s", n)).collect());
     store.close();
@@ -393,7 +393,7 @@ fn damaged_snapshot_is_passed_over() {
 
 #[test]
 fn view_spoiled_while_running_is_made_again_and_promises_go_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     append_all(&store, (1..=20).map(|n| step("s", n)).collect());
     assert_eq!(numbers(&store, "s").len(), 20);

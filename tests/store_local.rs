@@ -6,14 +6,13 @@ mod store_kit;
 
 use cardea::domain::{Timestamp, VehicleId};
 use cardea::store::{
-    Append, AppendError, Expected, Observation, OpenError, Order, Store, StorePosition, Table, ViewChange, export,
-    verify,
+    Append, AppendError, Expected, OpenError, Order, Store, StorePosition, Table, ViewChange, export, verify,
 };
 use store_kit::*;
 
 #[test]
 fn appends_are_numbered_and_read_back() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let third = Append { at: Timestamp(1_700_000_000_003), ..step("vehicle/A", 3) };
     let done = append_all(&store, vec![step("vehicle/A", 1), step("vehicle/B", 2), third]);
@@ -33,7 +32,7 @@ fn appends_are_numbered_and_read_back() {
 
 #[test]
 fn expected_end_is_checked_within_one_batch_and_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let last = |position| Expected::Last(StorePosition(position));
     let expecting = |stream: &str, n, expected| Append { expected, ..step(stream, n) };
     let store = open(dir.path());
@@ -56,7 +55,7 @@ fn expected_end_is_checked_within_one_batch_and_after_a_restart() {
 
 #[test]
 fn older_claim_is_fenced() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let vehicle: VehicleId = "V-1".parse().unwrap();
     let under = |epoch, n| Append { fence: Some((vehicle.clone(), epoch)), ..step("vehicle/V-1", n) };
@@ -70,7 +69,7 @@ fn older_claim_is_fenced() {
 
 #[test]
 fn repeat_gets_the_first_answer_in_the_same_batch_and_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let done = append_all(&store, vec![keyed("s", 1, "k", "b"), keyed("s", 2, "k", "b"), keyed("s", 3, "k", "other")]);
     assert!(done[0].is_ok());
@@ -88,7 +87,7 @@ fn repeat_gets_the_first_answer_in_the_same_batch_and_after_a_restart() {
 
 #[test]
 fn scan_pages_through_a_prefix_in_both_orders() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let row = |key: &str, value| ViewChange { table: Table::Cards, key: key.to_owned(), value };
     let keys = ["a/1", "a/2", "a/3", "a/4", "ab", "b/1"];
@@ -113,7 +112,7 @@ fn scan_pages_through_a_prefix_in_both_orders() {
 
 #[test]
 fn too_large_and_ill_named_steps_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     assert!(matches!(wait(store.append(big_step("s", 1, 256 * 1024))), Err(AppendError::TooLarge { limit: 262_144 })));
     assert!(wait(store.append(big_step("s", 2, 250 * 1024))).is_ok());
@@ -125,7 +124,7 @@ fn too_large_and_ill_named_steps_are_refused() {
 
 #[test]
 fn everything_survives_a_crash_and_many_segments() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     let all: Vec<u64> = (1..=200).collect();
     for chunk in all.chunks(40) {
@@ -147,7 +146,7 @@ fn everything_survives_a_crash_and_many_segments() {
 
 #[test]
 fn second_process_is_refused_and_can_look_meanwhile() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     wait(store.append(step("s", 1))).unwrap();
     let second = try_open(dir.path());
@@ -165,7 +164,7 @@ fn second_process_is_refused_and_can_look_meanwhile() {
 
 #[test]
 fn export_gives_every_record_on_one_line() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(dir.path());
     wait(store.append(Append { events: vec![raw("{\n \"n\": 1 }")], ..step("s", 1) })).unwrap();
     wait(store.append(step("t", 2))).unwrap();
@@ -182,7 +181,7 @@ fn export_gives_every_record_on_one_line() {
 
 #[test]
 fn full_queue_refuses_and_what_was_taken_is_there() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = cardea::config::Data { queue_max: 4, ..data(dir.path()) };
     let store = cardea::store::LocalStore::open(&config, cardea::clock::Clock::start()).unwrap();
     let mut taken = Vec::new();
@@ -203,41 +202,4 @@ fn full_queue_refuses_and_what_was_taken_is_there() {
     let counted = store.metrics().queue_refused.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(counted, refused);
     assert_eq!(numbers(&store, "s"), taken);
-}
-
-#[test]
-fn observations_are_found_by_vehicle_and_time_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = cardea::clock::Clock::start();
-    let now = clock.now().0;
-    let store = open(dir.path());
-    let (one, two): (VehicleId, VehicleId) = ("V-1".parse().unwrap(), "V-2".parse().unwrap());
-    // Out of order, as cars send them after a gap.
-    for n in [3, 1, 2, 5, 4] {
-        for vehicle in [&one, &two] {
-            let signals = raw(&format!("{{\"Vehicle.Speed\":{{\"value\":{n}}}}}"));
-            store.observe(Observation { vehicle: vehicle.clone(), at: Timestamp(now + n), signals });
-        }
-    }
-    let times = |store: &dyn Store, from, until, limit| -> Vec<i64> {
-        let found = store.observations(&one, Timestamp(now + from), Timestamp(now + until), limit).unwrap();
-        assert!(found.iter().all(|observation| observation.vehicle == one));
-        found.iter().map(|observation| observation.at.0 - now).collect()
-    };
-    let deadline = cardea::clock::Stopwatch::start();
-    while times(&*store, 0, 10, 10).len() < 5 {
-        assert!(deadline.elapsed().as_secs() < 10, "the observations do not arrive");
-        std::thread::yield_now();
-    }
-    assert_eq!(times(&*store, 0, 10, 10), [1, 2, 3, 4, 5]);
-    assert_eq!(times(&*store, 2, 4, 10), [2, 3, 4]);
-    assert_eq!(times(&*store, 0, 10, 2), [1, 2]);
-    drop(store);
-    let store = open(dir.path());
-    assert_eq!(times(&*store, 2, 9, 10), [2, 3, 4, 5]);
-    store.close();
-    drop(store);
-    let store = open(dir.path());
-    assert_eq!(times(&*store, 0, 10, 10), [1, 2, 3, 4, 5]);
-    assert_eq!(store.metrics().track_dropped.load(std::sync::atomic::Ordering::Relaxed), 0);
 }

@@ -2,6 +2,7 @@
 //!
 //! Actors know the store's port and each other; they know neither MQTT nor HTTP.
 
+pub mod card_guard;
 pub mod feed;
 pub mod fleet;
 mod fleet_metrics;

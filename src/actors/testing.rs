@@ -49,6 +49,17 @@ impl Handler<CommandChanged> for Recorder {
     }
 }
 
+/// The rules of [`fleet`].
+pub fn rules() -> Rules {
+    Rules {
+        profiles: Profile::built_in(),
+        max_key_ms: 48 * 3_600_000,
+        lock_ttl_ms: 300_000,
+        command_ttl_ms: 3_600_000,
+        max_ttl_ms: 86_400_000,
+    }
+}
+
 /// A fleet on the running actix system. Its one console is attached, so that changes are recorded.
 pub fn fleet(store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
     let recorder = Recorder::default();
@@ -56,13 +67,7 @@ pub fn fleet(store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
     let parts = Parts {
         store,
         clock,
-        rules: Rules {
-            profiles: Profile::built_in(),
-            max_key_ms: 48 * 3_600_000,
-            lock_ttl_ms: 300_000,
-            command_ttl_ms: 3_600_000,
-            max_ttl_ms: 86_400_000,
-        },
+        rules: rules(),
         mint: Arc::new(|grant, vehicle, holder, _| format!("token-{}-{vehicle}-{holder}", grant.key_id)),
         outbound: addr.clone().recipient(),
         vehicles_feed: addr.clone().recipient(),

@@ -20,8 +20,19 @@ pub enum Journal {
 
 impl Journal {
     pub fn run(&self) -> Result<(), Failure> {
-        let (Self::Verify { config } | Self::Export { config }) = self;
-        config.load()?;
-        Err(Failure::failed(&"this build has no journal"))
+        match self {
+            Self::Verify { config } => {
+                let found = cardea::store::verify(&config.load()?.data.dir).map_err(|error| Failure::failed(&error))?;
+                let line = serde_json::to_string(&found).map_err(|error| Failure::failed(&error))?;
+                println!("{line}");
+                Ok(())
+            }
+            Self::Export { config } => {
+                let out = std::io::stdout().lock();
+                cardea::store::export(&config.load()?.data.dir, std::io::BufWriter::new(out))
+                    .map_err(|error| Failure::failed(&error))?;
+                Ok(())
+            }
+        }
     }
 }

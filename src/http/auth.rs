@@ -1,4 +1,4 @@
-//! Who calls: bearer API keys and single-use console tickets.
+//! Who calls: bearer API keys, the sessions of browsers, and single-use console tickets.
 //!
 //! An API key is `ck_` and 32 random bytes; only its SHA-256 is kept. Handlers take a [`Caller`] and say which roles
 //! may go on. Nothing here logs or stores a secret.
@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq;
 
 use super::App;
 use super::error::{Problem, Slug};
+use super::sessions;
 use crate::domain::{ApiKeyId, Principal, Role, Timestamp};
 use crate::store::{Order, ReadError, Store, Table};
 
@@ -57,28 +58,21 @@ impl FromRequest for Caller {
     }
 }
 
-fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
+pub fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
     let app = request
         .app_data::<web::Data<App>>()
         .ok_or_else(|| Problem::internal("auth", &"the server was built without its App"))?;
-    let unknown = |detail: &str| Problem::new(Slug::Unauthenticated, detail);
-    let mut headers = request.headers().get_all(header::AUTHORIZATION);
-    let header = headers.next().ok_or_else(|| unknown("an Authorization header with a bearer token is needed"))?;
-    if headers.next().is_some() {
-        return Err(unknown("more than one Authorization header"));
-    }
-    let secret = header
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, secret)| secret.trim())
-        .ok_or_else(|| unknown("the Authorization header is not `Bearer <API key>`"))?;
-    let principal = match app.api_keys.admit(secret, app.clock.now()) {
+    let now = app.clock.now();
+    // What a program says outweighs what a browser sends along.
+    let key = match bearer(request)? {
+        Some(secret) => sha256(secret.as_bytes()),
+        None => sessions::key_of(request, app, now)?,
+    };
+    let principal = match app.api_keys.admit_hash(&key, now) {
         Admission::Admitted(principal) => principal,
         Admission::Unknown => {
             app.counters.unauthenticated.inc();
-            return Err(unknown("the API key is not known"));
+            return Err(Problem::new(Slug::Unauthenticated, "the API key is not known"));
         }
         Admission::Limited { retry_after_s } => {
             app.counters.rate_limited.inc();
@@ -86,7 +80,35 @@ fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
         }
     };
     request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(KeyHash(key));
     Ok(Caller { role: principal.role, principal })
+}
+
+/// SHA-256 of the API key a request was admitted by; in the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHash(pub [u8; 32]);
+
+impl KeyHash {
+    /// Of a request that was admitted (its handler takes a [`Caller`]).
+    pub fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let key = request.extensions().get::<Self>().copied();
+        key.ok_or_else(|| Problem::internal("auth", &"a handler asks for the key of a request it did not authenticate"))
+    }
+}
+
+/// The bearer secret; `None` without an Authorization header.
+fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+    let unknown = |detail: &str| Problem::new(Slug::Unauthenticated, detail);
+    let mut headers = request.headers().get_all(header::AUTHORIZATION);
+    let Some(header) = headers.next() else { return Ok(None) };
+    if headers.next().is_some() {
+        return Err(unknown("more than one Authorization header"));
+    }
+    let (scheme, secret) = header.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unknown("the Authorization header is not `Bearer <API key>`"));
+    }
+    Ok(Some(secret.trim()))
 }
 
 /// An API key as the store keeps it.
@@ -196,14 +218,23 @@ impl ApiKeys {
         self.len() == 0
     }
 
-    /// Looks up by hash, so that the time taken says nothing of the secret itself, and takes one request from its rate.
+    /// Takes one request from the key's rate.
     pub fn admit(&self, secret: &str, now: Timestamp) -> Admission {
         if !secret.starts_with(SECRET_PREFIX) || secret.len() > 128 {
             return Admission::Unknown;
         }
-        let hash = sha256(secret.as_bytes());
+        self.admit_hash(&sha256(secret.as_bytes()), now)
+    }
+
+    /// Is the key still good? Takes nothing from its rate.
+    pub fn knows(&self, hash: &[u8; 32]) -> bool {
+        self.by_hash.read().unwrap_or_else(PoisonError::into_inner).contains_key(hash)
+    }
+
+    /// Looks up by hash, so that the time taken says nothing of the secret itself, and takes one request from its rate.
+    pub fn admit_hash(&self, hash: &[u8; 32], now: Timestamp) -> Admission {
         let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = keys.get(&hash).filter(|entry| bool::from(entry.hash.ct_eq(&hash))) else {
+        let Some(entry) = keys.get(hash).filter(|entry| bool::from(entry.hash.ct_eq(hash))) else {
             return Admission::Unknown;
         };
         match lock(&entry.bucket).take(self.rate, now) {
@@ -267,6 +298,8 @@ pub struct Tickets {
 
 struct Ticket {
     principal: Principal,
+    /// Of the API key it was issued for: a console ends when its key does.
+    key: KeyHash,
     expires_at: Timestamp,
 }
 
@@ -279,7 +312,7 @@ impl Tickets {
     }
 
     /// A fresh ticket with its end; `None` when too many are open.
-    pub fn issue(&self, principal: Principal, now: Timestamp) -> Option<(String, Timestamp)> {
+    pub fn issue(&self, principal: Principal, key: KeyHash, now: Timestamp) -> Option<(String, Timestamp)> {
         let secret = new_secret("ct_")?;
         let expires_at = now.plus_ms(Self::LIFE_MS);
         let mut open = lock(&self.open);
@@ -289,17 +322,17 @@ impl Tickets {
         if open.len() >= Self::MAX {
             return None;
         }
-        open.insert(sha256(secret.as_bytes()), Ticket { principal, expires_at });
+        open.insert(sha256(secret.as_bytes()), Ticket { principal, key, expires_at });
         Some((secret, expires_at))
     }
 
     /// Whose ticket it is; it serves once.
-    pub fn redeem(&self, secret: &str, now: Timestamp) -> Option<Principal> {
+    pub fn redeem(&self, secret: &str, now: Timestamp) -> Option<(Principal, KeyHash)> {
         if secret.len() > 128 {
             return None;
         }
         let ticket = lock(&self.open).remove(&sha256(secret.as_bytes()))?;
-        (ticket.expires_at > now).then_some(ticket.principal)
+        (ticket.expires_at > now).then_some((ticket.principal, ticket.key))
     }
 }
 
@@ -381,15 +414,15 @@ mod tests {
     fn a_ticket_serves_once_and_for_half_a_minute() {
         let tickets = Tickets::new();
         let who = Principal { role: Role::Operator, subject: "olga".into() };
-        let now = Timestamp(5_000);
-        let (first, _) = tickets.issue(who.clone(), now).unwrap();
-        assert_eq!(tickets.redeem(&first, now), Some(who.clone()));
+        let (now, key) = (Timestamp(5_000), KeyHash([7; 32]));
+        let (first, _) = tickets.issue(who.clone(), key, now).unwrap();
+        assert_eq!(tickets.redeem(&first, now), Some((who.clone(), key)));
         assert_eq!(tickets.redeem(&first, now), None);
-        let (late, _) = tickets.issue(who.clone(), now).unwrap();
+        let (late, _) = tickets.issue(who.clone(), key, now).unwrap();
         assert_eq!(tickets.redeem(&late, now.plus_ms(Tickets::LIFE_MS)), None);
-        let full = (0..Tickets::MAX + 1).filter(|_| tickets.issue(who.clone(), now).is_some()).count();
+        let full = (0..Tickets::MAX + 1).filter(|_| tickets.issue(who.clone(), key, now).is_some()).count();
         assert_eq!(full, Tickets::MAX);
-        assert!(tickets.issue(who, now.plus_ms(Tickets::LIFE_MS)).is_some(), "old tickets make room");
+        assert!(tickets.issue(who, key, now.plus_ms(Tickets::LIFE_MS)).is_some(), "old tickets make room");
     }
 
     #[test]

@@ -3,27 +3,61 @@
 //! A handler is: authorise, parse, ask, map. Decisions are the domain's, promises the actors'. This file holds the
 //! whole route table and what every handler shares; it never touches MQTT or the store's engine.
 
+mod alerts;
+mod api_keys;
+mod audit;
 pub mod auth;
+mod available;
+mod cards;
+pub mod certificates;
+mod commands;
+pub mod console;
+mod console_frames;
+mod console_session;
+#[cfg(test)]
+mod console_tests;
+mod decisions;
 pub mod error;
+#[cfg(test)]
+mod flow_tests;
+mod history;
+mod keys;
+mod keyset;
+pub mod model;
 pub mod openapi;
+mod pages;
+mod payments;
+mod rentals;
+mod server;
+pub mod sessions;
+mod stations;
 #[cfg(test)]
 pub mod testing;
 mod tickets;
+mod usage;
+mod vehicles;
 pub mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
+pub use server::{Server, serve, serve_metrics};
+
+use crate::actors::card_guard::GuardHandle;
+use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::vehicle::Rules;
 use crate::domain::{Timestamp, VehicleId};
-use crate::metrics::{Count, Metrics};
-use crate::store::Store;
+use crate::metrics::{Count, Level, Metrics, Reading, Timing};
+use crate::pki::Ca;
+use crate::store::{ReadError, Store};
 use crate::token::Signer;
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
@@ -38,39 +72,88 @@ pub struct App {
     pub signer: Arc<Signer>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
-    pub feed: FeedHandle,
+    /// What the fleet decides by; for questions like "which car could be had".
+    pub rules: Arc<Rules>,
+    pub feed: Addr<Feed>,
+    pub sessions: Arc<sessions::Sessions>,
+    pub consoles: Arc<console::Consoles>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
 
-/// The card guard's slot: its developer replaces this type by the guard's own handle (an actor's address and what it
-/// answers from). Read it as `app.guard`.
-#[derive(Clone, Default)]
-pub struct GuardHandle {}
+/// What an [`App`] is made of; the rest is HTTP's own.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub fleet: FleetHandle,
+    pub clock: Clock,
+    pub config: Arc<Config>,
+    pub signer: Arc<Signer>,
+    pub rules: Arc<Rules>,
+    pub certificates: CertificatePort,
+    pub guard: GuardHandle,
+    pub feed: Addr<Feed>,
+    pub metrics: Metrics,
+}
 
-/// The console feed's slot: its developer replaces this type by the feed's own handle. Read it as `app.feed`.
-#[derive(Clone, Default)]
-pub struct FeedHandle {}
+impl App {
+    /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
+    pub fn new(parts: Parts) -> Result<Self, ReadError> {
+        let Parts { store, fleet, clock, config, signer, rules, certificates, guard, feed, metrics } = parts;
+        let http = &config.http;
+        let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
+        // The configuration was checked, so this names a fault of ours rather than the operator's.
+        let api_keys = api_keys.map_err(ReadError::Damaged)?;
+        let loaded = api_keys.load(&*store)?;
+        tracing::info!(loaded, "API keys are read");
+        let (consoles, counters) = (Arc::<console::Consoles>::default(), Arc::<Counters>::default());
+        consoles.register(&metrics);
+        let counted = Arc::clone(&counters);
+        metrics.register(move || counted.readings());
+        Ok(Self {
+            store,
+            fleet,
+            clock,
+            config,
+            api_keys: Arc::new(api_keys),
+            tickets: Arc::default(),
+            signer,
+            certificates,
+            guard,
+            rules,
+            feed,
+            sessions: Arc::default(),
+            consoles,
+            metrics,
+            counters,
+        })
+    }
+}
 
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
 /// What lives at the gate to the cars, as closures, because HTTP does not know MQTT. Errors are for the log.
 #[derive(Clone)]
 pub struct CertificatePort {
+    /// The CA that signs, as it is now; `None` where an outside CA does.
+    pub ca: Arc<dyn Fn() -> Option<Arc<Ca>> + Send + Sync>,
     /// Refuses the vehicle's certificates from now on and ends its session.
     pub revoke: Arc<dyn Fn(Revocation) -> Done<()> + Send + Sync>,
+    /// Lets a new certificate (by hex serial) of a revoked vehicle in.
+    pub allow: Arc<dyn Fn(&VehicleId, &str) + Send + Sync>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,
+    /// Issuing and revoking read a row and write it: one at a time.
+    pub lock: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Certificates that are good no longer. Certificates made offline are not known by serial, so the time counts too.
-#[derive(Debug, Clone)]
+/// Trust withdrawn from a vehicle. Certificates made offline are not known by serial, so the time decides.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Revocation {
     pub vehicle: VehicleId,
-    /// Hex serials of the certificates that were issued here.
-    pub serials: Vec<String>,
-    /// Every certificate whose validity began before this is refused.
-    pub issued_before: Timestamp,
+    /// Every certificate issued up to then is refused,
+    pub issued_until: Timestamp,
+    /// but these (hex serials): they were issued after it and are backdated.
+    pub except: Vec<String>,
 }
 
 /// What HTTP counts; shown at `/metrics`.
@@ -78,6 +161,26 @@ pub struct Revocation {
 pub struct Counters {
     pub unauthenticated: Count,
     pub rate_limited: Count,
+    /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx.
+    pub answers: [Count; 5],
+    pub in_flight: Level,
+    /// From the request's head to the answer's head.
+    pub latency: Timing,
+}
+
+impl Counters {
+    /// For [`Metrics::register`].
+    pub fn readings(&self) -> Vec<Reading> {
+        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let answers = CLASSES.iter().zip(&self.answers).map(|(class, count)| ((*class).to_owned(), count.get()));
+        vec![
+            Reading::counters("http_answers", "Answers by status class", "class", answers),
+            Reading::gauge("http_requests_in_flight", "Requests being answered", self.in_flight.get() as f64),
+            Reading::counter("http_unauthenticated", "Requests with an unknown API key", self.unauthenticated.get()),
+            Reading::counter("http_rate_limited", "Requests over their API key's rate", self.rate_limited.get()),
+            Reading::timing("http_request_seconds", "Time until an answer's head", &self.latency),
+        ]
+    }
 }
 
 /// One path with its methods.
@@ -86,12 +189,51 @@ pub struct Entry {
     routes: Vec<(Method, Route)>,
 }
 
-/// The whole route table. Other subjects add their lines at their place; order does not matter, except that a fixed
-/// segment comes before a placeholder.
+/// The whole route table. Other subjects add their lines at their place; a fixed segment comes before a placeholder.
 #[rustfmt::skip]
 pub fn table() -> Vec<Entry> {
     vec![
+        at("/v1/vehicles").get(vehicles::list).post(vehicles::register),
+        at("/v1/vehicles/available").get(available::list),
+        at("/v1/vehicles/{id}").get(vehicles::get).patch(vehicles::change),
+        at("/v1/vehicles/{id}/history").get(history::get),
+        at("/v1/vehicles/{id}/certificate").post(certificates::issue).delete(certificates::revoke),
+        at("/v1/vehicles/{id}/commands").post(commands::order),
+        at("/v1/commands").get(commands::list).post(commands::order_many),
+        at("/v1/commands/{id}").get(commands::get).delete(commands::cancel),
+        at("/v1/usage-requests").get(usage::list).post(usage::request),
+        at("/v1/usage-requests/{id}").get(usage::get),
+        at("/v1/usage-requests/{id}/approve").post(usage::approve),
+        at("/v1/usage-requests/{id}/decline").post(usage::decline),
+        at("/v1/rentals").get(rentals::list),
+        at("/v1/rentals/{id}").get(rentals::get),
+        at("/v1/rentals/{id}/end").post(rentals::end),
+        at("/v1/rentals/{id}/cancel").post(rentals::cancel),
+        at("/v1/keys").get(keys::list),
+        at("/v1/keys/{id}").get(keys::get).delete(keys::revoke),
+        at("/v1/keys/{id}/actions").post(keys::act),
+        at("/v1/api-keys").get(api_keys::list).post(api_keys::create),
+        at("/v1/api-keys/{id}").delete(api_keys::delete),
+        at("/v1/audit").get(audit::list),
+        at("/v1/certificates/reload").post(certificates::reload),
+        at("/v1/cards").get(cards::list).post(cards::add),
+        at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
+        at("/v1/stations").get(stations::list).post(stations::add),
+        at("/v1/stations/import").post(stations::import),
+        at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/{id}").get(decisions::get),
+        at("/v1/alerts").get(alerts::list),
+        at("/v1/alerts/{id}").get(alerts::get),
+        at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
+        at("/v1/alerts/{id}/resolve").post(alerts::resolve),
+        at("/v1/payments/stripe").post(payments::stripe),
+        at("/v1/keyset").get(keyset::get),
+        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/console").get(console::open),
+        at("/").get(pages::index),
+        at("/console/{file}").get(pages::part),
         at("/openapi.json").get(openapi::get),
     ]
 }

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use actix::Actor;
 use serde_json::value::RawValue;
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
-use super::{App, CertificatePort, Counters, FeedHandle, GuardHandle};
+use super::{App, CertificatePort, Counters};
+use crate::actors::card_guard::GuardHandle;
+use crate::actors::feed::{Feed, Limits};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -214,11 +217,17 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         tickets: Arc::new(Tickets::new()),
         signer: Arc::new(Signer::from_seed(&[7; 32], "cardea")),
         certificates: CertificatePort {
+            ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+            allow: Arc::new(|_, _| ()),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
+            lock: Arc::default(),
         },
-        guard: GuardHandle::default(),
-        feed: FeedHandle::default(),
+        guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
+        rules: Arc::new(crate::actors::testing::rules()),
+        feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        sessions: Arc::default(),
+        consoles: Arc::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };

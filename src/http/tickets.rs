@@ -1,12 +1,12 @@
 //! `POST /v1/console/tickets`: a browser trades its API key for a ticket that opens one WebSocket.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::{Caller, Tickets};
+use super::auth::{Caller, KeyHash, Tickets};
 use super::error::{Problem, ProblemBody, Slug};
 use super::wire::reply;
 use crate::domain::Role;
@@ -24,9 +24,10 @@ pub struct IssuedTicket {
     (status = 201, body = IssuedTicket),
     (status = 403, body = ProblemBody, content_type = "application/problem+json"),
 ))]
-pub async fn issue(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn issue(request: HttpRequest, app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin, Role::Operator, Role::Auditor])?;
-    let Some((ticket, expires_at)) = app.tickets.issue(caller.principal, app.clock.now()) else {
+    let key = KeyHash::of(&request)?;
+    let Some((ticket, expires_at)) = app.tickets.issue(caller.principal, key, app.clock.now()) else {
         let detail = format!("{} console tickets are open already", Tickets::MAX);
         return Err(Problem::new(Slug::TooManyRequests, detail).retry_after(30));
     };

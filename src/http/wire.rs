@@ -10,10 +10,12 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, dev, web};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
 use super::App;
 use super::auth::{Caller, sha256};
 use super::error::{Problem, Slug, shown};
+use super::vehicles::ListParams;
 use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Malformed, Timestamp};
 use crate::store::{Order, Page, Table};
@@ -200,16 +202,71 @@ impl PageOf {
 }
 
 /// One page of a list, e.g. `{"items":[…],"next":"…"}`; `next` is null at the end.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Items<T> {
     pub items: Vec<T>,
     pub next: Option<String>,
 }
 
 /// A page of a table of the view, read off the server's threads.
-pub async fn scan(app: &App, table: Table, prefix: String, page: PageOf, order: Order) -> Result<Page, Problem> {
+pub async fn scan(app: &App, table: Table, page: PageOf, order: Order) -> Result<Page, Problem> {
     let store = app.store.clone();
-    off_thread(move || store.scan(table, &prefix, page.after.as_deref(), page.limit, order)).await?.map_err(Into::into)
+    off_thread(move || store.scan(table, "", page.after.as_deref(), page.limit, order)).await?.map_err(Into::into)
+}
+
+/// Pages read for one list whose rows are mostly not the caller's; the rest comes with the next page.
+const MAX_SCANS: usize = 20;
+
+/// A table's rows, newest first, as far as `show` shows them.
+pub async fn list_rows<T: DeserializeOwned, B>(
+    app: &App,
+    table: Table,
+    params: &ListParams,
+    show: impl Fn(T) -> Option<B>,
+) -> Result<Items<B>, Problem> {
+    let PageOf { limit, mut after } = PageOf::parse(params.limit.as_deref(), params.after.as_deref())?;
+    let mut items = Vec::new();
+    for _ in 0..MAX_SCANS {
+        let page = scan(app, table, PageOf { limit: MAX_PAGE, after: after.take() }, Order::Descending).await?;
+        let mut rows = page.rows.into_iter().peekable();
+        while let Some((key, row)) = rows.next() {
+            items.extend(show(parse_row(&row)?));
+            if items.len() == limit {
+                let is_more = rows.peek().is_some() || page.next.is_some();
+                return Ok(Items { items, next: is_more.then_some(key) });
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    Ok(Items { items, next: after })
+}
+
+/// Runs `work` for each item, at most `in_flight` at once; the results are in the items' order.
+pub async fn each<T, R, F>(items: Vec<T>, in_flight: usize, work: impl Fn(T) -> F) -> Result<Vec<R>, Problem>
+where
+    F: Future<Output = R> + Send + 'static,
+    R: Send + 'static,
+{
+    let mut results: Vec<Option<R>> = Vec::new();
+    results.resize_with(items.len(), || None);
+    let mut running = tokio::task::JoinSet::new();
+    let mut waiting = items.into_iter().enumerate();
+    loop {
+        while running.len() < in_flight.max(1) {
+            let Some((index, item)) = waiting.next() else { break };
+            let task = work(item);
+            running.spawn(async move { (index, task.await) });
+        }
+        match running.join_next().await {
+            Some(Ok((index, result))) => results[index] = Some(result),
+            Some(Err(error)) => return Err(Problem::internal("one of many", &error)),
+            None => break,
+        }
+    }
+    Ok(results.into_iter().flatten().collect())
 }
 
 /// One row of the view, parsed.

@@ -24,7 +24,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Waits between attempts to make a view that cannot be made (a full disk, say).
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
-const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of records that go into the view together. Larger batches make it no faster and its garbage larger.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Records between two flushes of the view; losing what is not flushed costs only time.
 const FLUSH_RECORDS: u64 = 20_000;
 
@@ -135,7 +136,7 @@ impl Applier {
                 batch.add(raw.frame.number, raw.place, raw.frame.hash, &raw.body)?;
                 if batch.bytes >= BATCH_BYTES {
                     applied = std::mem::replace(&mut batch, Batch::new(self.journal)).apply(view)?;
-                    self.refuse_if_abandoned()?;
+                    self.refuse_if_ending()?;
                 }
             }
             if batch.bytes > 0 {
@@ -208,7 +209,7 @@ impl Applier {
             if bytes >= BATCH_BYTES {
                 view.apply(std::mem::take(&mut changes))?;
                 bytes = 0;
-                self.refuse_if_abandoned()?;
+                self.refuse_if_ending()?;
             }
         }
         // The index of streams is not in the snapshot: it grows with the journal and is read from it.
@@ -220,14 +221,14 @@ impl Applier {
             if bytes >= BATCH_BYTES {
                 view.apply(std::mem::take(&mut changes))?;
                 bytes = 0;
-                self.refuse_if_abandoned()?;
+                self.refuse_if_ending()?;
             }
         }
         view.apply(changes)
     }
 
-    fn refuse_if_abandoned(&self) -> Result<(), Problem> {
-        if self.shared.feed.mode() == Mode::Abandoned { Err("the store is closing".to_owned()) } else { Ok(()) }
+    fn refuse_if_ending(&self) -> Result<(), Problem> {
+        if self.shared.feed.mode() == Mode::Running { Ok(()) } else { Err("the store is closing".to_owned()) }
     }
 }
 

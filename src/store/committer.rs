@@ -27,6 +27,9 @@ use crate::domain::{Timestamp, VehicleId};
 /// The most records and bytes that share one sync.
 const BATCH_RECORDS_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records that the view may be behind before writers wait for it, and how long a batch waits at most.
+const LAG_MAX: u64 = 30_000;
+const LAG_WAIT: Duration = Duration::from_millis(100);
 /// How often an idle committer looks whether it shall end.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -120,6 +123,10 @@ impl Committer {
             self.shared.metrics.disk_refused.fetch_add(batch.len() as u64, Ordering::Relaxed);
             return refuse_all(batch, DISK);
         }
+        // Writers that outrun the view for long would make every read late; they are slowed instead, up to a limit.
+        if !self.shared.feed.wait_lag(LAG_MAX, LAG_WAIT) {
+            count(&self.shared.metrics.view_waits);
+        }
         let now = self.shared.clock.now();
         self.shared.ledger().answers.sweep(now, &self.shared.metrics);
         for request in batch {
@@ -171,7 +178,7 @@ impl Committer {
             count(&self.shared.metrics.fenced);
             return Err(AppendError::Fenced);
         }
-        if self.shared.ledger().streams.is_full() {
+        if self.shared.ledger().streams.is_full(self.shared.feed.applied()) {
             return Err(AppendError::Full("the view is being rebuilt"));
         }
         match request.expected {

@@ -142,6 +142,18 @@ impl Feed {
         state.durable
     }
 
+    /// Waits until the view is at most so many records behind; not at all when it is broken. False when it still is.
+    pub fn wait_lag(&self, at_most: u64, time: Duration) -> bool {
+        let state = self.state();
+        let is_behind = |state: &mut State| {
+            state.durable - state.applied.min(state.durable) > at_most
+                && state.view_problem.is_none()
+                && state.mode == Mode::Running
+        };
+        let waited = self.changed.wait_timeout_while(state, time, is_behind);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
     /// Waits for the time to pass or the mode to change.
     pub fn rest(&self, at_most: Duration) -> Mode {
         let state = self.state();

@@ -218,3 +218,76 @@ fn settle_tail(path: &Path, walked: &Walked, stored: &Stored, segment_bytes: u64
     file.sync_all()?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::domain::Timestamp;
+    use crate::store::frame::Body;
+
+    fn opened(dir: &Path) -> (Journal, Vec<u64>) {
+        let mut numbers = Vec::new();
+        let (journal, _, _) =
+            Journal::open(dir, 1024 * 1024, [5; 16], None, &mut |_, frame, _| numbers.push(frame.number)).unwrap();
+        (journal, numbers)
+    }
+
+    fn body(len: usize) -> Vec<u8> {
+        let mut body = Body::begin(Timestamp(1), "s", "", len);
+        body.resize(body.len() + len, b'x');
+        body
+    }
+
+    #[test]
+    fn failed_sync_leaves_the_outcome_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = opened(dir.path());
+        journal.stage(&body(100));
+        let failed = journal.commit(|_| Err(io::Error::other("the disk is gone")));
+        assert!(matches!(failed, Err(CommitError::Unknown(_))));
+    }
+
+    #[test]
+    fn discarded_batch_leaves_no_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = opened(dir.path());
+        journal.stage(&body(100));
+        journal.commit(File::sync_data).unwrap();
+        journal.stage(&body(200));
+        journal.discard();
+        assert_eq!(journal.stage(&body(300)).0, 2);
+        journal.commit(File::sync_data).unwrap();
+        drop(journal);
+        assert_eq!(opened(dir.path()).1, [1, 2]);
+    }
+
+    #[test]
+    fn batch_that_meets_a_full_disk_is_taken_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = |args: &[&str]| Command::new(args[0]).args(&args[1..]).arg(dir.path()).output();
+        if !mount(&["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs"]).is_ok_and(|done| done.status.success()) {
+            println!("skipped: no tmpfs can be mounted here");
+            return;
+        }
+        let (mut journal, _) = opened(dir.path());
+        journal.stage(&body(100));
+        journal.commit(File::sync_data).unwrap();
+        // A file system that cannot reserve space: the segment is as long as what was written.
+        journal.file.set_len(journal.end).unwrap();
+        let filler = dir.path().join("filler");
+        let full = std::fs::write(&filler, vec![1; 4 * 1024 * 1024]);
+        assert!(full.is_err());
+        journal.stage(&body(100_000));
+        let failed = journal.commit(File::sync_data);
+        assert!(matches!(failed, Err(CommitError::NotStored(_))), "{failed:?}");
+        assert_eq!(journal.file.metadata().unwrap().len(), journal.end);
+        std::fs::remove_file(filler).unwrap();
+        assert_eq!(journal.stage(&body(100_000)).0, 2);
+        journal.commit(File::sync_data).unwrap();
+        drop(journal);
+        assert_eq!(opened(dir.path()).1, [1, 2]);
+        assert!(mount(&["umount"]).is_ok_and(|done| done.status.success()));
+    }
+}

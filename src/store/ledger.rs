@@ -33,8 +33,10 @@ impl Namer {
 
 /// The newest record of each stream. Two generations: when the young one is full and the old one is in the view, the
 /// old one goes; from then on the view knows what this does not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamEnds {
+    /// Streams in a generation.
+    max: usize,
     young: HashMap<Name, u64>,
     old: HashMap<Name, u64>,
     /// The highest position in `old`.
@@ -50,7 +52,17 @@ pub enum End {
     AskView,
 }
 
+impl Default for StreamEnds {
+    fn default() -> Self {
+        Self::with_max(STREAMS_MAX)
+    }
+}
+
 impl StreamEnds {
+    fn with_max(max: usize) -> Self {
+        Self { max, young: HashMap::new(), old: HashMap::new(), old_until: 0, is_partial: false }
+    }
+
     pub fn end(&self, stream: Name) -> End {
         match self.young.get(&stream).or_else(|| self.old.get(&stream)) {
             Some(position) => End::At(*position),
@@ -62,7 +74,7 @@ impl StreamEnds {
     /// Notes a durable record. `applied`: how far the view is.
     pub fn note(&mut self, stream: Name, position: u64, applied: u64, metrics: &StoreMetrics) {
         self.young.insert(stream, position);
-        if self.young.len() < STREAMS_MAX {
+        if self.young.len() < self.max {
             return;
         }
         if !self.old.is_empty() {
@@ -78,8 +90,8 @@ impl StreamEnds {
     }
 
     /// So many streams since the view stopped that no new one may come.
-    pub fn is_full(&self) -> bool {
-        self.young.len() >= 2 * STREAMS_MAX
+    pub fn is_full(&self, applied: u64) -> bool {
+        self.young.len() >= 2 * self.max && self.old_until > applied
     }
 }
 
@@ -195,14 +207,30 @@ mod tests {
 
     #[test]
     fn unknown_stream_is_empty_until_some_were_forgotten() {
-        let (mut ends, metrics) = (StreamEnds::default(), StoreMetrics::default());
+        let (mut ends, metrics) = (StreamEnds::with_max(10), StoreMetrics::default());
         assert_eq!(ends.end(5), End::At(0));
-        let max = STREAMS_MAX as u64;
-        for n in 1..=2 * max {
-            ends.note(Name::from(n), n, 2 * max, &metrics);
+        for n in 1..=20 {
+            ends.note(n, n as u64, 20, &metrics);
         }
         // The first generation went out when the second was full.
-        assert_eq!(ends.end(Name::from(2 * max)), End::At(2 * max));
-        assert_eq!(ends.end(5), End::AskView);
+        assert_eq!((ends.end(20), ends.end(5)), (End::At(20), End::AskView));
+        assert_eq!(metrics.streams_forgotten.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn no_stream_is_forgotten_that_the_view_does_not_know() {
+        let (mut ends, metrics) = (StreamEnds::with_max(10), StoreMetrics::default());
+        for n in 1..=29 {
+            ends.note(n, n as u64, 5, &metrics);
+            assert!(!ends.is_full(5));
+        }
+        assert_eq!((ends.end(1), ends.end(29), ends.end(99)), (End::At(1), End::At(29), End::At(0)));
+        ends.note(30, 30, 5, &metrics);
+        assert!(ends.is_full(5), "new ones are refused rather than old ones forgotten");
+        // The view came back.
+        assert!(!ends.is_full(30));
+        ends.note(30, 31, 30, &metrics);
+        assert!(!ends.is_full(30));
+        assert_eq!((ends.end(1), ends.end(29)), (End::AskView, End::At(29)));
     }
 }

@@ -27,7 +27,7 @@ use super::shared::{CLOSED, DISK, Parts, QUEUE, Shared};
 use super::track::{Track, TrackWriter};
 use super::{
     Append, AppendError, Appending, Epoch, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
-    StoreMetrics, StorePosition, Table, record, snapshot,
+    StoreMetrics, StorePosition, Table, record, segment, snapshot,
 };
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
@@ -72,7 +72,7 @@ impl LocalStore {
     /// Opens the data directory, verifying the whole journal; makes a new one where none ever was.
     pub fn open(config: &config::Data, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let dir = config.dir.clone();
-        std::fs::create_dir_all(&dir).map_err(|error| OpenError::io("cannot create", &dir, &error))?;
+        create_durably(&dir).map_err(|error| OpenError::io("cannot create", &dir, &error))?;
         let lock = Lock::take(&dir)?;
         let (shared, journal) = open_journal(config, clock)?;
         let journal_id = journal.id();
@@ -179,6 +179,17 @@ impl Drop for LocalStore {
         self.shared.stop_reason.get_or_init(|| CLOSED);
         self.stop(Mode::Abandoned);
     }
+}
+
+/// Creates the folder and makes its name durable, and those of the folders above that were missing too.
+fn create_durably(dir: &Path) -> std::io::Result<()> {
+    let missing = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+    std::fs::create_dir_all(dir)?;
+    for made in dir.ancestors().take(missing) {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        segment::sync_dir(above)?;
+    }
+    Ok(())
 }
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {

@@ -34,6 +34,8 @@ pub struct StoreMetrics {
     pub view_errors: AtomicU64,
     /// Records durable but not in the view yet.
     pub applied_lag: AtomicU64,
+    /// Batches that waited for the view in vain and went on.
+    pub view_waits: AtomicU64,
     /// Reads that did not find the view up to date in time.
     pub reads_unavailable: AtomicU64,
     pub snapshots: AtomicU64,

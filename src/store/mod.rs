@@ -29,7 +29,7 @@ mod view_mark;
 
 pub use audit::{Verified, export, verify};
 pub use local::LocalStore;
-pub use metrics::StoreMetrics;
+pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
 pub use open_error::OpenError;
 
 use std::fmt;

@@ -88,6 +88,11 @@ impl Reader {
         Walk { reader: self, next, after, until, place, chunk: Vec::new(), used: 0, has_failed: false }
     }
 
+    /// Closes a segment that was deleted, so that its space is free.
+    pub fn forget(&self, segment: u64) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    }
+
     fn file(&self, segment: u64) -> Result<Arc<File>, ReadError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(&segment) {

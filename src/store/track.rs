@@ -20,9 +20,9 @@ use super::frame::{self, Body, HEADER_LEN, Hash, Header, Kind};
 use super::journal::Place;
 use super::metrics::count;
 use super::reader::Reader;
-use super::segment::{self, CreateError, SegmentFile};
+use super::segment::{self, CreateError, SegmentFile, Stop};
 use super::shared::Shared;
-use super::track_index::TrackIndex;
+use super::track_index::{Entry, TrackIndex};
 use super::{Observation, ReadError};
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
@@ -56,7 +56,7 @@ struct Seen {
 pub struct Track {
     dir: PathBuf,
     queue: SyncSender<Option<Observation>>,
-    reader: Reader,
+    reader: Arc<Reader>,
     segments: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -68,17 +68,11 @@ impl Track {
         segment::remove_unfinished(&dir)?;
         let (mut seen, mut last) = (Vec::new(), 0);
         for file in segment::list(&dir)? {
-            match look_at(&file) {
-                Ok((segment, reached)) => {
-                    last = last.max(reached);
-                    seen.push(segment);
-                }
-                Err(why) => {
-                    tracing::warn!(segment = %file.path.display(), why, "a segment of the track is left out");
-                }
-            }
-            last = last.max(file.first);
+            let (segment, reached) = look_at(&file, clock.now())?;
+            last = last.max(reached);
+            seen.push(segment);
         }
+        let reader = Arc::new(Reader::new(dir.clone()));
         let segments = Arc::new(Mutex::new(seen));
         let (queue, taken) = sync_channel(QUEUE_MAX);
         let max_bytes = config.track_max_mib.max(1) * 1024 * 1024;
@@ -88,6 +82,7 @@ impl Track {
             id,
             clock: clock.clone(),
             queue: taken,
+            reader: Arc::clone(&reader),
             segments: Arc::clone(&segments),
             open: None,
             last,
@@ -96,7 +91,7 @@ impl Track {
             max_bytes,
             keep_ms: i64::try_from(config.track_retention_hours.saturating_mul(3_600_000)).unwrap_or(i64::MAX),
         };
-        Ok((Self { reader: Reader::new(dir.clone()), dir, queue, segments }, writer))
+        Ok((Self { reader, dir, queue, segments }, writer))
     }
 
     /// Takes an observation, or drops it; the return value says which.
@@ -119,8 +114,8 @@ impl Track {
         let limit = limit.min(ANSWER_MAX);
         // The `limit` earliest, with the latest of them on top to be pushed out.
         let mut earliest: BinaryHeap<(i64, u64, u32)> = BinaryHeap::new();
-        let mut offer = |index: &TrackIndex, segment: u64| {
-            for (at, offset) in index.of(vehicle.as_str()).iter().filter(|(at, _)| (from.0..=until.0).contains(at)) {
+        let mut offer = |entries: &[Entry], segment: u64| {
+            for (at, offset) in entries.iter().filter(|(at, _)| (from.0..=until.0).contains(at)) {
                 earliest.push((*at, segment, *offset));
                 if earliest.len() > limit {
                     earliest.pop();
@@ -130,14 +125,14 @@ impl Track {
         let mut sealed = Vec::new();
         for segment in lock(&self.segments).iter().filter(|seen| seen.earliest <= until.0 && seen.latest >= from.0) {
             match &segment.index {
-                Some(index) => offer(index, segment.first),
+                Some(index) => offer(index.of(vehicle.as_str()), segment.first),
                 None => sealed.push(segment.first),
             }
         }
         for first in sealed {
             // Deleted by the retention meanwhile, or damaged: then there is nothing to tell.
-            if let Some(index) = TrackIndex::load(&index_path(&self.dir, first)) {
-                offer(&index, first);
+            if let Some(entries) = TrackIndex::find(&index_path(&self.dir, first), vehicle.as_str()) {
+                offer(&entries, first);
             }
         }
         let mut found = Vec::new();
@@ -166,24 +161,48 @@ fn index_path(dir: &Path, first: u64) -> PathBuf {
 }
 
 /// What a segment holds, by its index file or, when that is missing, by reading it. Returns its last record too.
-fn look_at(file: &SegmentFile) -> Result<(Seen, u64), String> {
+/// A damaged one holds what is whole, and is deleted in its time like the others.
+fn look_at(file: &SegmentFile, now: Timestamp) -> io::Result<(Seen, u64)> {
     let path = file.path.with_extension("idx");
-    let bytes = file.path.metadata().map_err(|error| error.to_string())?.len();
+    let bytes = file.path.metadata()?.len();
+    let seen = |index: &TrackIndex| Seen {
+        first: file.first,
+        earliest: index.earliest,
+        latest: index.latest,
+        index: None,
+        bytes,
+    };
     if let Some(index) = TrackIndex::load(&path) {
-        let seen = Seen { first: file.first, earliest: index.earliest, latest: index.latest, index: None, bytes };
-        return Ok((seen, file.first));
+        return Ok((seen(&index), file.first + index.count()));
     }
-    let bytes_read = std::fs::read(&file.path).map_err(|error| error.to_string())?;
-    let header = Header::decode(&bytes_read, Kind::Track)?;
+    let content = std::fs::read(&file.path)?;
     let mut index = TrackIndex::default();
-    let scanned = segment::scan(&bytes_read, &header, &mut |_, offset, body| {
-        if let Ok(body) = Body::parse(body) {
-            index.add(body.stream, body.at.0, offset as u32);
+    let reached = match Header::decode(&content, Kind::Track) {
+        Ok(header) => {
+            let scanned = segment::scan(&content, &header, &mut |_, offset, body| {
+                if let Ok(body) = Body::parse(body) {
+                    index.add(body.stream, body.at.0, offset as u32);
+                }
+            });
+            if scanned.stop != Stop::Clean {
+                tracing::warn!(segment = %file.path.display(), stop = ?scanned.stop, "the rest of a track segment is left out");
+            }
+            scanned.last
         }
-    });
-    index.save(&path).map_err(|error| error.to_string())?;
-    let seen = Seen { first: file.first, earliest: index.earliest, latest: index.latest, index: None, bytes };
-    Ok((seen, scanned.last))
+        Err(why) => {
+            tracing::warn!(segment = %file.path.display(), why, "a segment of the track is left out");
+            // Kept for people to look at until it is as old as the others may become.
+            index.latest = now.0;
+            file.first
+        }
+    };
+    match index.save(&path) {
+        Ok(()) => Ok((seen(&index), reached)),
+        Err(error) => {
+            tracing::warn!(segment = %file.path.display(), %error, "an index of the track could not be saved");
+            Ok((Seen { index: Some(index.clone()), ..seen(&index) }, reached))
+        }
+    }
 }
 
 /// The segment being written.
@@ -202,6 +221,7 @@ pub struct TrackWriter {
     clock: Clock,
     /// `None` only wakes the writer.
     queue: Receiver<Option<Observation>>,
+    reader: Arc<Reader>,
     segments: Arc<Mutex<Vec<Seen>>>,
     open: Option<Open>,
     last: u64,
@@ -387,6 +407,7 @@ impl TrackWriter {
                 tracing::warn!(segment = %path.display(), %error, "an old segment of the track cannot be deleted");
                 return;
             }
+            self.reader.forget(oldest.first);
             // An index without its segment is harmless and is overwritten or ignored.
             let _ = std::fs::remove_file(index_path(&self.dir, oldest.first));
             bytes -= oldest.bytes;

@@ -39,6 +39,11 @@ impl TrackIndex {
         }
     }
 
+    /// How many observations it knows.
+    pub fn count(&self) -> u64 {
+        self.entries.values().map(|entries| entries.len() as u64).sum()
+    }
+
     pub fn of(&self, vehicle: &str) -> &[Entry] {
         self.entries.get(vehicle).map_or(&[], Vec::as_slice)
     }
@@ -69,26 +74,44 @@ impl TrackIndex {
     /// `None` when there is no whole index in the file.
     pub fn load(path: &Path) -> Option<Self> {
         let bytes = std::fs::read(path).ok()?;
-        let end = bytes.len().checked_sub(4)?;
-        if end < HEAD_LEN || bytes[..8] != MAGIC || u32_at(&bytes, end) != crc32c::crc32c(&bytes[..end]) {
-            return None;
-        }
-        let mut index =
-            Self { earliest: u64_at(&bytes, 8) as i64, latest: u64_at(&bytes, 16) as i64, entries: HashMap::new() };
-        let (mut rest, vehicles) = (&bytes[HEAD_LEN..end], u32_at(&bytes, 24));
-        for _ in 0..vehicles {
-            let name = take(&mut rest, 1).map(|len| usize::from(len[0])).and_then(|len| take(&mut rest, len))?;
-            let name = std::str::from_utf8(name).ok()?.to_owned();
-            let count = u32_at(take(&mut rest, 4)?, 0) as usize;
-            let places = take(&mut rest, count.checked_mul(12)?)?;
-            let entries = places
-                .chunks_exact(12)
-                .map(|place| (i64::from_le_bytes(array(&place[..8])), u32_at(place, 8)))
-                .collect();
-            index.entries.insert(name, entries);
-        }
+        let mut index = Self::default();
+        (index.earliest, index.latest) = each(&bytes, |vehicle, places| {
+            index.entries.insert(vehicle.to_owned(), entries(places));
+        })?;
         Some(index)
     }
+
+    /// One vehicle's entries, without making the whole index.
+    pub fn find(path: &Path, vehicle: &str) -> Option<Vec<Entry>> {
+        let bytes = std::fs::read(path).ok()?;
+        let mut found = Vec::new();
+        each(&bytes, |name, places| {
+            if name == vehicle {
+                found = entries(places);
+            }
+        })?;
+        Some(found)
+    }
+}
+
+/// Goes through the vehicles of a saved index; returns its earliest and latest time.
+fn each<'a>(bytes: &'a [u8], mut visit: impl FnMut(&'a str, &'a [u8])) -> Option<(i64, i64)> {
+    let end = bytes.len().checked_sub(4)?;
+    if end < HEAD_LEN || bytes[..8] != MAGIC || u32_at(bytes, end) != crc32c::crc32c(&bytes[..end]) {
+        return None;
+    }
+    let (mut rest, vehicles) = (&bytes[HEAD_LEN..end], u32_at(bytes, 24));
+    for _ in 0..vehicles {
+        let len = usize::from(take(&mut rest, 1)?[0]);
+        let name = std::str::from_utf8(take(&mut rest, len)?).ok()?;
+        let count = u32_at(take(&mut rest, 4)?, 0) as usize;
+        visit(name, take(&mut rest, count.checked_mul(12)?)?);
+    }
+    Some((u64_at(bytes, 8) as i64, u64_at(bytes, 16) as i64))
+}
+
+fn entries(places: &[u8]) -> Vec<Entry> {
+    places.chunks_exact(12).map(|place| (i64::from_le_bytes(array(&place[..8])), u32_at(place, 8))).collect()
 }
 
 fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
@@ -113,6 +136,8 @@ mod tests {
         let loaded = TrackIndex::load(&path).unwrap();
         assert_eq!(loaded, index);
         assert_eq!(loaded.of("V-1"), [(50, 128), (60, 500)]);
+        assert_eq!(TrackIndex::find(&path, "V-2").unwrap(), [(40, 300)]);
+        assert!(TrackIndex::find(&path, "V-3").unwrap().is_empty());
         assert_eq!((loaded.earliest, loaded.latest), (40, 60));
         let whole = std::fs::read(&path).unwrap();
         for byte in 0..whole.len() {

@@ -16,6 +16,11 @@ use super::{Order, Page, Table};
 /// sled takes this as a hint and may use some times more.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
+/// After each batch, a round of garbage collection for so many changes. sled replaces a node for every change, and by itself collects only
+/// now and then a little, by the number of calls and not of changes: batches alone left 1 GB behind in a rebuild of
+/// 160 000 records, with this 150 MB.
+const CHANGES_A_ROUND: usize = 16;
+
 /// First bytes of the keys: what a row belongs to. Tables use 1 and up.
 const STAMP: &[u8] = &[0];
 const STREAMS: u8 = 0x40;
@@ -73,13 +78,17 @@ fn fenced<T>(run: impl FnOnce() -> sled::Result<T>) -> Result<T, Problem> {
 
 /// Changes to be made together.
 #[derive(Debug, Default)]
-pub struct Changes(sled::Batch);
+pub struct Changes {
+    batch: sled::Batch,
+    count: usize,
+}
 
 impl Changes {
     pub fn set(&mut self, key: Vec<u8>, value: Option<&[u8]>) {
+        self.count += 1;
         match value {
-            Some(value) => self.0.insert(key, value),
-            None => self.0.remove(key),
+            Some(value) => self.batch.insert(key, value),
+            None => self.batch.remove(key),
         }
     }
 
@@ -89,7 +98,7 @@ impl Changes {
         let mut value = [0; 16];
         value[..8].copy_from_slice(&place.segment.to_le_bytes());
         value[8..].copy_from_slice(&place.offset.to_le_bytes());
-        self.0.insert(key, value.as_slice());
+        self.set(key, Some(&value));
     }
 
     /// The stamp goes with the changes it speaks of: all of them are there, or none.
@@ -98,7 +107,7 @@ impl Changes {
         value[..16].copy_from_slice(&stamp.journal);
         value[16..24].copy_from_slice(&stamp.position.to_le_bytes());
         value[24..].copy_from_slice(&stamp.hash);
-        self.0.insert(STAMP, value.as_slice());
+        self.set(STAMP.to_vec(), Some(&value));
     }
 }
 
@@ -126,7 +135,13 @@ impl View {
     }
 
     pub fn apply(&self, changes: Changes) -> Result<(), Problem> {
-        self.run(|db| db.apply_batch(changes.0))
+        self.run(|db| {
+            db.apply_batch(changes.batch)?;
+            for _ in 0..=changes.count / CHANGES_A_ROUND {
+                sled::pin().flush();
+            }
+            Ok(())
+        })
     }
 
     pub fn flush(&self) -> Result<(), Problem> {

@@ -309,3 +309,9 @@ pub fn fixture(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// The time in so many seconds, as wires have it.
+pub fn rfc3339_in(seconds: i64) -> String {
+    let now = i64::try_from(unix_now()).expect("before the end of time");
+    cardea::domain::Timestamp((now + seconds) * 1000).to_string()
+}

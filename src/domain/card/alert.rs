@@ -104,6 +104,11 @@ impl Alert {
         })
     }
 
+    /// Somebody still has to look at it.
+    pub fn is_open(&self) -> bool {
+        !self.state.is_closed()
+    }
+
     /// Somebody has seen it. Again is no mistake and changes nothing.
     pub fn acknowledge(&self, now: Timestamp, by: &Principal) -> Result<Self, Refusal> {
         self.enter(AlertState::Acknowledged, now, by)

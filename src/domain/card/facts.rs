@@ -1,5 +1,6 @@
 //! What the card guard needs to know of a car: its rentals and the newest observations, each with its own time.
 
+use super::super::rental::RentalState;
 use super::super::twin::{Fix, Twin};
 use super::super::vehicle::Vehicle;
 use super::super::{RentalId, Timestamp, VehicleId};
@@ -38,7 +39,7 @@ impl FixDoubt {
 #[derive(Debug, Clone, PartialEq)]
 pub struct VehicleFacts {
     pub vehicle_id: VehicleId,
-    /// Every rental still in the record that began, newest last.
+    /// Every rental still in the record that began or will, newest last.
     pub uses: Vec<InUse>,
     pub fix: Option<Fix>,
     pub doubt: Option<FixDoubt>,
@@ -52,9 +53,14 @@ impl VehicleFacts {
 
     pub fn of(vehicle: &Vehicle, twin: &Twin) -> Self {
         let uses = vehicle.rentals.iter().filter_map(|rental| {
-            let began =
-                rental.history.iter().find(|passage| passage.state == super::super::rental::RentalState::Active)?;
-            Some(InUse { rental_id: rental.rental_id, from: began.at, until: rental.closed_at() })
+            let began = rental.history.iter().find(|passage| passage.state == RentalState::Active);
+            let (from, until) = match (began, rental.state) {
+                (Some(began), _) => (began.at, rental.closed_at()),
+                // Its start is due and only not written down yet, once `from` is reached.
+                (None, RentalState::Reserved) => (rental.from, Some(rental.until)),
+                (None, _) => return None,
+            };
+            Some(InUse { rental_id: rental.rental_id, from, until })
         });
         let fix = twin.fix();
         Self {

@@ -104,54 +104,53 @@ pub fn judge(
     Ruling { outcome, settlement, cap_minor, reasons, checks: records, rule_version: rules.version.clone() }
 }
 
-/// Collects what the checks ask for; the strictest counts.
+/// Collects what the checks ask for; the strictest counts, and only its reasons are told.
 #[derive(Default)]
 struct Tally {
-    declines: bool,
-    steps_up: bool,
+    declines: Vec<String>,
+    steps_up: Vec<String>,
+    caps: Vec<String>,
     cap_minor: Option<i64>,
-    reasons: Vec<String>,
 }
 
 impl Tally {
     fn decline(&mut self, reason: String) {
-        self.declines = true;
-        self.note(reason);
+        note(&mut self.declines, reason);
     }
 
     fn follow(&mut self, policy: UnknownPolicy, reason: String) {
         match policy {
-            UnknownPolicy::Approve => return,
+            UnknownPolicy::Approve => {}
             UnknownPolicy::ApproveCapped { cap_minor } => {
                 self.cap_minor = Some(self.cap_minor.map_or(cap_minor, |cap| cap.min(cap_minor)));
+                note(&mut self.caps, reason);
             }
-            UnknownPolicy::StepUp => self.steps_up = true,
-            UnknownPolicy::Decline => self.declines = true,
-        }
-        self.note(reason);
-    }
-
-    fn note(&mut self, reason: String) {
-        if !self.reasons.contains(&reason) {
-            self.reasons.push(reason);
+            UnknownPolicy::StepUp => note(&mut self.steps_up, reason),
+            UnknownPolicy::Decline => self.decline(reason),
         }
     }
 
     fn outcome(mut self, purchase: &Purchase) -> (Outcome, Option<i64>, Vec<String>) {
-        if self.declines {
-            return (Outcome::Decline, None, self.reasons);
+        if !self.declines.is_empty() {
+            return (Outcome::Decline, None, self.declines);
         }
-        if self.steps_up {
-            return (Outcome::StepUp, None, self.reasons);
+        if !self.steps_up.is_empty() {
+            return (Outcome::StepUp, None, self.steps_up);
         }
         match self.cap_minor {
-            None => (Outcome::Approve, None, self.reasons),
+            None => (Outcome::Approve, None, Vec::new()),
             // An amount that cannot be cut may not pass a cap.
             Some(cap) if !purchase.partial_allowed && purchase.amount.amount_minor > cap => {
-                self.note("amount_above_cap".into());
-                (Outcome::Decline, None, self.reasons)
+                note(&mut self.caps, "amount_above_cap".into());
+                (Outcome::Decline, None, self.caps)
             }
-            Some(cap) => (Outcome::ApproveCapped, Some(cap), self.reasons),
+            Some(cap) => (Outcome::ApproveCapped, Some(cap), self.caps),
         }
+    }
+}
+
+fn note(reasons: &mut Vec<String>, reason: String) {
+    if !reasons.contains(&reason) {
+        reasons.push(reason);
     }
 }

@@ -12,7 +12,6 @@ mod judge;
 mod judge_tests;
 mod rules;
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -64,12 +63,6 @@ macro_rules! text_ids {
             }
         }
 
-        impl Borrow<str> for $name {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -86,18 +79,18 @@ macro_rules! text_ids {
 
 text_ids! {
     /// The fleet's name of a fuel card; never its number.
-    CardId, "a card id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    CardId, "a card id is 1 to 64 of A-Z a-z 0-9 _ . : @ -, and no card number";
     /// The directory's name of a fuel station.
-    StationId, "a station id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    StationId, "a station id is 1 to 64 of A-Z a-z 0-9 _ . : @ -, and no card number";
     /// The payment network's id of a card (Stripe's `ic_…`), never its number.
-    NetworkRef, "a card reference is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    NetworkRef, "a card reference is 1 to 64 of A-Z a-z 0-9 _ . : @ -, and no card number";
     /// The payment network's id of one authorisation (Stripe's `iauth_…`); the answer to it is given once.
-    AuthorizationId, "an authorization id is 1 to 64 of A-Z a-z 0-9 _ . : / @ -, and no card number";
+    AuthorizationId, "an authorization id is 1 to 64 of A-Z a-z 0-9 _ . : @ -, and no card number";
 }
 
 fn is_reference(text: &str, max_len: usize) -> bool {
     (1..=max_len).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/@-".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:@-".contains(&b))
         && !looks_like_card_number(text)
 }
 
@@ -226,8 +219,8 @@ impl Station {
         if self.name.is_empty() || self.name.chars().count() > Self::MAX_NAME_CHARS {
             return Err(Malformed("name: 1 to 128 characters"));
         }
-        if self.name.chars().any(char::is_control) {
-            return Err(Malformed("name: no control characters"));
+        if self.name.chars().any(char::is_control) || looks_like_card_number(&self.name) {
+            return Err(Malformed("name: no control characters and no card number"));
         }
         if self.position.is_some_and(|position| !position.is_valid()) {
             return Err(Malformed("position: latitude -90 to 90 and longitude -180 to 180"));
@@ -236,14 +229,20 @@ impl Station {
             return Err(Malformed("terminals: at most 64"));
         }
         let is_fit = |id: &str| {
-            (1..=Self::MAX_NETWORK_ID_LEN).contains(&id.len()) && !id.chars().any(|c| c.is_control() || c == '\u{fffd}')
+            (1..=Self::MAX_NETWORK_ID_LEN).contains(&id.len())
+                && !id.chars().any(char::is_control)
+                && !looks_like_card_number(id)
         };
         for terminal in &self.terminals {
             if !is_fit(&terminal.network_id) {
-                return Err(Malformed("terminals.network_id: 1 to 64 bytes without control characters"));
+                return Err(Malformed(
+                    "terminals.network_id: 1 to 64 bytes without control characters, and no card number",
+                ));
             }
             if terminal.terminal_id.as_deref().is_some_and(|id| !is_fit(id)) {
-                return Err(Malformed("terminals.terminal_id: 1 to 64 bytes without control characters"));
+                return Err(Malformed(
+                    "terminals.terminal_id: 1 to 64 bytes without control characters, and no card number",
+                ));
             }
         }
         Ok(())

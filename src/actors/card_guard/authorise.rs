@@ -1,0 +1,315 @@
+//! The guard's actor: one question, one judgement, one record, one answer, however often it is asked.
+//!
+//! The mailbox never waits: looking up vehicles and recording happen in tasks of their own, and whoever asks the same
+//! meanwhile is answered with the first one's record.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::recent::Recent;
+use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
+use crate::actors::feed::DecisionMade;
+use crate::actors::vehicle::AskError;
+use crate::domain::card::{
+    Alert, AuthorizationId, Card, Decision, Rules, StationLookup, VehicleFacts, VehicleLookup, judge,
+};
+use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, Role, VehicleId};
+use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
+
+/// Questions being answered at once; at 1 000 a second and the full deadline of 300 ms they are 300.
+pub(super) const MAX_IN_FLIGHT: usize = 1_024;
+/// Askers of one and the same question.
+const MAX_WAITING: usize = 32;
+/// Answers kept in memory for repeats, some 400 bytes each; older ones are found by the store.
+const MAX_DECIDED: usize = 50_000;
+/// Read back at start.
+const LOAD_DECIDED: usize = 5_000;
+
+type Reply = oneshot::Sender<Result<Arc<Decided>, GuardError>>;
+
+/// A question with the way back to whoever asked.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Question {
+    pub(super) ask: Authorise,
+    pub(super) reply: Reply,
+}
+
+/// A question's task has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Finished {
+    authorization_id: AuthorizationId,
+    result: Result<Arc<Decided>, GuardError>,
+}
+
+pub struct CardGuard {
+    shared: Arc<Shared>,
+    desk: Arc<Judge>,
+    decided: Recent<AuthorizationId, Arc<Decided>>,
+    in_flight: HashMap<AuthorizationId, Vec<Reply>>,
+}
+
+/// What a question's task needs.
+struct Judge {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+    ask_vehicle: AskVehicle,
+    /// For the vehicles' answers; the rest of the deadline is for the record.
+    vehicles_within: Duration,
+}
+
+impl CardGuard {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        rules: Arc<Rules>,
+        ask_vehicle: AskVehicle,
+        vehicles_within: Duration,
+        decided: Vec<Decided>,
+    ) -> Self {
+        let desk = Arc::new(Judge { shared: shared.clone(), rules, ask_vehicle, vehicles_within });
+        let mut recent = Recent::new(MAX_DECIDED);
+        for known in decided {
+            recent.insert(known.authorization_id.clone(), Arc::new(known));
+        }
+        Self { shared, desk, decided: recent, in_flight: HashMap::new() }
+    }
+}
+
+impl Actor for CardGuard {
+    type Context = Context<Self>;
+}
+
+impl Handler<Question> for CardGuard {
+    type Result = ();
+
+    fn handle(&mut self, question: Question, context: &mut Self::Context) {
+        let Question { ask, reply } = question;
+        let authorization_id = ask.purchase.authorization_id.clone();
+        if let Some(known) = self.decided.get(&authorization_id) {
+            self.shared.counters.repeats.inc();
+            let _ = reply.send(Ok(known.clone()));
+            return;
+        }
+        let is_full = self.in_flight.len() >= MAX_IN_FLIGHT;
+        match self.in_flight.entry(authorization_id.clone()) {
+            Entry::Occupied(mut waiting) if waiting.get().len() < MAX_WAITING => {
+                self.shared.counters.repeats.inc();
+                waiting.get_mut().push(reply);
+            }
+            Entry::Vacant(first) if !is_full => {
+                first.insert(vec![reply]);
+                let (judge, guard) = (self.desk.clone(), context.address());
+                // A task of its own, not a future of this context: that would poll all of them at each step.
+                actix::spawn(async move {
+                    let result = judge.answer(ask).await;
+                    // Bounded by MAX_IN_FLIGHT, so it need not respect the mailbox.
+                    guard.do_send(Finished { authorization_id, result });
+                });
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => {
+                self.shared.counters.busy.inc();
+                let _ = reply.send(Err(GuardError::Busy));
+            }
+        }
+    }
+}
+
+impl Handler<Finished> for CardGuard {
+    type Result = ();
+
+    fn handle(&mut self, finished: Finished, _: &mut Self::Context) {
+        let Finished { authorization_id, result } = finished;
+        match &result {
+            Ok(decided) => {
+                if self.decided.insert(authorization_id.clone(), decided.clone()) {
+                    self.shared.counters.forgotten.inc();
+                }
+            }
+            Err(_) => self.shared.counters.unrecorded.inc(),
+        }
+        for reply in self.in_flight.remove(&authorization_id).unwrap_or_default() {
+            // Whoever gave up waiting gets the same when they ask again.
+            let _ = reply.send(result.clone());
+        }
+    }
+}
+
+impl Judge {
+    /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
+    /// repeat that nobody here remembers gets the first answer.
+    async fn answer(&self, ask: Authorise) -> Result<Arc<Decided>, GuardError> {
+        let now = self.shared.clock.now();
+        let (card, station) = {
+            let book = self.shared.book();
+            (book.card_by_ref(&ask.purchase.card_ref), book.look_up(&ask.purchase.merchant))
+        };
+        let both_count_ms = self.rules.binding.both_count_ms();
+        let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
+        let vehicles = self.look_up(ids).await;
+        let decision = self.decide(ask, card.as_deref(), &vehicles, &station);
+        let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
+        let decided = Decided::from(&decision);
+        let record = Record::of(&decision, alert.as_ref(), &decided)?;
+        let (decision_body, alert_body) = (record.decision.clone(), record.alert.clone());
+        match self.shared.store.append(record.into_append(&decision, alert.as_ref())).await {
+            Ok(_) => {}
+            Err(AppendError::Duplicate { answer }) => {
+                self.shared.counters.repeats.inc();
+                return serde_json::from_str(answer.get()).map(Arc::new).map_err(|error| {
+                    GuardError::Read(ReadError::Damaged(format!("the recorded answer cannot be read: {error}")))
+                });
+            }
+            Err(error) => {
+                tracing::warn!(authorization = %decided.authorization_id, %error, "a decision was not recorded");
+                return Err(error.into());
+            }
+        }
+        self.shared.counters.decided(decided.outcome);
+        self.shared.decisions_feed.do_send(DecisionMade(decision_body.into()));
+        if let (Some(alert), Some(body)) = (alert, alert_body) {
+            self.shared.counters.alerts_opened.inc();
+            self.shared.tell_alert(&alert, body);
+        }
+        Ok(Arc::new(decided))
+    }
+
+    fn decide(
+        &self,
+        ask: Authorise,
+        card: Option<&Card>,
+        vehicles: &[VehicleLookup],
+        station: &StationLookup,
+    ) -> Decision {
+        let clock = &self.shared.clock;
+        let now = clock.now();
+        let ruling = judge(now, &ask.purchase, card, vehicles, station, &self.rules);
+        let mut decision = Decision {
+            decision_id: DecisionId(clock.new_id()),
+            at: now,
+            purchase: ask.purchase,
+            card_id: card.map(|card| card.card_id.clone()),
+            vehicle_id: card.and_then(|card| card.vehicle_id.clone()),
+            station_id: station.station_id().cloned(),
+            ruling,
+            alert_id: None,
+            source_event: ask.source_event,
+            body_sha256: ask.body_sha256,
+        };
+        let alert_id = AlertId(clock.new_id());
+        decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);
+        decision
+    }
+
+    /// Asks for each vehicle; those that do not answer in time are `Late`.
+    async fn look_up(&self, ids: Vec<VehicleId>) -> Vec<VehicleLookup> {
+        let mut found = Vec::with_capacity(ids.len());
+        let all = async {
+            for id in &ids {
+                found.push(self.look_up_one(id).await);
+            }
+        };
+        // The time-out is the fallback policy's case, and shows as `Late` below.
+        let _ = tokio::time::timeout(self.vehicles_within, all).await;
+        let unanswered: Vec<_> = ids.into_iter().skip(found.len()).map(VehicleLookup::Late).collect();
+        found.extend(unanswered);
+        let late = found.iter().filter(|lookup| matches!(lookup, VehicleLookup::Late(_))).count();
+        self.shared.counters.late_vehicles.add(late as u64);
+        found
+    }
+
+    async fn look_up_one(&self, id: &VehicleId) -> VehicleLookup {
+        match (self.ask_vehicle)(id.clone()).await {
+            Ok(snapshot) if snapshot.vehicle.registered.is_none() => VehicleLookup::NotRegistered(id.clone()),
+            Ok(snapshot) => VehicleLookup::Known(VehicleFacts::of(&snapshot.vehicle, &snapshot.twin)),
+            Err(AskError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+                VehicleLookup::NotRegistered(id.clone())
+            }
+            Err(error) => {
+                tracing::warn!(vehicle = %id, %error, "a vehicle could not be asked about a purchase");
+                VehicleLookup::Late(id.clone())
+            }
+        }
+    }
+}
+
+/// A decision's JSON forms, made before the store is asked.
+struct Record {
+    events: Vec<Box<RawValue>>,
+    decision: Box<RawValue>,
+    alert: Option<Box<RawValue>>,
+    answer: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum DecisionEvent<'a> {
+    PurchaseDecided { decision: &'a RawValue },
+    AlertOpened { alert: &'a RawValue },
+}
+
+impl Record {
+    fn of(decision: &Decision, alert: Option<&Alert>, decided: &Decided) -> Result<Self, GuardError> {
+        let decision = raw(decision)?;
+        let alert = alert.map(raw).transpose()?;
+        let mut events = vec![raw(&DecisionEvent::PurchaseDecided { decision: &decision })?];
+        if let Some(alert) = &alert {
+            events.push(raw(&DecisionEvent::AlertOpened { alert })?);
+        }
+        Ok(Self { events, decision, alert, answer: raw(decided)? })
+    }
+
+    fn into_append(self, decision: &Decision, alert: Option<&Alert>) -> Append {
+        let purchase = &decision.purchase;
+        let put = |table, key: String, value| ViewChange { table, key, value: Some(value) };
+        let mut view = vec![put(Table::Decisions, decision.decision_id.to_string(), self.decision)];
+        if let (Some(alert), Some(body)) = (alert, self.alert) {
+            view.push(put(Table::Alerts, alert.alert_id.to_string(), body));
+        }
+        Append {
+            stream: match &decision.card_id {
+                Some(card) => format!("card/{card}"),
+                None => format!("card/unknown/{}", purchase.card_ref),
+            },
+            expected: Expected::Any,
+            fence: None,
+            at: decision.at,
+            by: Principal { role: Role::Payment, subject: purchase.source.clone() },
+            idempotency: Some(Idempotency {
+                key: format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
+                // One authorisation has one answer, whatever its repeats say: their bodies are not compared.
+                body: "authorization".into(),
+                answer: self.answer,
+            }),
+            events: self.events,
+            view,
+        }
+    }
+}
+
+/// The newest answers, oldest first, so that repeats after a restart are answered without a new judgement. Blocks.
+pub(super) fn load_decided(store: &dyn Store) -> Result<Vec<Decided>, ReadError> {
+    let mut decided = Vec::new();
+    let mut after: Option<String> = None;
+    while decided.len() < LOAD_DECIDED {
+        let page = store.scan(Table::Decisions, "", after.as_deref(), 500, Order::Descending)?;
+        for (key, row) in &page.rows {
+            let decision: Decision = serde_json::from_str(row.get())
+                .map_err(|error| ReadError::Damaged(format!("decision {key}: {error}")))?;
+            decided.push(Decided::from(&decision));
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    decided.reverse();
+    Ok(decided)
+}

@@ -1,0 +1,230 @@
+//! `/v1/cards`: which fuel card belongs to which vehicle. A card's number is never seen here, only the network's id.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::auth::Caller;
+use super::error::{Problem, ProblemBody};
+use super::wire::{Items, Json, PageOf, Query, RawBody, body_hash, idempotency, path_id, reply};
+use crate::actors::card_guard::{CardChange, Edit, Edited, NewCard};
+use crate::domain::card::{Card, CardId, CardStatus};
+use crate::domain::{Malformed, Role, VehicleId};
+
+pub(super) const READERS: &[Role] = &[Role::Admin, Role::Operator, Role::Auditor];
+pub(super) const WRITERS: &[Role] = &[Role::Admin, Role::Operator];
+
+/// `{"card_id":"shell-17","network_ref":"ic_1Mt3…","vehicle_id":"WVW-1","status":"active","changed_at":"…"}`
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CardBody {
+    pub card_id: String,
+    /// The payment network's id of the card, never its number.
+    pub network_ref: String,
+    /// null = bound to no vehicle: every purchase is declined.
+    pub vehicle_id: Option<String>,
+    pub status: StatusBody,
+    #[schema(format = DateTime)]
+    pub changed_at: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusBody {
+    Active,
+    /// Every purchase is declined.
+    Suspended,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCardBody {
+    /// Made if absent.
+    pub card_id: Option<String>,
+    pub network_ref: String,
+    pub vehicle_id: Option<String>,
+    /// `active` if absent.
+    pub status: Option<StatusBody>,
+}
+
+/// What is absent stays as it is; `"vehicle_id":null` unbinds the card.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CardChangeBody {
+    pub network_ref: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    pub vehicle_id: Option<Option<String>>,
+    pub status: Option<StatusBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CardPage {
+    pub items: Vec<CardBody>,
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+impl PageQuery {
+    pub(super) fn page(&self) -> Result<PageOf, Problem> {
+        PageOf::parse(self.limit.as_deref(), self.after.as_deref())
+    }
+}
+
+#[utoipa::path(get, path = "/v1/cards", tag = "cards",
+    params(("limit" = Option<usize>, Query), ("after" = Option<String>, Query)),
+    responses((status = 200, body = CardPage)))]
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
+    caller.require(READERS)?;
+    let PageOf { limit, after } = query.0.page()?;
+    let after = after.map(|after| field::<CardId>("after", &after)).transpose()?;
+    let mut cards = app.guard.cards(after.as_ref(), limit + 1);
+    let is_more = cards.len() > limit;
+    cards.truncate(limit);
+    let next = cards.last().filter(|_| is_more).map(|card| card.card_id.to_string());
+    let items = cards.iter().map(|card| CardBody::from(&**card)).collect();
+    Ok(reply(StatusCode::OK, &Items::<CardBody> { items, next }))
+}
+
+#[utoipa::path(post, path = "/v1/cards", tag = "cards", request_body = NewCardBody, responses(
+    (status = 201, body = CardBody),
+    (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 409, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 422, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn add(
+    app: web::Data<App>,
+    request: HttpRequest,
+    caller: Caller,
+    body: Json<NewCardBody>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(WRITERS)?;
+    let key = idempotency(&request, &caller, "cards", &body.hash)?;
+    let NewCardBody { card_id, network_ref, vehicle_id, status } = body.value;
+    let card = NewCard {
+        card_id: card_id.map(|id| field("card_id", &id)).transpose()?,
+        network_ref: field("network_ref", &network_ref)?,
+        vehicle_id: vehicle_id.map(|id| field("vehicle_id", &id)).transpose()?,
+        status: status.unwrap_or(StatusBody::Active).into(),
+    };
+    let edited = app.guard.edit(Edit::AddCard(card), caller.principal, key).await?;
+    Ok(reply(StatusCode::CREATED, &card_of(edited)?))
+}
+
+#[utoipa::path(get, path = "/v1/cards/{id}", tag = "cards", params(("id" = String, Path)), responses(
+    (status = 200, body = CardBody),
+    (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn get(app: web::Data<App>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.require(READERS)?;
+    let id: CardId = path_id(&request, "id", "card")?;
+    let card = app.guard.card(&id).ok_or_else(|| Problem::not_found("card"))?;
+    Ok(reply(StatusCode::OK, &CardBody::from(&*card)))
+}
+
+#[utoipa::path(patch, path = "/v1/cards/{id}", tag = "cards", params(("id" = String, Path)),
+    request_body = CardChangeBody, responses(
+    (status = 200, body = CardBody),
+    (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 409, body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn change(
+    app: web::Data<App>,
+    request: HttpRequest,
+    caller: Caller,
+    body: Json<CardChangeBody>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(WRITERS)?;
+    let id = path_id(&request, "id", "card")?;
+    let CardChangeBody { network_ref, vehicle_id, status } = body.value;
+    let change = CardChange {
+        network_ref: network_ref.map(|text| field("network_ref", &text)).transpose()?,
+        vehicle_id: match vehicle_id {
+            None => None,
+            Some(None) => Some(None),
+            Some(Some(id)) => Some(Some(field::<VehicleId>("vehicle_id", &id)?)),
+        },
+        status: status.map(Into::into),
+    };
+    let edited = app.guard.edit(Edit::ChangeCard(id, change), caller.principal, None).await?;
+    Ok(reply(StatusCode::OK, &card_of(edited)?))
+}
+
+#[utoipa::path(delete, path = "/v1/cards/{id}", tag = "cards", params(("id" = String, Path)), responses(
+    (status = 204, description = "Gone; its decisions stay"),
+    (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn remove(app: web::Data<App>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.require(WRITERS)?;
+    let id = path_id(&request, "id", "card")?;
+    app.guard.edit(Edit::RemoveCard(id), caller.principal, None).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Parses one field; the problem names it.
+pub(super) fn field<T: std::str::FromStr<Err = Malformed>>(name: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|malformed: Malformed| Problem::invalid(name, malformed.0))
+}
+
+/// Tells an absent field from one that is null.
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(reader: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(reader).map(Some)
+}
+
+/// The idempotency key of a POST without a body that matters.
+pub(super) fn bodiless_key(
+    request: &HttpRequest,
+    caller: &Caller,
+    route: &str,
+    body: &RawBody,
+) -> Result<Option<crate::actors::vehicle::IdempotencyKey>, Problem> {
+    idempotency(request, caller, route, &body_hash(request.path(), &body.0))
+}
+
+fn card_of(edited: Edited) -> Result<CardBody, Problem> {
+    match edited {
+        Edited::Card(card) => Ok(CardBody::from(&card)),
+        Edited::Station(_) | Edited::Removed | Edited::Imported { .. } | Edited::Alert(_) => {
+            Err(Problem::internal("edit", &"an edit of a card led to something else"))
+        }
+    }
+}
+
+impl From<&Card> for CardBody {
+    fn from(card: &Card) -> Self {
+        Self {
+            card_id: card.card_id.to_string(),
+            network_ref: card.network_ref.to_string(),
+            vehicle_id: card.vehicle_id.as_ref().map(ToString::to_string),
+            status: card.status.into(),
+            changed_at: card.changed_at.to_string(),
+        }
+    }
+}
+
+impl From<CardStatus> for StatusBody {
+    fn from(status: CardStatus) -> Self {
+        match status {
+            CardStatus::Active => Self::Active,
+            CardStatus::Suspended => Self::Suspended,
+        }
+    }
+}
+
+impl From<StatusBody> for CardStatus {
+    fn from(status: StatusBody) -> Self {
+        match status {
+            StatusBody::Active => Self::Active,
+            StatusBody::Suspended => Self::Suspended,
+        }
+    }
+}

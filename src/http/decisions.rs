@@ -1,0 +1,168 @@
+//! `/v1/decisions`: what was answered to each purchase, and everything it was based on. Read only: a decision never changes.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::auth::Caller;
+use super::cards::READERS;
+use super::error::{Problem, ProblemBody};
+use super::wire::{Items, PageOf, Query, off_thread, parse_row, path_id, reply, row};
+use crate::domain::DecisionId;
+use crate::store::{Order, Table};
+
+/// One decision. `checks` holds every check that ran, also those in shadow.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DecisionBody {
+    pub decision_id: String,
+    #[schema(format = DateTime)]
+    pub at: String,
+    pub purchase: PurchaseBody,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub station_id: Option<String>,
+    /// `approve`, `approve_capped`, `step_up` or `decline`.
+    pub outcome: String,
+    /// `enabled` or `disabled`.
+    pub settlement: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_minor: Option<i64>,
+    pub reasons: Vec<String>,
+    pub checks: Vec<CheckBody>,
+    pub rule_version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert_id: Option<String>,
+    /// The payment network's id of its message.
+    pub source_event: String,
+    /// Hex SHA-256 of the message as it came.
+    pub body_sha256: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PurchaseBody {
+    pub authorization_id: String,
+    pub source: String,
+    pub card_ref: String,
+    #[schema(format = DateTime)]
+    pub at: String,
+    pub amount: AmountBody,
+    pub partial_allowed: bool,
+    #[schema(value_type = Object)]
+    pub merchant: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AmountBody {
+    pub amount_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CheckBody {
+    pub check: String,
+    /// `on`, or `shadow`: recorded without influence.
+    pub mode: String,
+    /// `pass`, `fail` or `unknown`.
+    pub verdict: String,
+    pub detail: String,
+    /// Numbers with their thresholds, and ids.
+    #[schema(value_type = Object)]
+    pub evidence: serde_json::Value,
+    /// How old what it relied on was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DecisionPage {
+    pub items: Vec<DecisionBody>,
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionQuery {
+    limit: Option<String>,
+    after: Option<String>,
+    card_id: Option<String>,
+    vehicle_id: Option<String>,
+    outcome: Option<String>,
+    authorization_id: Option<String>,
+}
+
+#[utoipa::path(get, path = "/v1/decisions", tag = "decisions",
+    description = "Newest first. A page may have fewer items than asked for and still a `next`.",
+    params(
+        ("limit" = Option<usize>, Query), ("after" = Option<String>, Query), ("card_id" = Option<String>, Query),
+        ("vehicle_id" = Option<String>, Query), ("outcome" = Option<String>, Query),
+        ("authorization_id" = Option<String>, Query),
+    ),
+    responses((status = 200, body = DecisionPage)))]
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<DecisionQuery>) -> Result<HttpResponse, Problem> {
+    caller.require(READERS)?;
+    let DecisionQuery { limit, after, card_id, vehicle_id, outcome, authorization_id } = query.0;
+    let page = PageOf::parse(limit.as_deref(), after.as_deref())?;
+    let is_or_any = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
+    let items = filtered(&app, Table::Decisions, page, move |decision: &DecisionBody| {
+        is_or_any(&card_id, decision.card_id.as_deref())
+            && is_or_any(&vehicle_id, decision.vehicle_id.as_deref())
+            && is_or_any(&outcome, Some(&decision.outcome))
+            && is_or_any(&authorization_id, Some(&decision.purchase.authorization_id))
+    });
+    Ok(reply(StatusCode::OK, &items.await?))
+}
+
+#[utoipa::path(get, path = "/v1/decisions/{id}", tag = "decisions", params(("id" = String, Path)), responses(
+    (status = 200, body = DecisionBody),
+    (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn get(app: web::Data<App>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.require(READERS)?;
+    let id: DecisionId = path_id(&request, "id", "decision")?;
+    let decision = row::<DecisionBody>(&app, Table::Decisions, id.to_string()).await?;
+    Ok(reply(StatusCode::OK, &decision.ok_or_else(|| Problem::not_found("decision"))?))
+}
+
+/// Rows looked at for one page of a filtered list; where it bites, `next` reads on.
+const MAX_LOOKED_AT: usize = 5_000;
+
+/// The newest rows that a filter lets through.
+pub(super) async fn filtered<T: DeserializeOwned + Send + 'static>(
+    app: &App,
+    table: Table,
+    page: PageOf,
+    is_wanted: impl Fn(&T) -> bool + Send + 'static,
+) -> Result<Items<T>, Problem> {
+    let store = app.store.clone();
+    let PageOf { limit, mut after } = page;
+    off_thread(move || {
+        let (mut items, mut looked_at) = (Vec::new(), 0);
+        loop {
+            let rows = store.scan(table, "", after.as_deref(), limit.max(100), Order::Descending)?;
+            let count = rows.rows.len();
+            for (index, (key, row)) in rows.rows.into_iter().enumerate() {
+                let item: T = parse_row(&row)?;
+                if is_wanted(&item) {
+                    items.push(item);
+                }
+                if items.len() == limit {
+                    let is_more = index + 1 < count || rows.next.is_some();
+                    return Ok(Items { items, next: is_more.then_some(key) });
+                }
+            }
+            looked_at += count;
+            after = rows.next;
+            if after.is_none() || looked_at >= MAX_LOOKED_AT {
+                return Ok(Items { items, next: after });
+            }
+        }
+    })
+    .await?
+}

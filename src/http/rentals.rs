@@ -1,0 +1,72 @@
+//! `/v1/rentals`: who has which car, and giving it back.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::App;
+use super::auth::Caller;
+use super::error::Problem;
+use super::model::{RentalBody, Row};
+use super::vehicles::{ACTORS, ListParams};
+use super::wire::{Items, Query, body_hash, idempotency, list_rows, path_id, reply, row};
+use crate::actors::vehicle::{Answer, Ask};
+use crate::domain::RentalId;
+use crate::domain::rental::Rental;
+use crate::domain::vehicle::Request;
+use crate::store::Table;
+
+async fn stored(app: &App, caller: &Caller, id: RentalId) -> Result<Row<Rental>, Problem> {
+    let row: Option<Row<Rental>> = row(app, Table::Rentals, id.to_string()).await?;
+    row.filter(|row| caller.sees(&row.item.renter)).ok_or_else(|| Problem::not_found("rental"))
+}
+
+#[utoipa::path(get, path = "/v1/rentals", tag = "rentals", params(ListParams),
+    responses((status = 200, description = "Newest first", body = Items<RentalBody>)))]
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
+    let items = list_rows(&app, Table::Rentals, &query.0, move |row: Row<Rental>| {
+        caller.sees(&row.item.renter).then(|| RentalBody::of(&row.vehicle_id, &row.item))
+    });
+    Ok(reply(StatusCode::OK, &items.await?))
+}
+
+#[utoipa::path(get, path = "/v1/rentals/{id}", tag = "rentals", params(("id" = String, Path)),
+    responses((status = 200, body = RentalBody)))]
+pub async fn get(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id: RentalId = path_id(&request, "id", "rental")?;
+    let Row { vehicle_id, item } = stored(&app, &caller, id).await?;
+    // The actor's word is up to a second newer than the row.
+    let newest = app.fleet.snapshot(&vehicle_id).await.ok().and_then(|snapshot| snapshot.vehicle.rental(id).cloned());
+    Ok(reply(StatusCode::OK, &RentalBody::of(&vehicle_id, &newest.unwrap_or(item))))
+}
+
+#[utoipa::path(post, path = "/v1/rentals/{id}/end", tag = "rentals", params(("id" = String, Path)),
+    responses((status = 200, description = "`ending` until the car has confirmed", body = RentalBody)))]
+pub async fn end(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    close(&app, caller, &request, "end", |rental_id| Request::EndRental { rental_id }).await
+}
+
+#[utoipa::path(post, path = "/v1/rentals/{id}/cancel", tag = "rentals", params(("id" = String, Path)),
+    responses((status = 200, body = RentalBody)))]
+pub async fn cancel(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    close(&app, caller, &request, "cancel", |rental_id| Request::CancelRental { rental_id }).await
+}
+
+async fn close(
+    app: &App,
+    caller: Caller,
+    request: &HttpRequest,
+    verb: &str,
+    make: impl Fn(RentalId) -> Request,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&ACTORS)?;
+    let id: RentalId = path_id(request, "id", "rental")?;
+    let idempotency = idempotency(request, &caller, verb, &body_hash(request.path(), b""))?;
+    let Row { vehicle_id, .. } = stored(app, &caller, id).await?;
+    let ask = Ask { request: make(id), by: caller.principal, idempotency };
+    match app.fleet.ask(&vehicle_id, ask).await? {
+        Answer::Rental(rental) => Ok(reply(StatusCode::OK, &RentalBody::of(&vehicle_id, &rental))),
+        Answer::Vehicle | Answer::Command(_) | Answer::Usage { .. } | Answer::Key(_) => {
+            Err(Problem::internal("rental", &"the actor answered with something else"))
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The servers: HTTPS for callers, plain HTTP for `/metrics`, `/healthz` and `/readyz` on an address of its own.
+//!
+//! Limits on slow clients, connections and header sizes stand here, with what every answer carries. No subject does.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App as WebApp, HttpResponse, HttpServer, web};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::App;
+use super::error::{Problem, Slug, no_such_route};
+
+/// A running server.
+pub struct Server {
+    pub address: SocketAddr,
+    handle: ServerHandle,
+}
+
+impl Server {
+    /// Accepts nothing more, lets what is being answered finish for up to [`SHUTDOWN_S`], and ends.
+    pub async fn stop(&self) {
+        self.handle.stop(true).await;
+    }
+}
+
+/// Request head: from the first byte of a connection, or of a request, to its last header.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Within the 10 s that the whole process has.
+const SHUTDOWN_S: u64 = 6;
+/// TLS handshakes at once in each worker: they are what a flood of connections costs.
+const MAX_HANDSHAKES: usize = 128;
+
+/// Starts HTTPS on the running actix system.
+pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
+    let address = listener.local_addr()?;
+    let config = Arc::clone(&app.config);
+    let data = web::Data::new(app);
+    let workers = config.http.workers.max(1);
+    let server =
+        HttpServer::new(move || WebApp::new().app_data(data.clone()).wrap(from_fn(observe)).configure(super::routes))
+            .workers(workers)
+            .max_connections(config.http.max_connections.div_ceil(workers))
+            .max_connection_rate(MAX_HANDSHAKES)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .tls_handshake_timeout(TLS_TIMEOUT)
+            .keep_alive(KEEP_ALIVE)
+            .shutdown_timeout(SHUTDOWN_S)
+            .disable_signals()
+            .listen_rustls_0_23(listener, (*tls).clone())?
+            .run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok(Server { address, handle })
+}
+
+/// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
+pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server> {
+    let address = listener.local_addr()?;
+    let data = web::Data::new(app);
+    let server = HttpServer::new(move || {
+        WebApp::new()
+            .app_data(data.clone())
+            .route("/metrics", web::get().to(metrics))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .default_service(web::to(no_such_route))
+    })
+    .workers(1)
+    .max_connections(64)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok(Server { address, handle })
+}
+
+async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let text = app.metrics.encode().map_err(|error| Problem::internal("metrics", &error))?;
+    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
+}
+
+/// The process answers.
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+/// The gateway promises and answers queries.
+async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let health = app.store.health();
+    let not_ready = |detail: String| Err(Problem::new(Slug::NotReady, detail).retry_after(2));
+    if health.is_poisoned {
+        return not_ready("a write to the journal failed; the process must be started again".into());
+    }
+    if let Some(why) = health.refusing {
+        return not_ready(format!("promises are refused: {why}"));
+    }
+    if let Some(problem) = health.view_problem {
+        tracing::warn!(%problem, "the view is not available");
+        return not_ready("the view is not available".into());
+    }
+    let (durable, applied) = (health.durable, health.applied);
+    Ok(HttpResponse::Ok().json(json!({"status": "ready", "durable": durable, "applied": applied})))
+}
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names, counts and times each request, and puts on what every answer carries.
+async fn observe(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let Some(app) = request.app_data::<web::Data<App>>().cloned() else {
+        return next.call(request).await;
+    };
+    let id = request_id(&request, || app.clock.new_id());
+    // Handlers and error answers read it from here.
+    request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
+    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let started = app.clock.elapsed();
+    app.counters.in_flight.add(1);
+    let in_flight = InFlight(app.clone());
+    let answer = next.call(request).await;
+    let took = app.clock.elapsed().saturating_sub(started);
+    drop(in_flight);
+    let mut answer = answer?;
+    let status = answer.status();
+    app.counters.latency.record(took);
+    if let Some(count) = app.counters.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
+        count.inc();
+    }
+    let took_ms = took.as_millis() as u64;
+    if status.is_server_error() {
+        tracing::warn!(%method, path, %status, took_ms, id = ?id, "request failed");
+    } else {
+        tracing::debug!(%method, path, %status, took_ms, id = ?id, "request");
+    }
+    carry(answer.headers_mut(), id);
+    Ok(answer)
+}
+
+/// Counts down when the answer is there, or when the client went away before.
+struct InFlight(web::Data<App>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.counters.in_flight.add(-1);
+    }
+}
+
+/// The caller's own id if it is short and plain, else a fresh one.
+fn request_id(request: &ServiceRequest, fresh: impl Fn() -> Uuid) -> HeaderValue {
+    let is_plain = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=64).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+    };
+    let own = request.headers().get(&REQUEST_ID).filter(is_plain).cloned();
+    own.unwrap_or_else(|| HeaderValue::from_str(&fresh().to_string()).unwrap_or(HeaderValue::from_static("none")))
+}
+
+fn carry(headers: &mut header::HeaderMap, id: HeaderValue) {
+    headers.insert(REQUEST_ID.clone(), id);
+    let defaults = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
+        // Pages say their own.
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in defaults {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `/v1/vehicles`: register, list, read and change vehicles.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use super::auth::Caller;
+use super::error::Problem;
+use super::model::{FunctionName, LendingBody, TwinBody};
+use super::wire::{Items, Json, PageOf, Query, each, idempotency, param, path_id, reply};
+use crate::actors::vehicle::Ask;
+use crate::domain::rental::Lending;
+use crate::domain::vehicle::{Details, Request};
+use crate::domain::{Functions, Role, VehicleId};
+
+pub const STAFF: [Role; 2] = [Role::Admin, Role::Operator];
+/// Who may act on what is theirs; a renter's own is checked beside it.
+pub const ACTORS: [Role; 3] = [Role::Admin, Role::Operator, Role::Renter];
+pub const READERS: [Role; 3] = [Role::Admin, Role::Operator, Role::Auditor];
+
+/// `{"vehicle_id":"WVW-1","name":"Blue van","tank_litres":60,"lending":{"profiles":["cabin"],"approval":"auto"}}`
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewVehicle {
+    /// A VIN or the fleet's own: `[A-Za-z0-9-]{1,64}`.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9-]{1,64}$")]
+    pub vehicle_id: VehicleId,
+    name: Option<String>,
+    fuel_type: Option<String>,
+    tank_litres: Option<f64>,
+    #[schema(value_type = Option<Vec<FunctionName>>)]
+    capabilities: Option<Functions>,
+    #[schema(value_type = Option<LendingBody>)]
+    lending: Option<Lending>,
+}
+
+/// `{"name":"Blue van"}`; what is absent stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VehicleChange {
+    name: Option<String>,
+    fuel_type: Option<String>,
+    tank_litres: Option<f64>,
+    #[schema(value_type = Option<Vec<FunctionName>>)]
+    capabilities: Option<Functions>,
+    #[schema(value_type = Option<LendingBody>)]
+    lending: Option<Lending>,
+}
+
+#[utoipa::path(post, path = "/v1/vehicles", tag = "vehicles", request_body = NewVehicle,
+    responses((status = 201, body = TwinBody)))]
+pub async fn register(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    body: Json<NewVehicle>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&STAFF)?;
+    let idempotency = idempotency(&request, &caller, "vehicles", &body.hash)?;
+    let NewVehicle { vehicle_id, name, fuel_type, tank_litres, capabilities, lending } = body.value;
+    let details = Details { name, fuel_type, tank_litres, capabilities, lending };
+    let by = caller.principal;
+    let ask = Ask { request: Request::Register { details, by: by.clone() }, by, idempotency };
+    app.fleet.ask(&vehicle_id, ask).await?;
+    let snapshot = app.fleet.snapshot(&vehicle_id).await?;
+    let mut answer = HttpResponse::Created();
+    answer.insert_header(("Location", format!("/v1/vehicles/{vehicle_id}")));
+    Ok(answer.json(TwinBody::of(&snapshot)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    /// 1 to 1000; 100 if absent.
+    #[param(value_type = Option<u32>)]
+    pub limit: Option<String>,
+    /// What the page before gave as `next`.
+    pub after: Option<String>,
+}
+
+#[utoipa::path(get, path = "/v1/vehicles", tag = "vehicles", params(ListParams),
+    responses((status = 200, body = Items<TwinBody>)))]
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let page = PageOf::parse(query.0.limit.as_deref(), query.0.after.as_deref())?;
+    let after: Option<VehicleId> = param("after", page.after.as_deref())?;
+    // One more than asked for tells whether there is a next page.
+    let mut ids = app.fleet.vehicles(after.as_ref(), page.limit + 1);
+    let is_more = ids.len() > page.limit;
+    ids.truncate(page.limit);
+    let next = if is_more { ids.last().map(VehicleId::to_string) } else { None };
+    let fleet = app.fleet.clone();
+    let snapshots = each(ids, READS_IN_FLIGHT, move |id| {
+        let fleet = fleet.clone();
+        async move { fleet.snapshot(&id).await }
+    });
+    let items = snapshots.await?.into_iter().map(|snapshot| Ok(TwinBody::of(&snapshot?)));
+    let items = items.collect::<Result<Vec<_>, Problem>>()?;
+    Ok(reply(StatusCode::OK, &Items { items, next }))
+}
+
+/// Vehicles that one list asks at once: more would only queue in front of the actors' threads.
+pub const READS_IN_FLIGHT: usize = 256;
+
+#[utoipa::path(get, path = "/v1/vehicles/{id}", tag = "vehicles", params(("id" = String, Path)),
+    responses((status = 200, body = TwinBody)))]
+pub async fn get(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let id: VehicleId = path_id(&request, "id", "vehicle")?;
+    let snapshot = app.fleet.snapshot(&id).await?;
+    Ok(reply(StatusCode::OK, &TwinBody::of(&snapshot)))
+}
+
+#[utoipa::path(patch, path = "/v1/vehicles/{id}", tag = "vehicles", params(("id" = String, Path)),
+    request_body = VehicleChange, responses((status = 200, body = TwinBody)))]
+pub async fn change(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    body: Json<VehicleChange>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&STAFF)?;
+    let id: VehicleId = path_id(&request, "id", "vehicle")?;
+    let VehicleChange { name, fuel_type, tank_litres, capabilities, lending } = body.value;
+    let details = Details { name, fuel_type, tank_litres, capabilities, lending };
+    let ask = Ask { request: Request::Change { details }, by: caller.principal, idempotency: None };
+    app.fleet.ask(&id, ask).await?;
+    let snapshot = app.fleet.snapshot(&id).await?;
+    Ok(reply(StatusCode::OK, &TwinBody::of(&snapshot)))
+}

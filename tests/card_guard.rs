@@ -1,0 +1,386 @@
+//! The card guard over the real store: one answer an authorisation, durable before it is heard, whatever goes wrong.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::{Actor, Arbiter, Context, Handler};
+use cardea::actors::card_guard::{
+    AskVehicle, Authorise, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts, built_in_rules,
+};
+use cardea::actors::feed::{AlertChanged, DecisionMade};
+use cardea::actors::vehicle::Snapshot;
+use cardea::clock::Clock;
+use cardea::config::Data;
+use cardea::domain::card::{CardStatus, Merchant, Outcome, Purchase, Station};
+use cardea::domain::rental::{Rental, RentalPassage, RentalState};
+use cardea::domain::twin::Twin;
+use cardea::domain::vehicle::{Event, Vehicle};
+use cardea::domain::{KeyId, Money, Position, Principal, RentalId, RequestId, Timestamp, VehicleId};
+use cardea::store::{
+    Append, AppendError, Appending, Epoch, LocalStore, Observation, Order, Page, ReadError, Recorded, Store,
+    StoreHealth, StorePosition, Table,
+};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+/// What happens to an append.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Through,
+    /// It is stored, and nobody is told.
+    Unheard,
+    /// It is stored, and the answer waits until the fate changes.
+    Held,
+    Refused,
+}
+
+/// The real store behind a door that can jam.
+struct Door {
+    inner: Arc<LocalStore>,
+    fate: watch::Sender<Fate>,
+    /// The guard shall not remember decisions, only the store.
+    hides_decisions: bool,
+}
+
+impl Door {
+    fn open(dir: &std::path::Path) -> Arc<Self> {
+        let data = Data { dir: dir.to_owned(), min_free_mib: 1, segment_mib: 1, ..Data::default() };
+        let inner = LocalStore::open(&data, Clock::start()).unwrap_or_else(|error| panic!("{error}"));
+        Arc::new(Self { inner, fate: watch::channel(Fate::Through).0, hides_decisions: false })
+    }
+
+    fn set(&self, fate: Fate) {
+        self.fate.send_replace(fate);
+    }
+}
+
+impl Store for Door {
+    fn append(&self, step: Append) -> Appending {
+        let mut fate = self.fate.subscribe();
+        let now = *fate.borrow();
+        if now == Fate::Refused {
+            return Box::pin(std::future::ready(Err(AppendError::Full("refused by the test"))));
+        }
+        let appending = self.inner.append(step);
+        Box::pin(async move {
+            let outcome = appending.await;
+            match now {
+                Fate::Through | Fate::Refused => outcome,
+                Fate::Unheard => Err(AppendError::Unknown("lost by the test")),
+                Fate::Held => {
+                    let _ = fate.wait_for(|fate| *fate != Fate::Held).await;
+                    outcome
+                }
+            }
+        })
+    }
+
+    fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.read(stream, after, limit)
+    }
+
+    fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.tail(after, limit)
+    }
+
+    fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        self.inner.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        order: Order,
+    ) -> Result<Page, ReadError> {
+        if self.hides_decisions && table == Table::Decisions {
+            return Ok(Page::default());
+        }
+        self.inner.scan(table, prefix, after, limit, order)
+    }
+
+    fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
+        self.inner.answered(key)
+    }
+
+    fn claim(&self, vehicle: &VehicleId) -> Epoch {
+        self.inner.claim(vehicle)
+    }
+
+    fn observe(&self, observation: Observation) {
+        self.inner.observe(observation);
+    }
+
+    fn observations(
+        &self,
+        vehicle: &VehicleId,
+        from: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Observation>, ReadError> {
+        self.inner.observations(vehicle, from, until, limit)
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.inner.health()
+    }
+}
+
+struct Deaf;
+
+impl Actor for Deaf {
+    type Context = Context<Self>;
+}
+
+impl Handler<DecisionMade> for Deaf {
+    type Result = ();
+
+    fn handle(&mut self, _: DecisionMade, _: &mut Self::Context) {}
+}
+
+impl Handler<AlertChanged> for Deaf {
+    type Result = ();
+
+    fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
+}
+
+fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
+    let feed = Deaf.start();
+    let parts = Parts {
+        store,
+        clock: Clock::start(),
+        rules: built_in_rules().unwrap(),
+        ask_vehicle,
+        deadline: Duration::from_millis(deadline_ms),
+        decisions_feed: feed.clone().recipient(),
+        alerts_feed: feed.recipient(),
+    };
+    GuardHandle::start(parts, &Arbiter::current()).unwrap()
+}
+
+fn car(is_rented: bool) -> Snapshot {
+    let now = Clock::start().now();
+    let mut vehicle = Vehicle::new("WVW-1".parse().unwrap());
+    vehicle.apply(&Event::VehicleRegistered { details: Default::default(), by: Principal::gateway(), at: now });
+    if is_rented {
+        let began = now.plus_ms(-3_600_000);
+        vehicle.rentals.push(Rental {
+            rental_id: RentalId(uuid::Uuid::from_u128(1)),
+            request_id: RequestId(uuid::Uuid::from_u128(2)),
+            renter: "anna".into(),
+            profile: "drive".into(),
+            key_id: KeyId(uuid::Uuid::from_u128(3)),
+            from: began,
+            until: now.plus_ms(3_600_000),
+            state: RentalState::Active,
+            history: vec![RentalPassage { state: RentalState::Active, at: began }],
+        });
+    }
+    Snapshot { now, vehicle, twin: Twin::new(now) }
+}
+
+/// A vehicle whose rental the test switches.
+fn switched(is_rented: &Arc<Mutex<bool>>) -> AskVehicle {
+    let is_rented = is_rented.clone();
+    Arc::new(move |_| Box::pin(std::future::ready(Ok(car(*is_rented.lock().unwrap())))))
+}
+
+fn ask(id: &str) -> Authorise {
+    Authorise {
+        purchase: Purchase {
+            authorization_id: id.parse().unwrap(),
+            source: "stripe".into(),
+            card_ref: "ic_1".parse().unwrap(),
+            at: Clock::start().now(),
+            amount: Money { amount_minor: 5_000, currency: "EUR".into() },
+            partial_allowed: true,
+            merchant: Merchant::default(),
+        },
+        source_event: format!("evt_{id}"),
+        body_sha256: "00".repeat(32),
+    }
+}
+
+async fn add_card(guard: &GuardHandle) {
+    let card = NewCard {
+        card_id: Some("c1".parse().unwrap()),
+        network_ref: "ic_1".parse().unwrap(),
+        vehicle_id: Some("WVW-1".parse().unwrap()),
+        status: CardStatus::Active,
+    };
+    guard.edit(Edit::AddCard(card), Principal::gateway(), None).await.unwrap();
+}
+
+fn decisions(store: &dyn Store) -> usize {
+    store.scan(Table::Decisions, "", None, 1_000, Order::Ascending).unwrap().rows.len()
+}
+
+#[actix::test]
+async fn concurrent_deliveries_get_one_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store.clone(), switched(&Arc::new(Mutex::new(true))), 5_000);
+    add_card(&guard).await;
+    let asked: Vec<_> = (0..24)
+        .map(|_| {
+            actix::spawn({
+                let guard = guard.clone();
+                async move { guard.authorise(ask("a")).await }
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in asked {
+        answers.push(task.await.unwrap().unwrap());
+    }
+    assert!(answers.iter().all(|answer| answer == &answers[0]));
+    assert_eq!(decisions(&*store), 1);
+    assert_eq!(guard.counters().repeats.get(), 23);
+}
+
+#[actix::test]
+async fn a_decline_stays_declined_over_a_restart_even_when_only_the_store_remembers() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_rented = Arc::new(Mutex::new(false));
+    let store = Door::open(dir.path());
+    let first = guard(store.clone(), switched(&is_rented), 5_000);
+    add_card(&first).await;
+    let declined = first.authorise(ask("a")).await.unwrap();
+    assert_eq!(declined.outcome, Outcome::Decline);
+    *is_rented.lock().unwrap() = true;
+    assert_eq!(first.authorise(ask("a")).await.unwrap(), declined);
+    let second = guard(store.clone(), switched(&is_rented), 5_000);
+    assert_eq!(second.authorise(ask("a")).await.unwrap(), declined);
+    let forgetful =
+        Arc::new(Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions: true });
+    let third = guard(forgetful, switched(&is_rented), 5_000);
+    assert_eq!(third.authorise(ask("a")).await.unwrap(), declined);
+    assert_eq!(decisions(&*store), 1);
+}
+
+#[actix::test]
+async fn a_vehicle_that_never_answers_leads_to_the_fallback_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store, Arc::new(|_| Box::pin(std::future::pending())), 1_000);
+    add_card(&guard).await;
+    let answer = guard.authorise(ask("a")).await.unwrap();
+    assert_eq!((answer.outcome, answer.cap_minor), (Outcome::ApproveCapped, Some(10_000)));
+    assert_eq!(answer.reasons, ["vehicle_not_answering"]);
+    assert_eq!(guard.counters().late_vehicles.get(), 1);
+}
+
+#[actix::test]
+async fn an_answer_that_is_not_recorded_in_time_is_none_and_the_repeat_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let is_rented = Arc::new(Mutex::new(false));
+    let guard = guard(store.clone(), switched(&is_rented), 300);
+    add_card(&guard).await;
+    store.set(Fate::Held);
+    assert!(matches!(guard.authorise(ask("a")).await, Err(GuardError::Unknown)));
+    assert_eq!(guard.counters().late.get(), 1);
+    *is_rented.lock().unwrap() = true;
+    store.set(Fate::Through);
+    assert_eq!(guard.authorise(ask("a")).await.unwrap().outcome, Outcome::Decline);
+    assert_eq!(decisions(&*store), 1);
+}
+
+#[actix::test]
+async fn more_than_can_be_in_flight_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store.clone(), switched(&Arc::new(Mutex::new(true))), 2_000);
+    add_card(&guard).await;
+    store.set(Fate::Held);
+    let tasks: Vec<_> = (0..1_200)
+        .map(|number| {
+            let guard = guard.clone();
+            actix::spawn(async move { guard.authorise(ask(&format!("a{number}"))).await })
+        })
+        .collect();
+    let (mut busy, mut unknown) = (0, 0);
+    for task in tasks {
+        match task.await.unwrap() {
+            Err(GuardError::Busy) => busy += 1,
+            Err(GuardError::Unknown) => unknown += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((busy, unknown), (176, 1_024));
+    assert_eq!(guard.counters().busy.get(), 176);
+    store.set(Fate::Through);
+    assert_eq!(guard.authorise(ask("a0")).await.unwrap().settlement, cardea::domain::card::Settlement::Enabled);
+}
+
+/// Deliveries, lost answers, full disks, restarts and rentals in any order: what was heard once is heard ever after.
+#[actix::test]
+async fn an_answer_that_was_heard_never_changes() {
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x5eed_u64);
+    println!("SEED={seed}");
+    let mut state = seed;
+    let mut next = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let is_rented = Arc::new(Mutex::new(true));
+    let mut current = guard(store.clone(), switched(&is_rented), 5_000);
+    add_card(&current).await;
+    let mut heard: HashMap<u64, Arc<Decided>> = HashMap::new();
+    for step in 0..400 {
+        match next(10) {
+            0 => *is_rented.lock().unwrap() ^= true,
+            1 => {
+                let hides_decisions = next(2) == 0;
+                let door = Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions };
+                current = guard(Arc::new(door), switched(&is_rented), 5_000);
+            }
+            choice => {
+                let id = next(40);
+                store.set([Fate::Through, Fate::Unheard, Fate::Refused][(choice % 3) as usize]);
+                let door = guard_over(&store, &current, choice, &is_rented);
+                if let Ok(answer) = door.authorise(ask(&format!("a{id}"))).await {
+                    let known = heard.entry(id).or_insert_with(|| answer.clone());
+                    assert_eq!(*known, answer, "step {step}");
+                }
+            }
+        }
+    }
+    assert!(heard.len() > 20);
+    assert!(heard.values().any(|answer| answer.outcome == Outcome::Decline));
+    assert!(decisions(&*store) <= 40);
+}
+
+/// Every other delivery goes to a guard behind the jamming door, as if it had been started anew.
+fn guard_over(store: &Arc<Door>, current: &GuardHandle, choice: u64, is_rented: &Arc<Mutex<bool>>) -> GuardHandle {
+    if choice.is_multiple_of(2) { current.clone() } else { guard(store.clone(), switched(is_rented), 5_000) }
+}
+
+#[actix::test]
+async fn a_national_directory_is_imported_in_seconds_and_found_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store.clone(), switched(&Arc::new(Mutex::new(true))), 300);
+    let station = |number: u32| Station {
+        station_id: format!("it-{number}").parse().unwrap(),
+        name: format!("Pompe Bianche {number}, Strada Statale 106"),
+        position: Some(Position { latitude: 36.0 + f64::from(number) / 3_000.0, longitude: 7.0 }),
+        terminals: Vec::new(),
+    };
+    let stations: Vec<_> = (0..24_000).map(station).collect();
+    let clock = Clock::start();
+    let began = clock.now();
+    let edited = guard.edit(Edit::ImportStations(stations), Principal::gateway(), None).await.unwrap();
+    let took_ms = clock.now().since_ms(began);
+    println!("24 000 stations in {took_ms} ms");
+    assert_eq!(edited, Edited::Imported { imported: 24_000, updated: 0 });
+    assert!(took_ms < 20_000, "{took_ms} ms");
+    let again = self::guard(store, switched(&Arc::new(Mutex::new(true))), 300);
+    assert_eq!(again.stations(None, usize::MAX).len(), 24_000);
+}
