@@ -20,6 +20,8 @@ mod decisions;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
+#[cfg(test)]
+mod fuzz_tests;
 mod history;
 mod keys;
 mod keyset;
