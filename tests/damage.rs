@@ -61,7 +61,8 @@ fn largest(folder: &Path) -> PathBuf {
 
 fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).expect("readable");
-    bytes[at] ^= 0x10;
+    let place = at % bytes.len();
+    bytes[place] ^= 0x10;
     std::fs::write(path, bytes).expect("writable");
 }
 

@@ -21,9 +21,9 @@ impl SmallDisk {
 
     /// Takes all the space there is.
     fn fill(&self) {
-        let done = Command::new("dd").args(["if=/dev/zero", "bs=1M"]).arg(format!("of={}", self.filler().display()));
-        let mut done = done.output().ok();
-        assert!(done.take().is_some_and(|output| !output.status.success()), "the disk was not filled");
+        let filler = format!("of={}", self.filler().display());
+        let done = Command::new("dd").args(["if=/dev/zero", "bs=1M"]).arg(filler).output();
+        assert!(done.is_ok_and(|output| !output.status.success()), "the disk was not filled");
     }
 
     fn filler(&self) -> PathBuf {

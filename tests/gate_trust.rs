@@ -63,6 +63,18 @@ async fn a_crl_takes_effect_by_reload_on_sessions_that_are_up_too() {
 
 /// rumqttd reads only the first CA of a bundle.
 #[tokio::test]
+async fn a_revoked_certificate_cannot_throw_out_the_car_that_has_the_new_one() {
+    let gate = start_gate(|_| {});
+    let (stolen, new) = (gate.enroll_as("CAR-1", 31), gate.enroll_as("CAR-1", 32));
+    gate.certs.revoke(cardea::certs::Revocation::Serial("1f".parse().unwrap()));
+    let mut raw = Raw::connect(&gate, &new).await;
+    assert!(!is_let_in(&gate, &stolen).await);
+    raw.send(&[0xc0, 0]).await;
+    assert_eq!(raw.packet().await.unwrap().first, 0xd0);
+    assert_eq!(gate.told.of(&new.vehicle, epoch_up).len(), 1);
+}
+
+#[tokio::test]
 async fn a_second_ca_is_trusted_after_a_reload_and_the_first_stays() {
     let gate = start_gate(|_| {});
     let mut witness = Witness::new(&gate).await;
@@ -122,7 +134,8 @@ async fn a_resumed_session_is_checked_again_and_a_reload_ends_all_tickets() {
     assert_eq!(connect(Arc::clone(&config)).await, (accepted, Some(HandshakeKind::Resumed)));
     gate.certs.revoke(cardea::certs::Revocation::Serial("15".parse().unwrap()));
     let (answer, kind) = connect(config).await;
-    assert_eq!((answer, kind), (None, Some(HandshakeKind::Resumed)));
+    let not_authorised = Some(Packet { first: 0x20, body: vec![0, 5] });
+    assert_eq!((answer, kind), (not_authorised, Some(HandshakeKind::Resumed)));
     gate.counted(Reason::Revoked, 1).await;
     witness.works(&gate).await;
 }

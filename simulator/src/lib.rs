@@ -30,6 +30,7 @@ pub mod process;
 pub mod replay;
 pub mod scenario;
 pub mod stopwatch;
+pub mod try_out;
 
 // Recordings.
 pub mod trace;

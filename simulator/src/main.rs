@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cardea_simulator::{bench, drive, failure::Failure, identity, replay, scenario};
+use cardea_simulator::{bench, drive, failure::Failure, identity, replay, scenario, try_out};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +20,10 @@ enum Command {
     Drive(drive::DriveArgs),
     /// A recorded drive as real input
     Replay(replay::ReplayArgs),
+    /// A renter asks for a car and uses the key
+    Phone(try_out::PhoneArgs),
+    /// A card is read at a fuel station
+    Station(try_out::StationArgs),
     /// A seeded story with renters, purchases and a fraud
     Scenario(scenario::ScenarioArgs),
     /// Load, measured
@@ -51,6 +55,8 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Drive(args) => drive::run(args).await,
         Command::Replay(args) => replay::run(args).await,
+        Command::Phone(args) => try_out::run_phone(args).await,
+        Command::Station(args) => try_out::run_station(args).await,
         Command::Scenario(args) => scenario::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }

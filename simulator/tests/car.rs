@@ -12,6 +12,8 @@ use cardea::domain::{CommandId, Function, Timestamp, VehicleId};
 use cardea::mqtt::payload;
 use cardea::mqtt::topics::{self, Channel};
 use cardea_simulator::car::{Car, CarHandle, CarOptions};
+use cardea_simulator::replay;
+use cardea_simulator::trace::{Format, FuelScale, Trace};
 use cardea_simulator::unit::Act;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use uuid::Uuid;
@@ -189,4 +191,39 @@ async fn a_car_thrown_out_by_its_double_comes_back_with_patience() {
     car.wait_for("connected again", DEADLINE, |state| state.link.is_connected && state.link.connections > 1)
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_drive_arrives_whole_and_its_facts_are_taken() {
+    const RECORDING: &str = include_str!("../../tests/data/openxc-around-the-block-1hz.jsonl");
+    let Some(broker) = Broker::start().await else { return };
+    let vehicle: VehicleId = "CAR-6".parse().unwrap();
+    let mut peer = Peer::listening(&broker, &vehicle).await;
+    let trace = Trace::parse(RECORDING, Format::Auto, FuelScale::Auto).unwrap();
+    let credentials = broker.credentials("CAR-6");
+    let (address, car) = (broker.address.clone(), vehicle.clone());
+    let player = tokio::spawn(async move { replay::play(&trace, &address, &credentials, &car, 0.0).await });
+    let mut reports = 0;
+    while reports < 98 {
+        let acknowledge = peer
+            .hear(|heard| match heard {
+                Heard::Telemetry(report) => {
+                    reports += 1;
+                    assert_eq!(report.seq, reports);
+                    Some(None)
+                }
+                Heard::Event(fact) => Some(Some(ToCar::EventAck { boot: fact.boot, seq: fact.seq })),
+                Heard::Ack(_) => None,
+            })
+            .await;
+        if let Some(message) = acknowledge {
+            peer.send(&message).await;
+        }
+    }
+    // The last answers go out while the player waits for them.
+    let played = tokio::select! {
+        played = player => played.unwrap().unwrap(),
+        () = async { loop { peer.link.poll().await.unwrap(); } } => unreachable!("the link does not end"),
+    };
+    assert_eq!(played.reports, 98);
 }

@@ -137,6 +137,8 @@ pub struct Twin {
     pub link: Link,
     /// Sorted by path; at most [`Twin::MAX_SIGNALS`].
     signals: Vec<(SignalPath, Signal)>,
+    /// The newest position the car can have driven to: what a new one is believed by.
+    anchor: Option<Fix>,
     pub last_report: Option<Timestamp>,
     /// `(boot, newest seq)` of telemetry.
     pub telemetry_seq: Option<(u64, u64)>,
@@ -167,6 +169,7 @@ impl Twin {
         Self {
             link: Link { state: LinkState::Offline, since: now, epoch: 0 },
             signals: Vec::new(),
+            anchor: None,
             last_report: None,
             telemetry_seq: None,
             missing_reports: 0,
@@ -188,6 +191,7 @@ impl Twin {
                 Put::Refused => observed.refused += 1,
             }
         }
+        self.move_anchor();
         self.stale_items += u64::from(observed.stale);
         self.refused_paths += u64::from(observed.refused);
         observed
@@ -226,6 +230,23 @@ impl Twin {
     /// Puts one value by name, as when a fact from the car implies a signal.
     pub fn note(&mut self, name: &str, value: SignalValue, at: Timestamp) {
         let _ = self.put(name.into(), value, at);
+        self.move_anchor();
+    }
+
+    fn move_anchor(&mut self) {
+        let Some(fix) = self.fix() else { return };
+        if self.anchor.is_none_or(|anchor| anchor.at < fix.at && anchor.reaches(fix)) {
+            self.anchor = Some(fix);
+        }
+    }
+
+    /// Is the newest position one that no car can have driven to from the last one that was believed? It is believed
+    /// again once it lies in reach, which time brings about by itself.
+    pub fn has_jumped(&self) -> bool {
+        match (self.fix(), self.anchor) {
+            (Some(fix), Some(anchor)) => anchor.at != fix.at && !anchor.reaches(fix),
+            (None, _) | (_, None) => false,
+        }
     }
 
     pub fn signal(&self, name: &str) -> Option<&Signal> {
@@ -313,4 +334,42 @@ pub struct Fix {
     pub position: Position,
     pub at: Timestamp,
     pub accuracy_m: Option<f64>,
+}
+
+impl Fix {
+    /// Faster than any car of a fleet drives.
+    const MAX_SPEED_KMH: f64 = 300.0;
+    /// What receivers err by without knowing it, and clocks that differ.
+    const SLACK_M: f64 = 10_000.0;
+
+    /// Can a car have driven from here to there in the time between?
+    pub fn reaches(self, later: Self) -> bool {
+        let hours = later.at.since_ms(self.at).max(0) as f64 / 3_600_000.0;
+        self.position.distance_m(later.position) <= Self::SLACK_M + Self::MAX_SPEED_KMH * 1000.0 * hours
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_km(twin: &mut Twin, km: f64, minute: i64) -> bool {
+        let signals = [(path::LATITUDE, 45.0 + km / 111.195), (path::LONGITUDE, 7.0)];
+        let signals = signals.map(|(name, value)| (name.into(), SignalValue::Number(value))).to_vec();
+        let at = Timestamp(minute * 60_000);
+        twin.observe(at, Report { boot: 0, seq: u64::try_from(minute).unwrap(), at, signals });
+        twin.has_jumped()
+    }
+
+    #[test]
+    fn a_position_no_car_can_have_reached_is_not_believed_until_it_can() {
+        let mut twin = Twin::new(Timestamp(0));
+        assert!(!at_km(&mut twin, 0.0, 1), "the first is believed");
+        assert!(!at_km(&mut twin, 12.0, 2));
+        assert!(at_km(&mut twin, 5_000.0, 3), "stuck in the ocean");
+        assert!(at_km(&mut twin, 5_000.0, 4), "and staying there proves nothing");
+        assert!(!at_km(&mut twin, 13.0, 5), "back where it was");
+        assert!(at_km(&mut twin, 200.0, 6));
+        assert!(!at_km(&mut twin, 200.0, 60), "a car gets there in the end");
+    }
 }

@@ -149,15 +149,31 @@ async fn welcome(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, permit: 
     }
 }
 
-async fn attend(mut session: Session, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
-    let reason = (&mut session).await;
-    leave(session.seat(), reason, &shared);
+async fn attend(session: Session, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
+    let mut stay = Stay { seat: Arc::clone(session.seat()), shared, reason: Reason::Gone };
+    stay.reason = session.await;
     drop(permit);
+}
+
+/// Leaves the seat when the session is over, whatever ended it.
+struct Stay {
+    seat: Arc<Seat>,
+    shared: Arc<Shared>,
+    reason: Reason,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        leave(&self.seat, self.reason, &self.shared);
+    }
 }
 
 async fn meet(tcp: TcpStream, shared: &Arc<Shared>) -> Result<Session, Reason> {
     let mut io = shake_hands(tcp, shared).await?;
-    let peer = identify(&io, shared)?;
+    let peer = identify(&io).ok_or(Reason::BadIdentity)?;
+    if io.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+        shared.metrics.resumed.add(1);
+    }
     let connect_timeout = Duration::from_millis(shared.config.connect_timeout_ms);
     let mut bytes = BytesMut::new();
     let connected = timeout(connect_timeout, read_connect(&mut io, &mut bytes)).await;
@@ -203,15 +219,9 @@ async fn shake_hands(tcp: TcpStream, shared: &Shared) -> Result<Box<Io>, Reason>
     }
 }
 
-fn identify(io: &Io, shared: &Shared) -> Result<PeerIdentity, Reason> {
-    let tls = io.get_ref().1;
-    let certificate = tls.peer_certificates().and_then(<[_]>::first).ok_or(Reason::BadIdentity)?;
-    let peer = PeerIdentity::of(certificate).map_err(|_| Reason::BadIdentity)?;
-    shared.certs.check(&peer, shared.clock.now()).map_err(|_| Reason::Revoked)?;
-    if tls.handshake_kind() == Some(HandshakeKind::Resumed) {
-        shared.metrics.resumed.add(1);
-    }
-    Ok(peer)
+fn identify(io: &Io) -> Option<PeerIdentity> {
+    let certificate = io.get_ref().1.peer_certificates()?.first()?;
+    PeerIdentity::of(certificate).ok()
 }
 
 /// Reads the first packet; what comes after it stays in `bytes`.
@@ -274,6 +284,11 @@ fn seat(connect: &Connect, peer: &PeerIdentity, shared: &Arc<Shared>) -> Result<
     if connect.client_id != peer.vehicle.as_str() {
         return Err(Reason::ForeignClientId);
     }
+    let is_trusted = || shared.certs.check(peer, shared.clock.now()).is_ok();
+    // Before it can displace anybody.
+    if !is_trusted() {
+        return Err(Reason::Revoked);
+    }
     let slot = shared.slot(&peer.vehicle);
     if slot.shard().is_lost() {
         return Err(Reason::ShardDown);
@@ -289,18 +304,21 @@ fn seat(connect: &Connect, peer: &PeerIdentity, shared: &Arc<Shared>) -> Result<
         }
         has_room
     };
-    // Seated before it is told: what the actor sends in answer must find it.
+    // Seated before it is told: what the actor sends in answer must find it. And once more whether it is trusted: who
+    // revokes kicks after that, and must find it too.
     let displaced = slot.seats.admit(&seat, has_room)?;
-    if (shared.tell)(&peer.vehicle, FromCar::LinkUp { epoch }).is_ok() {
-        return Ok(seat);
-    }
+    let refusal = match is_trusted() {
+        true if (shared.tell)(&peer.vehicle, FromCar::LinkUp { epoch }).is_ok() => return Ok(seat),
+        true => Reason::FleetFull,
+        false => Reason::Revoked,
+    };
     if slot.seats.leave(&seat) {
         sessions.subtract(1);
     }
     if let Some(older) = displaced {
         tell_link_down(&older, shared);
     }
-    Err(Reason::FleetFull)
+    Err(refusal)
 }
 
 /// Ends a session for everybody else. One that was taken over leaves in silence: the car is still here.
@@ -319,8 +337,10 @@ fn tell_link_down(seat: &Arc<Seat>, shared: &Arc<Shared>) {
     if down(seat, shared).is_ok() {
         return;
     }
+    // None at the very end of the gate: then nobody listens any more either.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let (seat, shared) = (Arc::clone(seat), Arc::clone(shared));
-    tokio::spawn(async move {
+    runtime.spawn(async move {
         let mut wait = Duration::from_millis(20);
         for _ in 0..LINK_DOWN_TRIES {
             tokio::time::sleep(wait).await;

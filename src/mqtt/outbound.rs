@@ -22,13 +22,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) struct Outbound {
     shared: Arc<Shared>,
+    /// By shard: its log stayed full. The next message does not wait for it, or it would hold up the other shards.
+    is_stuck: Vec<bool>,
 }
 
 impl Outbound {
     pub(super) fn start_on(arbiter: &Arbiter, shared: Arc<Shared>) -> Addr<Self> {
         Self::start_in_arbiter(&arbiter.handle(), |context| {
             context.set_mailbox_capacity(MAILBOX);
-            Self { shared }
+            Self { is_stuck: vec![false; shared.slots.len()], shared }
         })
     }
 }
@@ -42,11 +44,13 @@ impl Handler<SendToCar> for Outbound {
 
     fn handle(&mut self, message: SendToCar, _: &mut Self::Context) {
         let SendToCar { vehicle, message } = message;
-        let slot = self.shared.slot(&vehicle);
+        let slot = Arc::clone(self.shared.slot(&vehicle));
         let shard = slot.shard();
+        let is_stuck = &mut self.is_stuck[slot.index];
+        *is_stuck = !shard.down.wait_open(if *is_stuck { Duration::ZERO } else { PATIENCE });
         let payload = Bytes::from(payload::encode_to_car(&message));
         let topic = Bytes::from(Channel::Command.topic(&vehicle));
-        if shard.down.wait_open(PATIENCE) && shard.publish_down(topic, payload).is_ok() {
+        if !*is_stuck && shard.publish_down(topic, payload).is_ok() {
             self.shared.metrics.commands.add(1);
             return;
         }

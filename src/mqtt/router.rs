@@ -432,7 +432,7 @@ pub(super) struct Parts {
 
 /// A place for one shard: the shard in it may be replaced, the cars' seats stay.
 pub(super) struct Slot {
-    index: usize,
+    pub(super) index: usize,
     shard: ArcSwap<Shard>,
     pub(super) seats: Arc<Seats>,
     parts: Arc<Parts>,

@@ -31,7 +31,7 @@ fn name_on(gate: &Gate, index: usize, prefix: &str) -> String {
 async fn scene(adjust: impl FnOnce(&mut config::Mqtt)) -> Scene {
     let gate = start_gate(|config| {
         config.heartbeat_ms = 50;
-        config.stall_ms = 300;
+        config.stall_ms = 1_000;
         adjust(config);
     });
     let witness = Witness::named(&gate, &name_on(&gate, 0, "WITNESS")).await;
@@ -128,10 +128,10 @@ async fn an_ingest_that_is_slow_but_moves_is_left_alone() {
     let mut scene = scene(|_| {}).await;
     let mut raw = Raw::subscribed(&scene.gate, &scene.car).await;
     scene.gate.told.refuse(Some(slow));
-    for seq in 1..=15 {
+    for seq in 1..=25 {
         report(&scene.gate, &scene.car, &mut raw, seq).await;
     }
-    assert!(COUNT.load(Ordering::SeqCst) >= 15);
+    assert!(COUNT.load(Ordering::SeqCst) >= 25);
     assert_eq!(scene.gate.metrics.shards_replaced.get(), 0);
     scene.witness.works(&scene.gate).await;
 }

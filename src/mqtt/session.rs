@@ -251,7 +251,7 @@ impl Session {
     /// Takes all whole packets; the rest stays for the next read. What came before a bad packet still counts.
     fn take(&mut self, bytes: &[u8]) -> Result<(), Reason> {
         let mut messages = SmallVec::<[(Bytes, Bytes); 4]>::new();
-        let mut used = 0;
+        let (mut used, answered) = (0, self.unwritten.len());
         let outcome = loop {
             let limit = self.shared.config.max_payload_bytes + FRAME_EXTRA;
             match frames::next(&bytes[used..], limit) {
@@ -270,7 +270,11 @@ impl Session {
             self.shared.metrics.published.add(messages.len() as u64);
             let payload_bytes = messages.iter().map(|(_, payload)| payload.len() as u64).sum();
             self.shared.metrics.published_bytes.add(payload_bytes);
-            self.shard.publish_up(&mut messages.into_iter()).map_err(|_| Reason::ShardLost)?;
+            if self.shard.publish_up(&mut messages.into_iter()).is_err() {
+                // No PUBACK for what was not handed over.
+                self.unwritten.truncate(answered);
+                return Err(Reason::ShardLost);
+            }
         }
         outcome?;
         self.partial = bytes[used..].to_vec();

@@ -1,20 +1,26 @@
 //! `card-decisions`: signed payment events at a steady rate, honest ones and frauds mixed, and how fast each is judged.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cardea::clock::Clock;
+use cardea::domain::Position;
+use cardea::domain::twin::path;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::fleet::FleetArgs;
 use super::http::{HttpArgs, card_ref, stations};
 use super::latencies::Latencies;
+use crate::car::MqttAddress;
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::http_client::{HttpClient, HttpError};
 use crate::station::{Purchase, signature};
 use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session, WireError};
 
 #[derive(Debug, Args)]
 pub struct CardArgs {
@@ -38,7 +44,18 @@ pub struct CardArgs {
     fraud_share: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Where the gateway listens for cars: each car reports that it stands at the station, so that honest purchases
+    /// can pass; without it no car was heard of
+    #[arg(long, requires_all = ["ca", "ca_key"])]
+    mqtt: Option<MqttAddress>,
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    #[arg(long)]
+    ca_key: Option<PathBuf>,
 }
+
+/// How often a standing car reports: often enough to be fresh.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 struct Judged {
     took_ns: u64,
@@ -55,6 +72,8 @@ pub async fn run(args: &CardArgs) -> Result<Value, Failure> {
     let clock = Clock::start();
     let mut dice = Dice::new(args.seed);
     let places = stations();
+    // Aborted when this run ends.
+    let _standing = stand_at(args, places[0].position).await?;
     let mut requests: JoinSet<Result<Judged, HttpError>> = JoinSet::new();
     let mut moments = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     let (mut latencies, mut approved, mut failures, mut frauds) = (Latencies::default(), 0u64, Vec::new(), 0u64);
@@ -95,6 +114,51 @@ pub async fn run(args: &CardArgs) -> Result<Value, Failure> {
         "first_error": failures.first(),
         "latency": latencies.into_json(),
     }))
+}
+
+/// The cars with a card, connected and at the station.
+async fn stand_at(args: &CardArgs, place: Position) -> Result<JoinSet<()>, Failure> {
+    let mut standing = JoinSet::new();
+    let (Some(mqtt), Some(ca), Some(ca_key)) = (&args.mqtt, &args.ca, &args.ca_key) else { return Ok(standing) };
+    let fleet = FleetArgs {
+        mqtt: mqtt.clone(),
+        ca: ca.clone(),
+        ca_key: ca_key.clone(),
+        prefix: args.prefix.clone(),
+        parallel: 16,
+    };
+    let clients = fleet.clients(args.cards, false)?;
+    for (client, mut session) in fleet.connect_all(&clients).await? {
+        let failed = |error| Failure::failed(format!("{}: {error}", client.name));
+        report_place(&client.name, &mut session, 1, place).await.map_err(failed)?;
+        standing.spawn(async move {
+            let mut moments = tokio::time::interval(REPORT_EVERY);
+            moments.tick().await;
+            for seq in 2.. {
+                moments.tick().await;
+                if let Err(error) = report_place(&client.name, &mut session, seq, place).await {
+                    tracing::warn!(car = client.name, %error, "left the station");
+                    return;
+                }
+            }
+        });
+    }
+    Ok(standing)
+}
+
+async fn report_place(name: &str, session: &mut Session, seq: u64, place: Position) -> Result<(), WireError> {
+    let report = json!({"seq": seq, "at": Clock::start().now(), "signals": {
+        path::LATITUDE: place.latitude,
+        path::LONGITUDE: place.longitude,
+        path::ACCURACY_M: 4,
+        path::SPEED_KMH: 0,
+        path::LOW_VOLTAGE: "OFF",
+        path::FUEL_PERCENT: 40,
+    }});
+    let id = session.publish(&format!("v1/{name}/telemetry"), report.to_string().as_bytes());
+    session.flush().await?;
+    while session.next().await? != (Packet::PubAck { id }) {}
+    Ok(())
 }
 
 async fn judge(http: HttpClient, secret: Arc<str>, purchase: Purchase, unix_s: i64) -> Result<Judged, HttpError> {

@@ -244,14 +244,13 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
             Err(error) => failures.push(error.to_string()),
         }
     }
-    let lost =
-        asked_count - busy as usize - failures.len() - arrived.len().min(asked_count - busy as usize - failures.len());
+    let accepted = asked_count - busy as usize - failures.len();
     Ok(json!({
         "cars": args.cars,
         "rate": args.rate,
         "asked": asked_count - busy as usize,
         "skipped_since_car_was_busy": busy,
-        "not_arrived": lost,
+        "not_arrived": accepted.saturating_sub(arrived.len()),
         "failures": failures.len(),
         "first_failure": failures.first(),
         "answer": answered.into_json(),

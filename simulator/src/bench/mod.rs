@@ -14,6 +14,7 @@ mod http;
 mod latencies;
 mod metrics;
 mod paced;
+mod reader;
 mod report;
 mod subscriber;
 

@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 
 use super::fleet::{Client, FleetArgs};
 use super::flood::{Receiver, ReceiverArgs};
+use super::http::HttpArgs;
 use super::latencies::Latencies;
+use super::reader::Reader;
 use super::report::ReportTemplate;
 use crate::dice::Dice;
 use crate::failure::Failure;
@@ -34,6 +36,11 @@ pub struct PacedArgs {
     warm_up_seconds: u64,
     #[command(flatten)]
     receiver: ReceiverArgs,
+    /// A reader over HTTP receives: one car more reports, and is read until its value is seen
+    #[arg(long, requires = "http", conflicts_with = "subscriber")]
+    reader: bool,
+    #[command(flatten)]
+    http: Option<HttpArgs>,
     /// Whose processor time is counted
     #[arg(long)]
     pid: Option<u32>,
@@ -55,6 +62,10 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
     let clients = args.fleet.clients(args.cars, false)?;
     let receiver = Receiver::start(&args.receiver, &args.fleet, watch).await?;
     let connected = args.fleet.connect_all(&clients).await?;
+    let reader = match (&args.http, args.reader) {
+        (Some(http), true) => Some(Reader::start(args.fleet.observer()?, http).await?),
+        (Some(_) | None, _) => None,
+    };
     let (measures, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut senders = JoinSet::new();
     for (client, session) in connected {
@@ -65,14 +76,10 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
     let arrived_before = receiver.count().await?;
     let measured = Stopwatch::start();
     measures.store(true, Ordering::Relaxed);
-    if let Receiver::Subscriber(subscriber) = &receiver {
-        subscriber.measure(true);
-    }
+    time_arrivals(&receiver, reader.as_ref(), true);
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     measures.store(false, Ordering::Relaxed);
-    if let Receiver::Subscriber(subscriber) = &receiver {
-        subscriber.measure(false);
-    }
+    time_arrivals(&receiver, reader.as_ref(), false);
     let seconds = measured.elapsed().as_secs_f64();
     let usage_after = args.pid.map(|pid| Watched(pid).usage()).transpose()?;
     let arrived_after = receiver.count().await?;
@@ -86,9 +93,10 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
         broken += usize::from(sent.failure.is_some());
         sum.failure = sum.failure.or(sent.failure);
     }
-    let to_receiver = match receiver {
-        Receiver::Subscriber(subscriber) => subscriber.end().await?.into_json(),
-        Receiver::Nobody | Receiver::Counter(_) => Value::Null,
+    let to_receiver = match (receiver, reader) {
+        (_, Some(reader)) => reader.end().await?.into_json(),
+        (Receiver::Subscriber(subscriber), None) => subscriber.end().await?.into_json(),
+        (Receiver::Nobody | Receiver::Counter(_), None) => Value::Null,
     };
     let processor_s = usage_after.zip(usage_before).map(|(after, before)| after.processor_s - before.processor_s);
     Ok(json!({
@@ -103,6 +111,15 @@ pub async fn run(args: &PacedArgs) -> Result<Value, Failure> {
         "broken_connections": broken,
         "first_failure": sum.failure.map(|error| error.to_string()),
     }))
+}
+
+fn time_arrivals(receiver: &Receiver, reader: Option<&Reader>, on: bool) {
+    if let Receiver::Subscriber(subscriber) = receiver {
+        subscriber.measure(on);
+    }
+    if let Some(reader) = reader {
+        reader.measure(on);
+    }
 }
 
 async fn send(

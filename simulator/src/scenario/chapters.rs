@@ -207,6 +207,10 @@ async fn pay(stage: &Stage, vehicle_id: &VehicleId, station: &Station, amount_mi
 async fn honest_purchase(stage: &Stage, ben: &Renter) -> Result<(), Failure> {
     let (car, station) = (&stage.cars[ben.car], &stage.stations[0]);
     stage.tell.chapter("Ben buys fuel with the car's card.");
+    // A network's times are whole seconds, so a purchase must not fall into the second the rental began in.
+    let odometer_km = car.state().unit.world().odometer_km();
+    let has_driven = |state: &crate::car::CarState| state.unit.world().odometer_km() > odometer_km + 0.02;
+    car.wait_for("on its way", PATIENCE, has_driven).await?;
     car.set_fuel_percent(35.0).await?;
     pull_up(stage, car, station).await?;
     stage.tell.says(format!("the card of {} is read at {}, EUR 60.00 are reserved", car.vehicle_id(), station.name));

@@ -22,6 +22,8 @@ pub enum FixDoubt {
     MovingWhileOff,
     /// No car drives this fast.
     ImpossibleSpeed,
+    /// No car can have driven there from where it was.
+    ImpossibleJump,
     /// Latitude and longitude of exactly 0: a receiver without a fix.
     NoPosition,
 }
@@ -31,6 +33,7 @@ impl FixDoubt {
         match self {
             Self::MovingWhileOff => "the car reports driving with its ignition off",
             Self::ImpossibleSpeed => "the car reports a speed no car drives",
+            Self::ImpossibleJump => "no car can have driven there from where it was",
             Self::NoPosition => "the position is latitude 0, longitude 0",
         }
     }
@@ -76,6 +79,9 @@ impl VehicleFacts {
     fn doubt(twin: &Twin, fix: Fix) -> Option<FixDoubt> {
         if fix.position.latitude == 0.0 && fix.position.longitude == 0.0 {
             return Some(FixDoubt::NoPosition);
+        }
+        if twin.has_jumped() {
+            return Some(FixDoubt::ImpossibleJump);
         }
         let (speed_kmh, speed_at) = twin.speed_kmh()?;
         if speed_kmh.abs() > Self::IMPOSSIBLE_KMH {

@@ -1,0 +1,96 @@
+//! The receiving end where the gateway itself is the application: how long after a report was published does a reader
+//! over HTTP see its value? One car more than the run has reports and is read, again and again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cardea::clock::Clock;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::fleet::Client;
+use super::http::HttpArgs;
+use super::latencies::Latencies;
+use crate::failure::Failure;
+use crate::http_client::HttpClient;
+use crate::stopwatch::Stopwatch;
+use crate::wire::{Packet, Session};
+
+const PERIOD: Duration = Duration::from_millis(40);
+/// A value that is not seen by then is an error, not a latency.
+const TOO_LATE: Duration = Duration::from_secs(10);
+const SIGNAL: &str = "Vehicle.TraveledDistance";
+
+pub struct Reader {
+    measures: Arc<AtomicBool>,
+    ends: Arc<AtomicBool>,
+    task: JoinHandle<Result<Latencies, Failure>>,
+}
+
+impl Reader {
+    /// Registers the observer as a vehicle, connects as it, and begins.
+    pub async fn start(client: Client, args: &HttpArgs) -> Result<Self, Failure> {
+        let http = args.client()?;
+        http.post("/v1/vehicles", &json!({"vehicle_id": client.name})).await?.expect(&[201, 409])?;
+        let session = client.connect().await.map_err(|error| Failure::failed(format!("reader: {error}")))?;
+        let (measures, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let task = tokio::spawn(probe(client.name, session, http, measures.clone(), ends.clone()));
+        Ok(Self { measures, ends, task })
+    }
+
+    pub fn measure(&self, on: bool) {
+        self.measures.store(on, Ordering::Relaxed);
+    }
+
+    pub async fn end(self) -> Result<Latencies, Failure> {
+        self.ends.store(true, Ordering::Relaxed);
+        self.task.await.map_err(Failure::failed)?
+    }
+}
+
+async fn probe(
+    name: String,
+    mut session: Session,
+    http: HttpClient,
+    measures: Arc<AtomicBool>,
+    ends: Arc<AtomicBool>,
+) -> Result<Latencies, Failure> {
+    let broken = |error| Failure::failed(format!("reader: {error}"));
+    let clock = Clock::start();
+    let boot = clock.now().0;
+    let topic = format!("v1/{name}/telemetry");
+    let mut latencies = Latencies::default();
+    let mut moments = tokio::time::interval(PERIOD);
+    moments.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut seq = 0u64;
+    while !ends.load(Ordering::Relaxed) {
+        moments.tick().await;
+        seq += 1;
+        let report = json!({"boot": boot, "seq": seq, "at": clock.now(), "signals": {SIGNAL: seq}});
+        let is_measured = measures.load(Ordering::Relaxed);
+        let watch = Stopwatch::start();
+        let id = session.publish(&topic, report.to_string().as_bytes());
+        session.flush().await.map_err(broken)?;
+        let took_ns = seen(&http, &name, seq, watch).await?;
+        while session.next().await.map_err(broken)? != (Packet::PubAck { id }) {}
+        if is_measured {
+            latencies.add_ns(took_ns);
+        }
+    }
+    session.close().await;
+    Ok(latencies)
+}
+
+/// Reads until the value is there; the way of the last answer back is part of the figure.
+async fn seen(http: &HttpClient, name: &str, seq: u64, watch: Stopwatch) -> Result<u64, Failure> {
+    let path = format!("/v1/vehicles/{name}");
+    while watch.elapsed() < TOO_LATE {
+        let answer = http.get(&path).await?.expect(&[200])?;
+        if answer.body["signals"][SIGNAL]["value"].as_f64().is_some_and(|value| value >= seq as f64) {
+            return Ok(watch.elapsed_ns());
+        }
+    }
+    let last: Value = http.get(&path).await?.body["signals"][SIGNAL].clone();
+    Err(Failure::failed(format!("reader: value {seq} was not seen within {TOO_LATE:?}; last {last}")))
+}
