@@ -272,9 +272,10 @@ impl VehicleActor {
             metrics.stale_items.fetch_add(u64::from(observed.stale), Ordering::Relaxed);
             metrics.refused_paths.fetch_add(u64::from(observed.refused), Ordering::Relaxed);
         }
+        // Not only with the first report of a track point: a change of the link may have published in between.
+        self.is_publish_due = true;
         if !self.is_track_due {
             self.is_track_due = true;
-            self.is_publish_due = true;
             self.sweep_in(LAZY_MS);
         }
         self.review_if_seen_to_matter(ctx);
