@@ -73,7 +73,7 @@ function showConsole(session) {
     snapshot: (frame) => {
       fleet.snapshot(frame);
       took(frame);
-      isInboxNew = true;
+      recall(fleet).then(() => { isInboxNew = true; });
     },
     changes: (frame) => {
       fleet.add(frame);
@@ -121,10 +121,9 @@ function showConsole(session) {
     event.preventDefault();
     find("search").focus();
   });
-  recall(fleet).then(() => { isInboxNew = true; });
 }
 
-/** What was decided and raised before this page was opened. */
+/** What was decided and raised before the snapshot; it tells of open alerts only. */
 async function recall(fleet) {
   const read = async (path) => {
     const answer = await fetch(path).catch(() => null);

@@ -36,9 +36,9 @@ export class Fleet {
   }
 
   snapshot(frame) {
-    // Decisions and commands are kept: what was said of them stays true.
+    // What was said of decisions, commands and closed alerts stays true.
     this.vehicles.clear();
-    this.alerts.clear();
+    for (const alert of this.openAlerts()) this.alerts.delete(alert.alert_id);
     this.add(frame);
   }
 

@@ -1,7 +1,7 @@
 // Alerts and card decisions, newest first, each with what it rests on.
 
 import { find, make, put, say } from "./dom.js";
-import { money, sentence, time, words } from "./fleet.js";
+import { age, money, sentence, time, words } from "./fleet.js";
 
 const SHOWN = 200;
 const VERDICTS = { pass: ["good", "✓ pass"], fail: ["bad", "✗ fail"], unknown: ["warn", "? unknown"] };
@@ -123,7 +123,7 @@ export class Inbox {
 
   check(check) {
     const [kind, text] = VERDICTS[check.verdict] ?? ["", String(check.verdict)];
-    const old = Number.isFinite(check.age_s) ? `age ${check.age_s} s` : null;
+    const old = Number.isFinite(check.age_s) ? `${age(check.age_s * 1000)} old` : null;
     const evidence = [evidenceText(check.evidence), old].filter(Boolean).join(" · ");
     return make("li", {},
       make("span", { class: kind }, text),

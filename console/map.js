@@ -206,7 +206,8 @@ export class Chart {
     for (let lat = Math.ceil((view.latitude - up) / step) * step; lat <= view.latitude + up; lat += step) {
       const [, y] = this.project(lat, view.longitude, width, height);
       line(pen, 0, Math.round(y) + 0.5, width, Math.round(y) + 0.5);
-      pen.fillText(`${lat.toFixed(digits)}°`, 6, y - 4);
+      // The scale stands at the bottom.
+      if (y < height - 44) pen.fillText(`${lat.toFixed(digits)}°`, 6, y - 4);
     }
   }
 

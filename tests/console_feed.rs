@@ -209,8 +209,8 @@ fn resident_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// 20 consoles that never read, 20 cars at 50 messages a second: an unbounded queue would take 20 consoles x 20
-/// vehicles x 10 times a second x about 2 kB = 8 MB a second.
+/// With every change queued for every console, 100 consoles x 20 vehicles x about 2 kB would be 4 MB a second, and
+/// 32 MB after the 8 s watched here.
 #[tokio::test]
 async fn consoles_that_never_read_cost_bounded_memory_and_then_converge() {
     let gateway = Gateway::start().await;
@@ -218,21 +218,16 @@ async fn consoles_that_never_read_cost_bounded_memory_and_then_converge() {
     let mut cars = Vec::new();
     for id in &ids {
         gateway.register(id).await;
-        cars.push(
-            car::connect_with(&gateway, id, |options| options.telemetry_interval = Duration::from_millis(20)).await,
-        );
+        cars.push(car::connect(&gateway, id).await);
     }
     let mut reader = Console::open(&gateway).await;
     reader.hear().await;
     let mut deaf = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..100 {
         deaf.push(Console::open(&gateway).await);
     }
-    let batches = gateway.metric("cardea_console_frames_out_total").await;
-    until("all consoles have their first batch", async || {
-        gateway.metric("cardea_console_frames_out_total").await >= batches + 15.0
-    })
-    .await;
+    let frames_out = "cardea_console_frames_out_total";
+    until("all consoles have their first batch", async || gateway.metric(frames_out).await >= 101.0).await;
 
     let before = resident_kib(gateway.pid());
     let mut frames = 0;
@@ -245,8 +240,8 @@ async fn consoles_that_never_read_cost_bounded_memory_and_then_converge() {
     assert!(tokio::time::timeout(Duration::from_secs(8), reading).await.is_err());
     let grown = resident_kib(gateway.pid()).saturating_sub(before);
     println!("a console that reads got {frames} frames meanwhile; memory grew by {grown} KiB");
-    assert!(frames > 10, "the one that reads is not held up by those that do not: {frames}");
-    assert!(grown < 16 * 1024, "memory grew by {grown} KiB");
+    assert!(frames >= 4, "the one that reads is not held up by those that do not: {frames}");
+    assert!(grown < 12 * 1024, "memory grew by {grown} KiB");
 
     drop(cars);
     let mut console = deaf.pop().expect("a console");
@@ -258,8 +253,15 @@ async fn consoles_that_never_read_cost_bounded_memory_and_then_converge() {
             ids.iter().all(|id| console.vehicles.contains_key(id) && !console.is_online(id))
         })
         .await;
-    for id in &ids {
-        let (_, shown) = gateway.get(&format!("/v1/vehicles/{id}")).await;
-        assert_eq!(console.vehicles[id.as_str()]["signals"], shown["signals"], "the newest state");
-    }
+    // What the cars said last may still be on its way through the gateway when their links are down already.
+    let converging = async {
+        for id in &ids {
+            while console.vehicles[id.as_str()]["signals"]
+                != gateway.get(&format!("/v1/vehicles/{id}")).await.1["signals"]
+            {
+                console.hear().await;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, converging).await.is_ok(), "the console never came to the newest state");
 }

@@ -221,7 +221,7 @@ impl Feed {
                 }
                 Some(_) => {
                     feed.warming = None;
-                    feed.poke_all(now);
+                    feed.poke_all(now, ctx);
                 }
                 None => {}
             }
@@ -263,18 +263,24 @@ impl Feed {
         let wait_ms = Self::POKE_MS - now.since_ms(self.poked_at);
         // Looked at here and not only by a timer: timers run late behind a full mailbox.
         if wait_ms <= 0 {
-            self.poke_all(now);
+            self.poke_all(now, ctx);
         } else if !self.is_poke_due {
             self.is_poke_due = true;
-            ctx.run_later(Duration::from_millis(wait_ms.unsigned_abs()), |feed, _| {
+            ctx.run_later(Duration::from_millis(wait_ms.unsigned_abs()), |feed, ctx| {
                 if feed.is_poke_due {
-                    feed.poke_all(feed.clock.now());
+                    feed.poke_all(feed.clock.now(), ctx);
                 }
             });
         }
     }
 
-    fn poke_all(&mut self, now: Timestamp) {
+    fn poke_all(&mut self, now: Timestamp, ctx: &mut Context<Self>) {
+        // One that could not say farewell, because this mailbox was full, shows by its own being closed.
+        let gone: Vec<_> =
+            self.consoles.iter().filter(|(_, console)| !console.poke.connected()).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.detach(id, ctx);
+        }
         self.poked_at = now;
         self.round += 1;
         self.is_poke_due = false;

@@ -273,6 +273,30 @@ impl FleetHandle {
                 resident.addr.do_send(Letter::Publish);
             }
         }
+        let fleet = self.clone();
+        actix::spawn(async move { fleet.publish_absent().await });
+    }
+
+    /// Those not in memory are woken one after another, as long as anybody watches.
+    async fn publish_absent(&self) {
+        const PAGE: usize = 256;
+        let mut after = None;
+        loop {
+            let ids = self.vehicles(after.as_ref(), PAGE);
+            for id in ids.iter().filter(|id| self.0.resident(id).is_none()) {
+                if self.0.shared.audience.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                // One that cannot be started now is shown when it next changes.
+                if self.snapshot(id).await.is_ok() {
+                    let _ = self.post(id, Letter::Publish);
+                }
+            }
+            match ids.last() {
+                Some(last) if ids.len() == PAGE => after = Some(last.clone()),
+                Some(_) | None => return,
+            }
+        }
     }
 
     /// Saves what every vehicle has not saved yet; for the end of the process. Ends after `limit` at the latest.

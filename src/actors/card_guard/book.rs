@@ -5,9 +5,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::domain::Position;
-use crate::domain::card::{Card, CardId, Merchant, NetworkRef, Station, StationId, StationLookup};
+use crate::domain::card::{Alert, Card, CardId, Merchant, NetworkRef, Station, StationId, StationLookup};
 use crate::store::{Order, ReadError, Store, Table};
 
 /// Some 400 bytes each.
@@ -32,6 +33,33 @@ fn place(position: Position) -> Place {
     let round = |degrees: f64| (degrees * 1e7).round() as i64;
     (round(position.latitude), round(position.longitude))
 }
+
+/// The newest open alerts, oldest first; at most [`MAX_OPEN_ALERTS`] among as many rows again.
+pub(super) fn open_alerts(store: &dyn Store) -> Result<Vec<(Alert, Box<RawValue>)>, ReadError> {
+    const PAGE: usize = 1_000;
+    let (mut open, mut after, mut seen) = (Vec::new(), None::<String>, 0);
+    while open.len() < MAX_OPEN_ALERTS && seen < 2 * MAX_OPEN_ALERTS {
+        let page = store.scan(Table::Alerts, "", after.as_deref(), PAGE, Order::Descending)?;
+        seen += page.rows.len();
+        for (id, row) in page.rows {
+            let alert: Alert =
+                serde_json::from_str(row.get()).map_err(|error| ReadError::Damaged(format!("alert {id}: {error}")))?;
+            if alert.is_open() {
+                open.push((alert, row));
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    open.truncate(MAX_OPEN_ALERTS);
+    open.reverse();
+    Ok(open)
+}
+
+/// As many as the console's feed keeps.
+const MAX_OPEN_ALERTS: usize = 4_096;
 
 impl Book {
     pub fn load(store: &dyn Store) -> Result<Self, ReadError> {

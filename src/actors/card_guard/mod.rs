@@ -272,6 +272,10 @@ impl GuardHandle {
         let book = Book::load(&*parts.store)?;
         let decided = authorise::load_decided(&*parts.store)?;
         let Parts { store, clock, rules, ask_vehicle, deadline, decisions_feed, alerts_feed } = parts;
+        // Consoles that come after a restart find what is still open.
+        for (alert, body) in book::open_alerts(&*store)? {
+            alerts_feed.do_send(AlertChanged { id: alert.alert_id, open: true, body: body.into() });
+        }
         let shared = Shared::new(store, clock, book, decisions_feed, alerts_feed);
         let (guard, rules) = (shared.clone(), Arc::new(rules));
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {

@@ -161,7 +161,9 @@ impl VehicleActor {
     /// Everybody who is concerned hears of what is now true.
     fn after_apply(&mut self, events: &[Event]) {
         let touched = Touched::by(events);
+        let mut has_moved = false;
         for id in touched.commands() {
+            has_moved = true;
             let Some(command) = self.vehicle.command(id) else { continue };
             if command.state.is_final() {
                 self.shared.metrics.finished(command.state);
@@ -176,6 +178,10 @@ impl VehicleActor {
         self.answer_waiters();
         if touched.is_vehicle() {
             self.publish();
+        } else if has_moved && self.shared.audience.load(Ordering::Relaxed) > 0 {
+            // The twin says how many are pending; consoles have heard of the command itself.
+            self.is_publish_due = true;
+            self.sweep_in(LAZY_MS);
         }
         self.schedule_due();
     }
@@ -272,9 +278,10 @@ impl VehicleActor {
             metrics.stale_items.fetch_add(u64::from(observed.stale), Ordering::Relaxed);
             metrics.refused_paths.fetch_add(u64::from(observed.refused), Ordering::Relaxed);
         }
+        // Not only with the first report of a track point: a change of the link may have published in between.
+        self.is_publish_due = true;
         if !self.is_track_due {
             self.is_track_due = true;
-            self.is_publish_due = true;
             self.sweep_in(LAZY_MS);
         }
         self.review_if_seen_to_matter(ctx);
