@@ -316,6 +316,14 @@ mod tests {
         use utoipa::OpenApi;
         let document = serde_json::to_value(openapi::Document::openapi()).unwrap();
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+        let operations =
+            || document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+        let names: Vec<&str> = operations().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+        let distinct: std::collections::BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        for response in operations().flat_map(|operation| operation["responses"].as_object().unwrap().values()) {
+            assert!(!response["description"].as_str().unwrap_or("").is_empty(), "{response}");
+        }
         let mut described: Vec<String> = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             let methods = item.as_object().unwrap().keys();

@@ -78,11 +78,27 @@ impl Modify for Common {
                     known == path && only.as_ref().is_none_or(|only| *only == method)
                 };
                 if let Some(operation) = operation {
+                    operation.operation_id = Some(operation_id(&method, path));
                     complete(operation, path, PUBLIC.iter().any(of_this));
                 }
             }
         }
     }
+}
+
+/// Handlers of different subjects have the same names, so operations are named by what is sent:
+/// `post_vehicles_id_commands`.
+fn operation_id(method: &HttpMethod, path: &str) -> String {
+    let verb = match method {
+        HttpMethod::Get => "get",
+        HttpMethod::Post => "post",
+        HttpMethod::Put => "put",
+        HttpMethod::Patch => "patch",
+        HttpMethod::Delete => "delete",
+        HttpMethod::Options | HttpMethod::Head | HttpMethod::Trace => "other",
+    };
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty() && *word != "v1");
+    std::iter::once(verb).chain(words).collect::<Vec<_>>().join("_")
 }
 
 fn complete(operation: &mut Operation, path: &str, is_public: bool) {
@@ -102,9 +118,33 @@ fn complete(operation: &mut Operation, path: &str, is_public: bool) {
     if path.contains('{') {
         problems.push(("404", "No such thing, or not the caller's"));
     }
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = usual(status).into();
+        }
+    }
     for (status, description) in problems {
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(description)));
+    }
+}
+
+/// What a status means where the handler says nothing more; a response without a description is not valid.
+fn usual(status: &str) -> &'static str {
+    match status {
+        "200" => "As it is now",
+        "201" => "Made",
+        "202" => "Accepted",
+        "400" => "A parameter or field is not valid",
+        "401" => "No valid credentials",
+        "403" => "Not allowed for this caller",
+        "404" => "No such thing",
+        "409" => "Not possible in the present state",
+        "429" => "Too many requests",
+        "503" => "Nothing can be promised now",
+        _ => "See the status",
     }
 }
 

@@ -226,8 +226,11 @@ pub async fn list_rows<T: DeserializeOwned, B>(
 ) -> Result<Items<B>, Problem> {
     let PageOf { limit, mut after } = PageOf::parse(params.limit.as_deref(), params.after.as_deref())?;
     let mut items = Vec::new();
+    // Most callers see every row: then the first read is enough, and its last row tells that there are more.
+    let mut rows_to_read = limit + 1;
     for _ in 0..MAX_SCANS {
-        let page = scan(app, table, PageOf { limit: MAX_PAGE, after: after.take() }, Order::Descending).await?;
+        let page = scan(app, table, PageOf { limit: rows_to_read, after: after.take() }, Order::Descending).await?;
+        rows_to_read = MAX_PAGE;
         let mut rows = page.rows.into_iter().peekable();
         while let Some((key, row)) = rows.next() {
             items.extend(show(parse_row(&row)?));
