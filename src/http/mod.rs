@@ -20,6 +20,8 @@ mod decisions;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
+#[cfg(test)]
+mod fuzz_tests;
 mod history;
 mod keys;
 mod keyset;
@@ -129,6 +131,7 @@ impl App {
     }
 }
 
+type Allow = dyn Fn(&VehicleId, &str) + Send + Sync;
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
 /// What lives at the gate to the cars, as closures, because HTTP does not know MQTT. Errors are for the log.
@@ -139,7 +142,7 @@ pub struct CertificatePort {
     /// Refuses the vehicle's certificates from now on and ends its session.
     pub revoke: Arc<dyn Fn(Revocation) -> Done<()> + Send + Sync>,
     /// Lets a new certificate (by hex serial) of a revoked vehicle in.
-    pub allow: Arc<dyn Fn(&VehicleId, &str) + Send + Sync>,
+    pub allow: Arc<Allow>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,
     /// Issuing and revoking read a row and write it: one at a time.

@@ -4,8 +4,10 @@
 use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::path::{HttpMethod, Operation};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
@@ -39,32 +41,54 @@ use super::{
 )]
 pub struct Document;
 
-/// Operations that need no API key.
-const PUBLIC: [&str; 2] = ["/openapi.json", "/v1/keyset"];
-const SCHEME: &str = "api_key";
+/// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
+/// which authenticate by signature. The console's WebSocket may also come with a ticket.
+const PUBLIC: [(&str, Option<HttpMethod>); 7] = [
+    ("/openapi.json", None),
+    ("/v1/keyset", None),
+    ("/", None),
+    ("/console/{file}", None),
+    ("/v1/console", None),
+    ("/v1/payments/stripe", None),
+    ("/v1/session", Some(HttpMethod::Post)),
+];
+const API_KEY: &str = "api_key";
+const SESSION: &str = "session";
 
-/// What every operation has: its problems, and who may call. Payment callbacks authenticate by signature, so an
-/// operation with a `security` of its own keeps it.
+/// What every operation has: its problems, and who may call.
 struct Common;
 
 impl Modify for Common {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_with(Default::default);
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("ck_…").build();
-        components.add_security_scheme(SCHEME, SecurityScheme::Http(bearer));
+        components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new("__Host-cardea-session"));
+        components.add_security_scheme(SESSION, SecurityScheme::ApiKey(cookie));
         for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-            for operation in operations.into_iter().flatten() {
-                complete(operation, path);
+            let operations = [
+                (HttpMethod::Get, &mut item.get),
+                (HttpMethod::Post, &mut item.post),
+                (HttpMethod::Put, &mut item.put),
+                (HttpMethod::Patch, &mut item.patch),
+                (HttpMethod::Delete, &mut item.delete),
+            ];
+            for (method, operation) in operations {
+                let of_this = |(known, only): &(&str, Option<HttpMethod>)| {
+                    known == path && only.as_ref().is_none_or(|only| *only == method)
+                };
+                if let Some(operation) = operation {
+                    complete(operation, path, PUBLIC.iter().any(of_this));
+                }
             }
         }
     }
 }
 
-fn complete(operation: &mut Operation, path: &str) {
-    let is_public = PUBLIC.contains(&path);
+fn complete(operation: &mut Operation, path: &str, is_public: bool) {
     if !is_public && operation.security.is_none() {
-        operation.security = Some(vec![SecurityRequirement::new(SCHEME, Vec::<String>::new())]);
+        let either = [API_KEY, SESSION].map(|scheme| SecurityRequirement::new(scheme, Vec::<String>::new()));
+        operation.security = Some(either.into());
     }
     let mut problems = vec![("default", "Any other problem")];
     if !is_public {

@@ -1,5 +1,7 @@
 //! `/v1/vehicles`: register, list, read and change vehicles.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
@@ -10,7 +12,8 @@ use super::auth::Caller;
 use super::error::Problem;
 use super::model::{FunctionName, LendingBody, TwinBody};
 use super::wire::{Items, Json, PageOf, Query, each, idempotency, param, path_id, reply};
-use crate::actors::vehicle::Ask;
+use crate::actors::fleet::FleetHandle;
+use crate::actors::vehicle::{Ask, AskError, Snapshot};
 use crate::domain::rental::Lending;
 use crate::domain::vehicle::{Details, Request};
 use crate::domain::{Functions, Role, VehicleId};
@@ -95,11 +98,23 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>)
     let fleet = app.fleet.clone();
     let snapshots = each(ids, READS_IN_FLIGHT, move |id| {
         let fleet = fleet.clone();
-        async move { fleet.snapshot(&id).await }
+        async move { patient_snapshot(&fleet, &id).await }
     });
     let items = snapshots.await?.into_iter().map(|snapshot| Ok(TwinBody::of(&snapshot?)));
     let items = items.collect::<Result<Vec<_>, Problem>>()?;
     Ok(reply(StatusCode::OK, &Items { items, next }))
+}
+
+/// One busy vehicle must not fail a list of a hundred: its mailbox is usually free a moment later.
+async fn patient_snapshot(fleet: &FleetHandle, id: &VehicleId) -> Result<Snapshot, AskError> {
+    const PAUSES_MS: [u64; 3] = [5, 20, 80];
+    for pause_ms in PAUSES_MS {
+        match fleet.snapshot(id).await {
+            Err(AskError::Busy) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
+            answer => return answer,
+        }
+    }
+    fleet.snapshot(id).await
 }
 
 /// Vehicles that one list asks at once: more would only queue in front of the actors' threads.

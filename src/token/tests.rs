@@ -120,8 +120,10 @@ fn nothing_may_follow_a_token_and_no_other_encoding_passes() {
     assert_eq!(check("=="), Err(TokenError::NotBase64));
 }
 
+type Claims = Vec<(Value, Value)>;
+
 /// A token over other claims, as only somebody with the signing key could make it.
-fn signed_over(edit: impl FnOnce(&mut Vec<(Value, Value)>)) -> Result<VerifiedToken, TokenError> {
+fn signed_over(edit: impl FnOnce(&mut Claims)) -> Result<VerifiedToken, TokenError> {
     let good = CoseSign1::from_tagged_slice(&decode(&mint(&grant())).unwrap()).unwrap();
     let payload = good.payload.unwrap();
     let Value::Map(mut claims) = coset::cbor::de::from_reader(payload.as_slice()).unwrap() else { panic!() };
@@ -150,7 +152,7 @@ fn claims_that_are_not_understood_refuse_the_token() {
     assert!(signed_over(|_| {}).is_ok());
     let unknown_bit = signed_over(|claims| set(claims, -70_001, Value::from(1 << 13)));
     assert_eq!(unknown_bit, Err(TokenError::UnknownPermission));
-    let malformed = |edit: &dyn Fn(&mut Vec<(Value, Value)>)| {
+    let malformed = |edit: &dyn Fn(&mut Claims)| {
         let outcome = signed_over(edit);
         assert!(matches!(outcome, Err(TokenError::Malformed(_))), "{outcome:?}");
     };

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{AlertId, DecisionId, Principal, Refusal, RefusalKind, Timestamp, VehicleId};
+use super::super::{AlertId, DecisionId, Money, Principal, Refusal, RefusalKind, Timestamp, VehicleId};
 use super::{CardId, Decision, Outcome};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -139,14 +139,13 @@ fn text(decision: &Decision, kind: AlertKind) -> String {
         None => "A card that is not the fleet's".to_owned(),
     };
     let vehicle = decision.vehicle_id.as_ref().map(|vehicle| format!(" of vehicle {vehicle}")).unwrap_or_default();
-    let amount = &decision.purchase.amount;
-    let (minor, currency) = (amount.amount_minor, amount.currency.to_uppercase());
+    let amount = in_words(&decision.purchase.amount);
     let place = match (&decision.station_id, &decision.purchase.merchant.name) {
         (Some(station), _) => format!(" at station {station}"),
         (None, Some(name)) => format!(" at {name}"),
         (None, None) => String::new(),
     };
-    let head = format!("{card}{vehicle}: a purchase of {minor} {currency} (minor units){place} was declined.");
+    let head = format!("{card}{vehicle}: a purchase of {amount}{place} was declined.");
     match kind {
         AlertKind::CardDeclined => {
             let found: Vec<&str> = decision.ruling.failed_checks().map(|check| check.detail.as_str()).collect();
@@ -155,5 +154,36 @@ fn text(decision: &Decision, kind: AlertKind) -> String {
         AlertKind::CardUnverified => {
             format!("{head} Too little was known to check it; there is no sign of misuse.")
         }
+    }
+}
+
+/// `50.00 EUR`: with as many decimals as ISO 4217 gives the currency.
+fn in_words(amount: &Money) -> String {
+    let currency = amount.currency.to_uppercase();
+    let decimals = match currency.as_str() {
+        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "VND" | "VUV"
+        | "XAF" | "XOF" | "XPF" => 0,
+        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+        _ => 2,
+    };
+    let unit = 10_i64.pow(decimals);
+    let (whole, rest) = (amount.amount_minor / unit, (amount.amount_minor % unit).abs());
+    match decimals {
+        0 => format!("{whole} {currency}"),
+        width => format!("{whole}.{rest:0width$} {currency}", width = width as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_written_as_their_currency_is() {
+        let text = |amount_minor, currency: &str| in_words(&Money { amount_minor, currency: currency.into() });
+        assert_eq!(text(5_000, "EUR"), "50.00 EUR");
+        assert_eq!(text(5, "usd"), "0.05 USD");
+        assert_eq!(text(5_000, "JPY"), "5000 JPY");
+        assert_eq!(text(5_007, "KWD"), "5.007 KWD");
     }
 }
