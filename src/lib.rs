@@ -123,7 +123,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     let signer = Arc::new(read_signer(&config)?);
     let rules = Arc::new(rules(&config)?);
 
-    let feed = Feed::new(clock.clone(), Limits::default());
+    let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
     let feed_arbiter = Arbiter::new();
     let feed = Feed::start_in_arbiter(&feed_arbiter.handle(), move |_| feed);
@@ -155,7 +155,10 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     // Set once, here.
     let _ = fleet_slot.set(fleet.clone());
     let publish = fleet.clone();
-    feed.do_send(OnFirstConsole(Box::new(move || publish.publish_all())));
+    // The feed has just been started, so there is room.
+    if feed.try_send(OnFirstConsole(Box::new(move || publish.publish_all()))).is_err() {
+        tracing::error!("consoles will start from what changes");
+    }
 
     let guard = start_guard(&config, clock, store, &fleet, &feed)?;
     let metrics = metrics::Metrics::new();

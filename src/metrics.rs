@@ -70,7 +70,7 @@ impl Timing {
 
     fn value(&self) -> Value {
         let counts = self.steps.iter().chain([&self.beyond]).map(|count| count.load(Ordering::Relaxed));
-        let steps = Self::STEPS_S.into_iter().chain([f64::MAX]);
+        let steps = Self::STEPS_S.into_iter().chain([f64::INFINITY]);
         Value::Histogram { sum: self.sum_us.load(Ordering::Relaxed) as f64 / 1e6, buckets: steps.zip(counts).collect() }
     }
 }
@@ -80,7 +80,7 @@ impl Timing {
 pub enum Value {
     Counter(u64),
     Gauge(f64),
-    /// Upper bound and count of each bucket, the last with `f64::MAX`; not cumulative.
+    /// Upper bound and count of each bucket, the last with `f64::INFINITY`; not cumulative.
     Histogram {
         sum: f64,
         buckets: Vec<(f64, u64)>,
@@ -231,7 +231,9 @@ mod tests {
         assert!(text.contains("cardea_answer_seconds_bucket{le=\"0.05\"} 3"), "{text}");
         assert!(text.contains("cardea_answer_seconds_bucket{le=\"+Inf\"} 4"), "{text}");
         assert!(text.contains("cardea_answer_seconds_count 4"), "{text}");
-        assert!(text.contains("cardea_answer_seconds_sum 60.042"), "{text}");
+        let sum = text.lines().find_map(|line| line.strip_prefix("cardea_answer_seconds_sum "));
+        let sum: f64 = sum.and_then(|sum| sum.parse().ok()).expect("a sum");
+        assert!((sum - 60.042).abs() < 1e-9, "{text}");
     }
 
     #[test]

@@ -73,7 +73,8 @@ async fn a_view_that_is_lost_cut_or_flipped_is_made_anew_and_answers_the_same() 
     let truncate = |path: &Path, to: u64| {
         std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(to)).expect("it can be cut");
     };
-    let damages: [(&str, Box<dyn Fn()>); 4] = [
+    type Damage<'a> = Box<dyn Fn() + 'a>;
+    let damages: [(&str, Damage<'_>); 4] = [
         ("emptied", Box::new(|| std::fs::remove_dir_all(&view).expect("it goes"))),
         (
             "cut in half",

@@ -241,9 +241,10 @@ async fn a_connect_in_drops_does_not_outlive_its_deadline() {
     let (gate, mut witness, evil) = scene(|config| config.connect_timeout_ms = 500).await;
     let mut raw = Raw::tls(&gate, &evil).await.unwrap();
     let packet = connect_packet("EVIL-1", 60);
+    let mut drops = tokio::time::interval(Duration::from_millis(40));
     for byte in &packet[..packet.len() - 1] {
+        drops.tick().await;
         raw.send(&[*byte]).await;
-        tokio::time::sleep(Duration::from_millis(40)).await;
     }
     assert!(raw.ended().await.is_empty());
     gate.counted(Reason::ConnectTimeout, 1).await;
@@ -409,9 +410,10 @@ async fn a_flood_is_slowed_down_and_then_ended() {
         });
         // A read may hold a few packets more than the burst allows, which are then paid for.
         assert!(told.iter().sum::<usize>() < 400, "{told:?}");
+        let mut looks = tokio::time::interval(Duration::from_millis(400));
         for _ in 0..200 {
+            looks.tick().await;
             witness.works(&gate).await;
-            tokio::time::sleep(Duration::from_millis(400)).await;
             if gate.metrics.counted(Reason::Flood) > 0 {
                 return;
             }

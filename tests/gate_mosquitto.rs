@@ -40,12 +40,16 @@ impl Subscriber {
     fn start(gate: &Gate, dir: &Path, car: &Enrolled) -> Self {
         let topic = format!("v1/{}/command", car.vehicle);
         let mut command = mosquitto("mosquitto_sub", gate, dir, car);
-        let mut child = command.args(["-t", &topic]).stdout(Stdio::piped()).spawn().unwrap();
-        Self { lines: BufReader::new(child.stdout.take().unwrap()).lines(), _child: child }
+        let mut child = command.args(["-t", &topic]).stdout(Stdio::piped()).spawn().expect("it starts");
+        Self { lines: BufReader::new(child.stdout.take().expect("piped")).lines(), _child: child }
     }
 
     async fn line(&mut self) -> String {
-        tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("nothing came").unwrap().unwrap()
+        tokio::time::timeout(PATIENCE, self.lines.next_line())
+            .await
+            .expect("nothing came")
+            .expect("readable")
+            .expect("a line")
     }
 }
 

@@ -222,11 +222,12 @@ async fn silence_beyond_the_keep_alive_ends_a_session_even_while_it_is_written_t
     let mut quiet_raw = sessions.pop().unwrap();
     // What the gate writes must not count as a sign of life of the car.
     let written = async {
+        let mut turns = tokio::time::interval(Duration::from_millis(100));
         loop {
+            turns.tick().await;
             gate.send(&quiet.vehicle, Order::Locate);
             lively_raw.send(&[0xc0, 0]).await;
             assert_eq!(lively_raw.packet().await.unwrap().first, 0xd0);
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::select! {

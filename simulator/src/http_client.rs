@@ -49,7 +49,7 @@ pub struct Answer {
 
 impl Answer {
     /// The body, if the status is one of `expected`; else an error with the problem's own words.
-    pub fn expect(self, expected: &[u16]) -> Result<Self, HttpError> {
+    pub fn must_be(self, expected: &[u16]) -> Result<Self, HttpError> {
         if expected.contains(&self.status) {
             return Ok(self);
         }
@@ -195,7 +195,7 @@ mod tests {
         let problem = json!({"type": "urn:cardea:problem:forbidden", "detail": "the key prohibits it"});
         let refused = answer(403, problem);
         assert_eq!(refused.problem(), Some("forbidden"));
-        let error = refused.expect(&[200]).unwrap_err().to_string();
+        let error = refused.must_be(&[200]).unwrap_err().to_string();
         assert!(error.contains("403") && error.contains("the key prohibits it"), "{error}");
     }
 

@@ -87,7 +87,7 @@ impl Phone {
             let problem = answer.problem().unwrap_or("unknown").to_owned();
             return Ok(Requested::Refused { status: answer.status, problem });
         }
-        let answer = answer.expect(&[201])?;
+        let answer = answer.must_be(&[201])?;
         if answer.body.pointer("/key/key_id").is_none() {
             let (request_id, state) = (answer.text("/request_id")?.to_owned(), answer.text("/state")?.to_owned());
             return Ok(Requested::Waiting { request_id, state });
@@ -103,13 +103,13 @@ impl Phone {
         if answer.status == 403 {
             return Ok(Done::Forbidden);
         }
-        let answer = answer.expect(&[200, 202])?;
+        let answer = answer.must_be(&[200, 202])?;
         Ok(Done::Command { command_id: answer.text("/command_id")?.into(), state: answer.text("/state")?.into() })
     }
 
     /// Ends the rental; returns its state.
     pub async fn end(&self, rental_id: RentalId) -> Result<String, HttpError> {
-        let answer = self.http.post(&format!("/v1/rentals/{rental_id}/end"), &json!({})).await?.expect(&[200, 202])?;
+        let answer = self.http.post(&format!("/v1/rentals/{rental_id}/end"), &json!({})).await?.must_be(&[200, 202])?;
         answer.text("/state").map(str::to_owned)
     }
 }

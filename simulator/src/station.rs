@@ -149,7 +149,7 @@ impl PaymentNetwork {
         let watch = crate::stopwatch::Stopwatch::start();
         let answer = self.http.post_raw("/v1/payments/stripe", &[("Stripe-Signature", &header)], body).await?;
         let took = watch.elapsed();
-        let answer = answer.expect(&[200])?;
+        let answer = answer.must_be(&[200])?;
         Ok(Verdict { approved: answer.flag("/approved")?, metadata: answer.body["metadata"].clone(), took })
     }
 }

@@ -264,8 +264,9 @@ pub fn epoch_down(message: &FromCar) -> Option<u64> {
 /// Waits for something that is only to be seen by looking.
 pub async fn until(what: &str, is_so: impl Fn() -> bool) {
     let looking = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
         while !is_so() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            looks.tick().await;
         }
     };
     timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what} did not come about"));
@@ -307,7 +308,12 @@ impl Raw {
     }
 
     pub async fn tls_with(gate: &Gate, config: Arc<ClientConfig>) -> std::io::Result<Self> {
-        let tcp = TcpStream::connect(gate.addr).await?;
+        Self::dial(gate.addr, config).await
+    }
+
+    /// TLS to any address: also to a gate in a process of its own.
+    pub async fn dial(addr: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<Self> {
+        let tcp = TcpStream::connect(addr).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").unwrap();
         let io = timeout(PATIENCE, TlsConnector::from(config).connect(name, tcp)).await.expect("TLS takes too long")?;

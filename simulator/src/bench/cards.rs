@@ -167,6 +167,6 @@ async fn judge(http: HttpClient, secret: Arc<str>, purchase: Purchase, unix_s: i
     let watch = Stopwatch::start();
     let answer = http.post_raw("/v1/payments/stripe", &[("Stripe-Signature", &header)], body).await?;
     let took_ns = watch.elapsed_ns();
-    let approved = answer.expect(&[200])?.flag("/approved")?;
+    let approved = answer.must_be(&[200])?.flag("/approved")?;
     Ok(Judged { took_ns, approved })
 }

@@ -180,7 +180,7 @@ async fn bulk_round(
     };
     let bounded = tokio::time::timeout(Duration::from_secs(args.deadline_seconds), collect);
     let ((answer, answered_ns), arrived) = tokio::join!(timed, bounded);
-    let answer = answer?.expect(&[202])?;
+    let answer = answer?.must_be(&[202])?;
     let accepted = answer.list("/items")?.iter().filter(|item| item.get("command_id").is_some()).count();
     let arrived = arrived
         .map_err(|_| Failure::failed(format!("not every car had its command within {} s", args.deadline_seconds)))?;
@@ -260,6 +260,6 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
 
 async fn ask(http: crate::http_client::HttpClient, path: String, watch: Stopwatch) -> Result<u64, HttpError> {
     let sent_ns = watch.elapsed_ns();
-    http.post(&path, &json!({"type": "report_state"})).await?.expect(&[202])?;
+    http.post(&path, &json!({"type": "report_state"})).await?.must_be(&[202])?;
     Ok(watch.elapsed_ns() - sent_ns)
 }

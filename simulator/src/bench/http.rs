@@ -133,5 +133,5 @@ async fn register(
 
 /// Made now, or there already from an earlier run.
 fn made(answer: crate::http_client::Answer) -> Result<(), HttpError> {
-    answer.expect(&[200, 201, 409]).map(drop)
+    answer.must_be(&[200, 201, 409]).map(drop)
 }

@@ -32,7 +32,7 @@ impl Reader {
     /// Registers the observer as a vehicle, connects as it, and begins.
     pub async fn start(client: Client, args: &HttpArgs) -> Result<Self, Failure> {
         let http = args.client()?;
-        http.post("/v1/vehicles", &json!({"vehicle_id": client.name})).await?.expect(&[201, 409])?;
+        http.post("/v1/vehicles", &json!({"vehicle_id": client.name})).await?.must_be(&[201, 409])?;
         let session = client.connect().await.map_err(|error| Failure::failed(format!("reader: {error}")))?;
         let (measures, ends) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn(probe(client.name, session, http, measures.clone(), ends.clone()));
@@ -86,7 +86,7 @@ async fn probe(
 async fn seen(http: &HttpClient, name: &str, seq: u64, watch: Stopwatch) -> Result<u64, Failure> {
     let path = format!("/v1/vehicles/{name}");
     while watch.elapsed() < TOO_LATE {
-        let answer = http.get(&path).await?.expect(&[200])?;
+        let answer = http.get(&path).await?.must_be(&[200])?;
         if answer.body["signals"][SIGNAL]["value"].as_f64().is_some_and(|value| value >= seq as f64) {
             return Ok(watch.elapsed_ns());
         }

@@ -63,14 +63,14 @@ impl Operator {
     }
 
     async fn make(&self, path: &str, body: &Value) -> Result<bool, HttpError> {
-        let answer = self.http.post(path, body).await?.expect(&[201, 409])?;
+        let answer = self.http.post(path, body).await?.must_be(&[201, 409])?;
         Ok(answer.status == 201)
     }
 
     /// An API key for a renter, under the name the rentals will carry.
     pub async fn new_renter_key(&self, subject: &str) -> Result<String, HttpError> {
         let body = json!({"name": format!("phone of {subject}"), "role": "renter", "subject": subject});
-        let answer = self.http.post("/v1/api-keys", &body).await?.expect(&[201])?;
+        let answer = self.http.post("/v1/api-keys", &body).await?.must_be(&[201])?;
         answer.text("/api_key").map(str::to_owned)
     }
 
@@ -85,12 +85,12 @@ impl Operator {
         if let Some(wait) = wait {
             path.push_str(&format!("?wait_ms={}", wait.as_millis().min(30_000)));
         }
-        let answer = self.http.post(&path, order).await?.expect(&[200, 202])?;
+        let answer = self.http.post(&path, order).await?.must_be(&[200, 202])?;
         read_command(&answer)
     }
 
     pub async fn command(&self, command_id: CommandId) -> Result<CommandView, HttpError> {
-        read_command(&self.http.get(&format!("/v1/commands/{command_id}")).await?.expect(&[200])?)
+        read_command(&self.http.get(&format!("/v1/commands/{command_id}")).await?.must_be(&[200])?)
     }
 
     /// Looks until the command is in a state.
@@ -114,7 +114,7 @@ impl Operator {
     }
 
     pub async fn twin(&self, vehicle_id: &VehicleId) -> Result<Value, HttpError> {
-        Ok(self.http.get(&format!("/v1/vehicles/{vehicle_id}")).await?.expect(&[200])?.body)
+        Ok(self.http.get(&format!("/v1/vehicles/{vehicle_id}")).await?.must_be(&[200])?.body)
     }
 
     /// Looks until the gateway's picture of the car is as `what` says.
@@ -141,11 +141,11 @@ impl Operator {
 
     /// The record of one decision.
     pub async fn decision(&self, decision_id: &str) -> Result<Value, HttpError> {
-        Ok(self.http.get(&format!("/v1/decisions/{decision_id}")).await?.expect(&[200])?.body)
+        Ok(self.http.get(&format!("/v1/decisions/{decision_id}")).await?.must_be(&[200])?.body)
     }
 
     pub async fn alerts(&self) -> Result<Vec<Value>, HttpError> {
-        let answer = self.http.get("/v1/alerts?limit=100").await?.expect(&[200])?;
+        let answer = self.http.get("/v1/alerts?limit=100").await?.must_be(&[200])?;
         answer.list("/items").map(<[Value]>::to_vec)
     }
 }

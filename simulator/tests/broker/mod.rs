@@ -83,6 +83,7 @@ fn launch(program: &str, dir: &Path, port: u16) -> Child {
 }
 
 async fn answers(process: &mut Child, port: u16) -> bool {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
     for _ in 0..200 {
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
             return true;
@@ -90,7 +91,7 @@ async fn answers(process: &mut Child, port: u16) -> bool {
         if process.try_wait().unwrap().is_some() {
             return false;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        looks.tick().await;
     }
     false
 }

@@ -53,6 +53,8 @@ pub struct VehicleFacts {
 impl VehicleFacts {
     const MOVING_KMH: f64 = 5.0;
     const IMPOSSIBLE_KMH: f64 = 300.0;
+    /// Networks date purchases in whole seconds, so one can seem to be that much before the rental it belongs to.
+    const NETWORK_TICK_MS: i64 = 999;
 
     pub fn of(vehicle: &Vehicle, twin: &Twin) -> Self {
         let uses = vehicle.rentals.iter().filter_map(|rental| {
@@ -95,11 +97,12 @@ impl VehicleFacts {
     /// The rental a purchase at `at` belongs to: one that ran then, or ended at most the grace before.
     pub fn in_use_at(&self, at: Timestamp, rule: &RentalRule) -> Option<InUse> {
         let grace_ms = i64::from(rule.grace_min) * 60_000;
+        let latest = at.plus_ms(Self::NETWORK_TICK_MS);
         self.uses
             .iter()
             .rev()
             .copied()
-            .find(|used| used.from <= at && used.until.is_none_or(|until| at.since_ms(until) <= grace_ms))
+            .find(|used| used.from <= latest && used.until.is_none_or(|until| at.since_ms(until) <= grace_ms))
     }
 
     /// The rental that ended last before `at`.
