@@ -192,6 +192,9 @@ async fn bulk_round(
     }))
 }
 
+/// Commands of the first so many seconds are not timed: connections are being opened.
+const WARM_UP_S: u64 = 2;
+
 pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     if !(args.rate > 0.0 && args.rate <= 100_000.0) || args.cars == 0 {
         return Err(Failure::usage("--rate lies between 0 and 100000 per second, --cars is at least 1"));
@@ -206,10 +209,12 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     let mut moments = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     let (mut arrived, mut answered) = (Latencies::default(), Latencies::default());
     let (mut asked_count, mut busy, mut failures) = (0usize, 0u64, Vec::new());
-    let total = (args.rate * args.seconds as f64) as usize;
+    let warm_up = (args.rate * WARM_UP_S as f64) as usize;
+    let total = warm_up + (args.rate * args.seconds as f64) as usize;
     let started = Stopwatch::start();
-    let limit = Duration::from_secs(args.seconds + 10);
-    while (asked_count < total || arrived.len() + failures.len() < asked_count - busy as usize)
+    let limit = Duration::from_secs(WARM_UP_S + args.seconds + 10);
+    let mut arrived_count = 0usize;
+    while (asked_count < total || arrived_count + failures.len() < asked_count - busy as usize)
         && started.elapsed() < limit
     {
         tokio::select! {
@@ -229,7 +234,10 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
             Some(arrival) = listening.arrivals.recv() => {
                 let asked_ns = asked[arrival.car].swap(0, Ordering::Relaxed);
                 if asked_ns > 0 {
-                    arrived.add_ns(arrival.at_ns.saturating_sub(asked_ns));
+                    arrived_count += 1;
+                    if arrived_count > warm_up {
+                        arrived.add_ns(arrival.at_ns.saturating_sub(asked_ns));
+                    }
                 }
             }
             Some(done) = requests.join_next() => match done.map_err(Failure::failed)? {
@@ -250,7 +258,7 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
         "rate": args.rate,
         "asked": asked_count - busy as usize,
         "skipped_since_car_was_busy": busy,
-        "not_arrived": accepted.saturating_sub(arrived.len()),
+        "not_arrived": accepted.saturating_sub(arrived_count),
         "failures": failures.len(),
         "first_failure": failures.first(),
         "answer": answered.into_json(),
