@@ -18,6 +18,10 @@ pub const DIR: &str = "journal";
 /// Keeps a segment large enough for the largest record and small enough to be read at once.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1024 * 1024..=256 * 1024 * 1024;
 
+/// How far ahead of the records blocks are written, and how much at once: a few milliseconds, every thousand records.
+const WRITE_AHEAD: u64 = 512 * 1024;
+const WRITE_AHEAD_STEP: u64 = 2 * 1024 * 1024;
+
 /// Where a record stands: the segment's first record and the frame's offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -43,6 +47,8 @@ pub struct Journal {
     segment: u64,
     /// Where the last durable record ends, its number and hash.
     end: u64,
+    /// Up to here the file's blocks have been written, if only with zeros.
+    written: u64,
     last: u64,
     hash: Hash,
     /// The batch being made, with what `last` and `hash` will be.
@@ -80,6 +86,7 @@ impl Journal {
             file,
             segment: walked.segment,
             end: walked.end,
+            written: walked.end,
             last: walked.last,
             hash: walked.hash,
             staged: Vec::new(),
@@ -124,8 +131,10 @@ impl Journal {
 
     /// Writes the batch and syncs it. `sync` is called for the one sync, so that it can be measured.
     pub fn commit(&mut self, sync: impl FnOnce(&File) -> io::Result<()>) -> Result<(), CommitError> {
-        if let Err(error) = self.file.write_all_at(&self.staged, self.end) {
+        let written = self.write_ahead().and_then(|()| self.file.write_all_at(&self.staged, self.end));
+        if let Err(error) = written {
             self.discard();
+            self.written = self.end;
             return Err(if segment::is_full(&error) { self.withdraw(error) } else { CommitError::Unknown(error) });
         }
         sync(&self.file).map_err(CommitError::Unknown)?;
@@ -133,6 +142,20 @@ impl Journal {
         self.last = self.staged_last;
         self.hash = self.staged_hash;
         self.staged.clear();
+        Ok(())
+    }
+
+    /// Blocks that are reserved and were never written cost each sync a commit of the file system's own journal, and with
+    /// it the dirty data of every other file (measured on ext4: syncs of 5 to 100 ms among those of 0.05). So zeros,
+    /// which is what the reserve reads as, are written a stretch ahead of the records.
+    fn write_ahead(&mut self) -> io::Result<()> {
+        let wanted = (self.end + self.staged.len() as u64 + WRITE_AHEAD).min(self.segment_bytes);
+        while self.written < wanted {
+            let from = self.written.max(self.end);
+            let to = (from + WRITE_AHEAD_STEP).min(self.segment_bytes);
+            self.file.write_all_at(&vec![0; (to - from) as usize], from)?;
+            self.written = to;
+        }
         Ok(())
     }
 
@@ -166,6 +189,7 @@ impl Journal {
         })?;
         self.segment = header.first;
         self.end = HEADER_LEN as u64;
+        self.written = self.end;
         Ok(())
     }
 }
