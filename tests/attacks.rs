@@ -216,6 +216,7 @@ async fn a_car_that_fell_silent_goes_offline_though_it_is_sent_to() {
 async fn a_revoked_car_is_thrown_out_at_once_and_kept_out_also_after_a_restart() {
     let mut scene = Scene::new(&[]).await;
     let mut raw = scene.connected().await;
+    until("it is known", async || scene.gateway.is_online("EVIL-1").await).await;
     let (status, body) = scene.gateway.delete("/v1/vehicles/EVIL-1/certificate").await;
     assert!((200..300).contains(&status), "{status} {body}");
     assert!(raw.ended().await.is_empty(), "thrown out");

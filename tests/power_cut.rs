@@ -44,10 +44,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.dir).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            println!("{} could not be unmounted", self.dir.display());
+        // The kernel may be busy with it for a moment after the last file is closed.
+        for _ in 0..100 {
+            let unmounted = Command::new("umount").arg(&self.dir).stderr(std::process::Stdio::null()).status();
+            if unmounted.is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
         }
+        println!("{} could not be unmounted", self.dir.display());
     }
 }
 
