@@ -200,6 +200,24 @@ impl Command {
         (is_open && moves_on && self.was_sent).then_some(next)
     }
 
+    /// It is still to be handed to the car's session.
+    pub fn waits_to_be_sent(&self) -> bool {
+        match self.state {
+            CommandState::Accepted | CommandState::Queued => true,
+            CommandState::PendingSafe => !self.was_sent,
+            CommandState::Sent
+            | CommandState::Delivered
+            | CommandState::Executing
+            | CommandState::Succeeded
+            | CommandState::Failed
+            | CommandState::Rejected
+            | CommandState::Expired
+            | CommandState::Cancelled
+            | CommandState::Superseded
+            | CommandState::Unknown => false,
+        }
+    }
+
     /// What becomes of it when its time is up.
     pub fn at_expiry(&self) -> CommandState {
         if self.was_sent { CommandState::Unknown } else { CommandState::Expired }

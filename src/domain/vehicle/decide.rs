@@ -430,20 +430,7 @@ impl Draft<'_> {
     }
 
     fn sent(&mut self, id: CommandId) {
-        let is_first = self.vehicle.command(id).is_some_and(|command| match command.state {
-            CommandState::Accepted | CommandState::Queued => true,
-            CommandState::PendingSafe => !command.was_sent,
-            CommandState::Sent
-            | CommandState::Delivered
-            | CommandState::Executing
-            | CommandState::Succeeded
-            | CommandState::Failed
-            | CommandState::Rejected
-            | CommandState::Expired
-            | CommandState::Cancelled
-            | CommandState::Superseded
-            | CommandState::Unknown => false,
-        });
+        let is_first = self.vehicle.command(id).is_some_and(Command::waits_to_be_sent);
         if is_first {
             self.move_to(id, CommandState::Sent, None);
         }

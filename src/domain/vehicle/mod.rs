@@ -287,21 +287,8 @@ impl Vehicle {
             return Vec::new();
         }
         let is_releasable = |command: &&Command| {
-            let waits = match command.state {
-                CommandState::Accepted | CommandState::Queued => true,
-                CommandState::PendingSafe => !command.was_sent,
-                CommandState::Sent
-                | CommandState::Delivered
-                | CommandState::Executing
-                | CommandState::Succeeded
-                | CommandState::Failed
-                | CommandState::Rejected
-                | CommandState::Expired
-                | CommandState::Cancelled
-                | CommandState::Superseded
-                | CommandState::Unknown => false,
-            };
-            waits && (!command.order.endangers_a_moving_car() || command.was_sent || twin.is_safe_to_stop())
+            command.waits_to_be_sent()
+                && (!command.order.endangers_a_moving_car() || command.was_sent || twin.is_safe_to_stop())
         };
         self.commands.iter().filter(is_releasable).collect()
     }
