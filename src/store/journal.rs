@@ -145,9 +145,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Blocks that are reserved and were never written cost each sync a commit of the file system's own journal, and with
-    /// it the dirty data of every other file (measured on ext4: syncs of 5 to 100 ms among those of 0.05). So zeros,
-    /// which is what the reserve reads as, are written a stretch ahead of the records.
+    /// The first write to a reserved block changes the file system's metadata, so that the sync has to commit its journal
+    /// too. So zeros, which is what the reserve reads as, are written a stretch ahead of the records.
     fn write_ahead(&mut self) -> io::Result<()> {
         let wanted = (self.end + self.staged.len() as u64 + WRITE_AHEAD).min(self.segment_bytes);
         while self.written < wanted {
