@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use cardea_simulator::{bench, drive, failure::Failure, identity, replay, scenario, try_out};
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 /// Cars, phones and fuel stations for Cardea, over real MQTT/TLS and HTTPS
@@ -35,7 +36,11 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     identity::install_crypto();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let started = match &cli.command {
+        Command::Bench(args) if args.is_one_thread_enough() => Builder::new_current_thread().enable_all().build(),
+        _ => Runtime::new(),
+    };
+    let runtime = match started {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: starting the runtime: {error}");

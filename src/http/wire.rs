@@ -94,6 +94,10 @@ fn is_json(request: &HttpRequest) -> bool {
 
 /// Parses one JSON document; the problem names the field.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Keeping the path for an error costs as much as the parsing, so that it is done only where there is one.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

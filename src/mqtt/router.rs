@@ -49,6 +49,8 @@ pub(super) struct Credit {
     half: u64,
     /// The newest heartbeat that came through.
     beat: AtomicU64,
+    /// The reader is at work on what it took: what does not come through meanwhile is not the router's doing.
+    is_reader_busy: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
     /// Rises with every release; starts at 1.
     round: AtomicU64,
@@ -83,6 +85,7 @@ impl Credit {
             taken: AtomicU64::new(0),
             half: log.surely_kept() / 2,
             beat: AtomicU64::new(0),
+            is_reader_busy: AtomicBool::new(false),
             waiting: Mutex::default(),
             round: AtomicU64::new(1),
             has_room: Condvar::new(),
@@ -344,12 +347,14 @@ impl Pump {
                 self.shard.lose();
                 return;
             }
-            (self.take)(&batch.messages);
             let credit = match self.way {
                 Way::Up => &self.shard.up,
                 Way::Down => &self.shard.down,
             };
+            credit.is_reader_busy.store(true, Ordering::SeqCst);
+            (self.take)(&batch.messages);
             credit.took(batch.bytes, batch.beat);
+            credit.is_reader_busy.store(false, Ordering::SeqCst);
             if batch.must_say_ready && self.rx.ready().is_err() {
                 self.shard.lose();
             }
@@ -471,16 +476,20 @@ impl Slot {
         let (mut up, mut down) = (Progress::default(), Progress::default());
         loop {
             let shard = self.shard();
-            tokio::select! {
-                _ = interval.tick() => {}
-                () = shard.lost.notified() => {}
-            }
+            let late = tokio::select! {
+                due = interval.tick() => due.elapsed(),
+                () = shard.lost.notified() => Duration::ZERO,
+            };
             if self.is_stopping.load(Ordering::SeqCst) {
                 return;
             }
             let sent = shard.beats.load(Ordering::SeqCst);
+            // On a machine where this task waits for the processor, so does the router.
+            let is_starved = late > interval.period();
             let is_stalled = up.lacks(&shard.up, sent, stall_beats) | down.lacks(&shard.down, sent, stall_beats);
-            if is_stalled && !shard.is_lost() {
+            if is_starved {
+                (up.beats_without, down.beats_without) = (0, 0);
+            } else if is_stalled && !shard.is_lost() {
                 tracing::error!(shard = self.index, "router has stalled");
                 shard.lose();
             }
@@ -522,11 +531,12 @@ struct Progress {
 }
 
 impl Progress {
-    /// True when nothing at all came through for `limit` beats although something is under way. A slow reader that still
-    /// takes something is busy, not dead.
+    /// True when nothing at all came through for `limit` beats although something is under way and the reader waits for
+    /// it. A reader that is slow, or stuck in an actor, would be no faster behind a new router, and what the old one
+    /// still held would be lost.
     fn lacks(&mut self, credit: &Credit, sent: u64, limit: u64) -> bool {
         let seen = (credit.beat.load(Ordering::SeqCst), credit.taken.load(Ordering::SeqCst));
-        if seen != self.seen || seen.0 == sent {
+        if seen != self.seen || seen.0 == sent || credit.is_reader_busy.load(Ordering::SeqCst) {
             *self = Self { seen, beats_without: 0 };
             return false;
         }

@@ -21,6 +21,8 @@ pub const DIR: &str = "view";
 /// The one old view that is kept, for people to look at.
 const ASIDE: &str = "view.old";
 const IDLE: Duration = Duration::from_millis(500);
+/// How long records are gathered when no reader waits: sled's cost is by the batch much more than by the record.
+const LINGER: Duration = Duration::from_millis(100);
 /// Waits between attempts to make a view that cannot be made (a full disk, say).
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
@@ -79,7 +81,7 @@ impl Applier {
                 continue;
             };
             let applied = self.shared.feed.applied();
-            let durable = self.shared.feed.wait_durable(applied, IDLE);
+            let durable = self.shared.feed.wait_durable(applied, IDLE, LINGER);
             self.shared.metrics.applied_lag.store(durable.saturating_sub(applied), Ordering::Relaxed);
             let mode = self.shared.feed.mode();
             if mode == Mode::Abandoned || (mode == Mode::Closing && durable <= applied) {

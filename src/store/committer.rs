@@ -30,6 +30,8 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Records that the view may be behind before writers wait for it, and how long a batch waits at most.
 const LAG_MAX: u64 = 30_000;
 const LAG_WAIT: Duration = Duration::from_millis(100);
+/// How old the knowledge of the disk's free space may be; far less is written meanwhile than is kept free.
+const DISK_KNOWN_FOR: Duration = Duration::from_millis(20);
 /// How often an idle committer looks whether it shall end.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -63,6 +65,7 @@ pub struct Committer {
     /// `None` only wakes the committer.
     pub queue: Receiver<Option<Box<Request>>>,
     pub dir: PathBuf,
+    disk_checked: Option<Stopwatch>,
     staged: Vec<Staged>,
     /// Ends and keys as they will be when the batch is durable.
     staged_ends: HashMap<Name, u64>,
@@ -78,6 +81,7 @@ impl Committer {
             journal,
             queue,
             dir,
+            disk_checked: None,
             staged: Vec::new(),
             staged_ends: HashMap::new(),
             staged_keys: HashMap::new(),
@@ -119,7 +123,7 @@ impl Committer {
         if self.shared.is_poisoned() {
             return refuse_all(batch, POISONED);
         }
-        if self.shared.check_disk(&self.dir) {
+        if self.is_disk_low() {
             self.shared.metrics.disk_refused.fetch_add(batch.len() as u64, Ordering::Relaxed);
             return refuse_all(batch, DISK);
         }
@@ -133,6 +137,14 @@ impl Committer {
             self.take(request);
         }
         self.flush();
+    }
+
+    fn is_disk_low(&mut self) -> bool {
+        if self.disk_checked.as_ref().is_some_and(|checked| checked.elapsed() < DISK_KNOWN_FOR) {
+            return self.shared.is_disk_low();
+        }
+        self.disk_checked = Some(Stopwatch::start());
+        self.shared.check_disk(&self.dir)
     }
 
     fn take(&mut self, request: Box<Request>) {

@@ -1,7 +1,8 @@
 //! What the committer made durable, on its way to the view; and how far each of them is.
 //!
 //! The committer publishes, the applier takes, readers wait. It holds only the newest records: an applier that fell
-//! behind reads the journal instead, so that it never holds up a promise.
+//! behind reads the journal instead, so that it never holds up a promise. The applier rests between its turns, so that
+//! many small batches become few larger ones; a waiting reader wakes it at once.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,8 @@ use super::journal::Place;
 
 /// Bytes of records kept for the applier.
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of records that wake a resting applier.
+const RING_BYTES_MANY: usize = 256 * 1024;
 
 /// A durable record, as the committer has it in memory.
 #[derive(Debug)]
@@ -41,12 +44,30 @@ struct State {
     ring_bytes: usize,
     view_problem: Option<String>,
     mode: Mode,
+    /// Readers and writers who wait for the view now.
+    waiting: usize,
 }
 
+impl State {
+    fn is_behind_by_more_than(&self, records: u64) -> bool {
+        self.durable - self.applied.min(self.durable) > records
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.waiting > 0 || self.ring_bytes >= RING_BYTES_MANY || self.mode != Mode::Running
+    }
+}
+
+/// Each kind of sleeper has its own bell: at a thousand batches a second, waking all for each cost a fifth of a core.
 #[derive(Debug, Default)]
 pub struct Feed {
     state: Mutex<State>,
-    changed: Condvar,
+    /// For the applier: the first record after it had everything, enough of them, or somebody who waits.
+    work: Condvar,
+    /// For those who wait for the view.
+    progress: Condvar,
+    /// For threads that only rest between their turns.
+    ending: Condvar,
 }
 
 /// The view is not up to date, and why.
@@ -61,6 +82,7 @@ impl Feed {
     /// Publishes a durable batch; before anyone is answered.
     pub fn publish(&self, batch: Vec<Committed>) {
         let mut state = self.state();
+        let (was_idle, was_urgent) = (state.durable <= state.applied, state.is_urgent());
         for committed in batch {
             state.durable = committed.number;
             state.ring_bytes += committed.body.len();
@@ -70,8 +92,11 @@ impl Feed {
             let Some(gone) = state.ring.pop_front() else { break };
             state.ring_bytes -= gone.body.len();
         }
+        let is_news = was_idle || (state.is_urgent() && !was_urgent);
         drop(state);
-        self.changed.notify_all();
+        if is_news {
+            self.work.notify_one();
+        }
     }
 
     pub fn set_durable(&self, durable: u64) {
@@ -94,13 +119,16 @@ impl Feed {
         let mut state = self.state();
         state.applied = applied;
         state.view_problem = None;
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.changed.notify_all();
+        if is_awaited {
+            self.progress.notify_all();
+        }
     }
 
     pub fn set_view_problem(&self, problem: String) {
         self.state().view_problem = Some(problem);
-        self.changed.notify_all();
+        self.progress.notify_all();
     }
 
     pub fn mode(&self) -> Mode {
@@ -109,19 +137,36 @@ impl Feed {
 
     pub fn set_mode(&self, mode: Mode) {
         self.state().mode = mode;
-        self.changed.notify_all();
+        self.work.notify_all();
+        self.progress.notify_all();
+        self.ending.notify_all();
+    }
+
+    /// Sleeps until the view has got on far enough for `is_behind`, waking the applier for it.
+    fn await_view<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        at_most: Duration,
+        is_behind: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let has_to_wait =
+            |state: &mut State| is_behind(state) && state.view_problem.is_none() && state.mode == Mode::Running;
+        if !has_to_wait(&mut state) {
+            return state;
+        }
+        state.waiting += 1;
+        self.work.notify_one();
+        let waited = self.progress.wait_timeout_while(state, at_most, has_to_wait);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
     }
 
     /// Waits until the view has everything that is durable now.
     pub fn wait_applied(&self, at_most: Duration) -> Result<u64, NotApplied> {
         let state = self.state();
         let target = state.durable;
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(state, at_most, |state| {
-                state.applied < target && state.view_problem.is_none() && state.mode == Mode::Running
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let state = self.await_view(state, at_most, |state| state.applied < target);
         if let Some(problem) = &state.view_problem {
             return Err(NotApplied(problem.clone()));
         }
@@ -131,34 +176,33 @@ impl Feed {
         Ok(target)
     }
 
-    /// Waits until there is something to apply after `applied`, the mode changes, or the time is over.
-    /// Returns the newest durable record.
-    pub fn wait_durable(&self, applied: u64, at_most: Duration) -> u64 {
-        let state = self.state();
+    /// Waits until there is something to apply after `applied`, the mode changes, or the time is over. Then gathers for
+    /// as long as `linger`, unless somebody waits or there is much already. Returns the newest durable record.
+    pub fn wait_durable(&self, applied: u64, at_most: Duration, linger: Duration) -> u64 {
+        let is_idle = |state: &mut State| state.durable <= applied && state.mode == Mode::Running;
+        let (state, _) =
+            self.work.wait_timeout_while(self.state(), at_most, is_idle).unwrap_or_else(PoisonError::into_inner);
+        if state.durable <= applied {
+            return state.durable;
+        }
         let (state, _) = self
-            .changed
-            .wait_timeout_while(state, at_most, |state| state.durable <= applied && state.mode == Mode::Running)
+            .work
+            .wait_timeout_while(state, linger, |state| !state.is_urgent())
             .unwrap_or_else(PoisonError::into_inner);
         state.durable
     }
 
     /// Waits until the view is at most so many records behind; not at all when it is broken. False when it still is.
     pub fn wait_lag(&self, at_most: u64, time: Duration) -> bool {
-        let state = self.state();
-        let is_behind = |state: &mut State| {
-            state.durable - state.applied.min(state.durable) > at_most
-                && state.view_problem.is_none()
-                && state.mode == Mode::Running
-        };
-        let waited = self.changed.wait_timeout_while(state, time, is_behind);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let state = self.await_view(self.state(), time, |state| state.is_behind_by_more_than(at_most));
+        !state.is_behind_by_more_than(at_most) || state.view_problem.is_some() || state.mode != Mode::Running
     }
 
     /// Waits for the time to pass or the mode to change.
     pub fn rest(&self, at_most: Duration) -> Mode {
         let state = self.state();
         let (state, _) = self
-            .changed
+            .ending
             .wait_timeout_while(state, at_most, |state| state.mode == Mode::Running)
             .unwrap_or_else(PoisonError::into_inner);
         state.mode

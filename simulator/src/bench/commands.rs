@@ -11,13 +11,14 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use super::fleet::{Client, FleetArgs};
 use super::http::HttpArgs;
 use super::latencies::Latencies;
+use super::lines::Lines;
 use super::report::ReportTemplate;
 use crate::failure::Failure;
-use crate::http_client::HttpError;
 use crate::stopwatch::Stopwatch;
 use crate::wire::{Packet, Session, WireError, put_puback, put_publish};
 
@@ -192,20 +193,23 @@ async fn bulk_round(
     }))
 }
 
-/// Commands of the first so many seconds are not timed: connections are being opened.
+/// Commands of the first so many seconds are not timed.
 const WARM_UP_S: u64 = 2;
+/// Open from the start, as those of an operator's own servers are.
+const CONNECTIONS: usize = 64;
 
 pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     if !(args.rate > 0.0 && args.rate <= 100_000.0) || args.cars == 0 {
         return Err(Failure::usage("--rate lies between 0 and 100000 per second, --cars is at least 1"));
     }
     let watch = Stopwatch::start();
-    let http = args.http.client()?;
     let clients = args.fleet.clients(args.cars, false)?;
     let mut listening = Listening::start(&args.fleet, &clients, watch).await?;
+    let lines = Arc::new(Lines::open(&args.http, CONNECTIONS).await?);
+    let bearer: Arc<str> = format!("Bearer {}", args.http.admin_key()).into();
     // When the last command to each car was asked for; 0 = none is under way.
     let asked: Arc<[AtomicU64]> = (0..args.cars).map(|_| AtomicU64::new(0)).collect();
-    let mut requests: JoinSet<Result<u64, HttpError>> = JoinSet::new();
+    let mut requests: JoinSet<Result<u64, String>> = JoinSet::new();
     let mut moments = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     let (mut arrived, mut answered) = (Latencies::default(), Latencies::default());
     let (mut asked_count, mut busy, mut failures) = (0usize, 0u64, Vec::new());
@@ -229,7 +233,7 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
                     continue;
                 }
                 let path = format!("/v1/vehicles/{}/commands", clients[car].name);
-                requests.spawn(ask(http.clone(), path, watch));
+                requests.spawn(ask(lines.clone(), bearer.clone(), path, watch));
             }
             Some(arrival) = listening.arrivals.recv() => {
                 let asked_ns = asked[arrival.car].swap(0, Ordering::Relaxed);
@@ -242,14 +246,14 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
             }
             Some(done) = requests.join_next() => match done.map_err(Failure::failed)? {
                 Ok(took_ns) => answered.add_ns(took_ns),
-                Err(error) => failures.push(error.to_string()),
+                Err(error) => failures.push(error),
             },
         }
     }
     while let Some(done) = requests.join_next().await {
         match done.map_err(Failure::failed)? {
             Ok(took_ns) => answered.add_ns(took_ns),
-            Err(error) => failures.push(error.to_string()),
+            Err(error) => failures.push(error),
         }
     }
     let accepted = asked_count - busy as usize - failures.len();
@@ -266,8 +270,13 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     }))
 }
 
-async fn ask(http: crate::http_client::HttpClient, path: String, watch: Stopwatch) -> Result<u64, HttpError> {
+async fn ask(lines: Arc<Lines>, bearer: Arc<str>, path: String, watch: Stopwatch) -> Result<u64, String> {
     let sent_ns = watch.elapsed_ns();
-    http.post(&path, &json!({"type": "report_state"})).await?.must_be(&[202])?;
-    Ok(watch.elapsed_ns() - sent_ns)
+    let key = Uuid::now_v7().to_string();
+    let headers = [("Authorization", &*bearer), ("Idempotency-Key", &key)];
+    let body = json!({"type": "report_state"}).to_string().into_bytes();
+    match lines.post(&path, &headers, body).await? {
+        (202, _) => Ok(watch.elapsed_ns() - sent_ns),
+        (status, problem) => Err(format!("answered {status}: {problem}")),
+    }
 }

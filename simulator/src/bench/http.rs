@@ -28,6 +28,10 @@ impl HttpArgs {
         Ok(HttpClient::new(&self.http, &self.http_ca, Some(self.admin_key.clone()))?)
     }
 
+    pub fn admin_key(&self) -> &str {
+        &self.admin_key
+    }
+
     pub fn base(&self) -> &str {
         &self.http
     }

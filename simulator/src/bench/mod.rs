@@ -12,6 +12,7 @@ mod fsync;
 mod hold;
 mod http;
 mod latencies;
+mod lines;
 mod metrics;
 mod paced;
 mod reader;
@@ -52,6 +53,14 @@ enum What {
     CardDecisions(cards::CardArgs),
     /// Durable writes in a folder
     Fsync(fsync::FsyncArgs),
+}
+
+impl BenchArgs {
+    /// A steady rate of single requests needs no more, and what a load generator does not use is there for what it
+    /// measures on the same machine.
+    pub fn is_one_thread_enough(&self) -> bool {
+        matches!(self.what, What::CommandLatency(_) | What::CardDecisions(_) | What::TelemetryPaced(_))
+    }
 }
 
 pub async fn run(args: BenchArgs) -> Result<(), Failure> {
