@@ -202,6 +202,7 @@ fn ask(id: &str) -> Authorise {
         },
         source_event: format!("evt_{id}"),
         body_sha256: "00".repeat(32),
+        already_minor: 0,
     }
 }
 
@@ -259,6 +260,58 @@ async fn a_decline_stays_declined_over_a_restart_even_when_only_the_store_rememb
         Arc::new(Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions: true });
     let third = guard(forgetful, switched(&is_rented), 5_000);
     assert_eq!(third.authorise(ask("a")).await.unwrap(), declined);
+    assert_eq!(decisions(&*store), 1);
+}
+
+fn increment(of: &str, event: &str, already_minor: i64) -> Authorise {
+    Authorise { source_event: event.into(), already_minor, ..ask(of) }
+}
+
+/// A network asks again under the same authorisation for more than what was approved: that is a purchase to judge.
+#[actix::test]
+async fn an_increment_is_judged_by_what_is_so_now_and_counts_into_the_cap() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_rented = Arc::new(Mutex::new(true));
+    let store = Door::open(dir.path());
+    let first = guard(store.clone(), switched(&is_rented), 5_000);
+    add_card(&first).await;
+    let approved = first.authorise(ask("a")).await.unwrap();
+    // Nobody knows where this car is, hence the cap.
+    assert_eq!((approved.outcome, approved.cap_minor), (Outcome::ApproveCapped, Some(10_000)));
+    let more = first.authorise(increment("a", "evt_2", 7_000)).await.unwrap();
+    assert_eq!((more.outcome, more.cap_minor), (Outcome::ApproveCapped, Some(3_000)));
+    assert_eq!(more.follows, Some(approved.decision_id));
+    let above = first.authorise(increment("a", "evt_3", 10_000)).await.unwrap();
+    assert_eq!(above.outcome, Outcome::Decline);
+    assert!(above.reasons.contains(&"amount_above_cap".to_owned()), "{above:?}");
+    *is_rented.lock().unwrap() = false;
+    let after_the_rental = first.authorise(increment("a", "evt_4", 5_000)).await.unwrap();
+    assert_eq!(after_the_rental.outcome, Outcome::Decline);
+    assert!(after_the_rental.reasons.contains(&"rental_state".to_owned()), "{after_the_rental:?}");
+
+    *is_rented.lock().unwrap() = true;
+    let forgetful =
+        Arc::new(Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions: true });
+    for guard in
+        [first, guard(store.clone(), switched(&is_rented), 5_000), guard(forgetful, switched(&is_rented), 5_000)]
+    {
+        assert_eq!(guard.authorise(increment("a", "evt_2", 7_000)).await.unwrap(), more);
+        assert_eq!(guard.authorise(increment("a", "evt_4", 5_000)).await.unwrap(), after_the_rental);
+        assert_eq!(guard.authorise(ask("a")).await.unwrap(), approved, "the first question keeps its answer");
+    }
+    assert_eq!(decisions(&*store), 4);
+}
+
+#[actix::test]
+async fn a_declined_purchase_is_not_approved_as_an_increment() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_rented = Arc::new(Mutex::new(false));
+    let store = Door::open(dir.path());
+    let guard = guard(store.clone(), switched(&is_rented), 5_000);
+    add_card(&guard).await;
+    let declined = guard.authorise(ask("a")).await.unwrap();
+    *is_rented.lock().unwrap() = true;
+    assert_eq!(guard.authorise(increment("a", "evt_2", 5_000)).await.unwrap(), declined);
     assert_eq!(decisions(&*store), 1);
 }
 

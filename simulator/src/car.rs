@@ -5,18 +5,21 @@
 //! All that is decided is decided in `unit`; here is only the carrying.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use cardea::clock::Clock;
 use cardea::domain::command::Ack;
 use cardea::domain::{CommandId, Function, Functions, KeyId, Position, Timestamp, VehicleId};
+use cardea::token::Keyset;
 use rumqttc::QoS;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::car_link::CarLink;
 use crate::identity::{Credentials, IdentityError};
+use crate::local_link::LocalLink;
 use crate::unit::{Act, ActDenial, Unit, UnitSpec};
 use crate::world::{Door, Habits, World};
 
@@ -288,6 +291,11 @@ impl CarHandle {
     /// What happens when somebody holds this key to the car and asks for a function.
     pub async fn use_key(&self, key_id: KeyId, function: Function) -> Result<(), CarError> {
         self.act(Act::UseKey(key_id, function)).await
+    }
+
+    /// Opens the local link for phones at the car; `keyset` is the fleet's, as the unit was provisioned with it.
+    pub async fn listen_locally(&self, address: SocketAddr, keyset: Option<Keyset>) -> std::io::Result<LocalLink> {
+        LocalLink::listen(address, self.vehicle_id.clone(), keyset, self.controls.clone()).await
     }
 
     async fn control(&self, control: impl FnOnce(oneshot::Sender<()>) -> Control) -> Result<(), CarError> {

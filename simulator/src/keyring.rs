@@ -6,6 +6,8 @@
 use cardea::domain::key::{KeyGrant, KeyRefusal, RevocationEffect};
 use cardea::domain::{Function, KeyId, Position, Timestamp};
 
+use crate::proof::Proven;
+
 /// More keys than a car is ever lent under at once; the next one is refused.
 pub const MAX_KEYS: usize = 64;
 pub const MAX_REVOCATIONS: usize = 256;
@@ -40,6 +42,8 @@ pub enum NotTaken {
 pub enum KeyDenial {
     UnknownKey,
     Key(KeyRefusal),
+    /// The token's holder is not the grant's.
+    OtherHolder,
     OutsideGeofence,
     Disabled,
     Unsupported,
@@ -50,6 +54,7 @@ impl KeyDenial {
         match self {
             Self::UnknownKey => "unknown_key",
             Self::Key(refusal) => refusal.reason(),
+            Self::OtherHolder => "other_holder",
             Self::OutsideGeofence => "outside_geofence",
             Self::Disabled => "disabled",
             Self::Unsupported => "unsupported",
@@ -73,6 +78,16 @@ impl Keyring {
 
     pub fn grant(&self, key_id: KeyId) -> Option<&KeyGrant> {
         self.grants.iter().find(|grant| grant.key_id == key_id)
+    }
+
+    /// Is the proven key the one that the car was told of? A key that is not here is left to [`Self::permits`], which
+    /// knows why.
+    pub fn knows(&self, proven: &Proven) -> Result<(), KeyDenial> {
+        match self.grant(proven.key_id) {
+            Some(grant) if grant.holder_key != proven.holder_key => Err(KeyDenial::OtherHolder),
+            Some(grant) if grant.generation != proven.generation => Err(KeyDenial::Key(KeyRefusal::WrongGeneration)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The same key again replaces what was known of it.

@@ -7,6 +7,7 @@ pub mod command_memory;
 pub mod dice;
 pub mod fact_queue;
 pub mod keyring;
+pub mod proof;
 pub mod route;
 pub mod unit;
 pub mod world;
@@ -16,6 +17,7 @@ pub mod backoff;
 pub mod car;
 mod car_link;
 pub mod identity;
+pub mod local_link;
 
 // People and payment.
 pub mod http_client;

@@ -2,14 +2,19 @@
 //!
 //! Used by stories, tests and the `phone` subcommand. The secret half of the holder key never leaves this struct.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cardea::domain::{Function, KeyId, RentalId, Timestamp, VehicleId};
+use cardea::token;
 use p256::SecretKey;
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
 use p256::elliptic_curve::rand_core::OsRng;
 use serde_json::{Value, json};
 
 use crate::http_client::{Answer, HttpClient, HttpError};
+use crate::local_link::{self, LocalError};
 
 pub struct Phone {
     http: HttpClient,
@@ -105,6 +110,22 @@ impl Phone {
         }
         let answer = answer.must_be(&[200, 202])?;
         Ok(Done::Command { command_id: answer.text("/command_id")?.into(), state: answer.text("/state")?.into() })
+    }
+
+    /// Uses the key at the car itself, with no network between; the car's word when it refuses.
+    pub async fn use_at_car(
+        &self,
+        car: SocketAddr,
+        key: &VirtualKey,
+        function: Function,
+    ) -> Result<Result<(), String>, LocalError> {
+        let bytes = token::decode(&key.token).map_err(|_| LocalError::Malformed)?;
+        let sign = |nonce: &[u8; 32]| {
+            let message = token::use_message(nonce, &token::sha256(&bytes), function);
+            let signature: Signature = SigningKey::from(&self.holder_key).sign(&message);
+            signature.to_bytes().to_vec()
+        };
+        local_link::present(car, &bytes, function, sign).await
     }
 
     /// Ends the rental; returns its state.

@@ -12,6 +12,7 @@ use cardea::domain::{CommandId, Function, Functions, KeyId, Position, Timestamp,
 use crate::command_memory::{CommandMemory, is_final};
 use crate::fact_queue::FactQueue;
 use crate::keyring::{KeyDenial, Keyring, NotTaken};
+use crate::proof::Proven;
 use crate::world::{Change, Door, Driver, Habits, World};
 
 /// Orders that wait for a safe state or for the actuator; one more is answered `failed`.
@@ -61,6 +62,8 @@ pub enum Act {
     FuelCard(bool),
     Habits(Option<Habits>),
     UseKey(KeyId, Function),
+    /// A phone at the car has proven that the key is its own.
+    UseProven(Proven, Function),
     Tamper(String),
     ReportNow,
 }
@@ -231,6 +234,9 @@ impl Unit {
                 return Ok(());
             }
             Act::UseKey(key_id, function) => return self.use_key(now, key_id, function).map_err(ActDenial::Key),
+            Act::UseProven(proven, function) => {
+                return self.use_proven(now, &proven, function).map_err(ActDenial::Key);
+            }
             Act::Tamper(what) => {
                 self.note(now, FactKind::Tamper { what });
                 None
@@ -246,7 +252,24 @@ impl Unit {
     }
 
     fn use_key(&mut self, now: Timestamp, key_id: KeyId, function: Function) -> Result<(), KeyDenial> {
-        let verdict = if !self.spec.capabilities.contains(function) {
+        self.use_if(now, key_id, function, Ok(()))
+    }
+
+    fn use_proven(&mut self, now: Timestamp, proven: &Proven, function: Function) -> Result<(), KeyDenial> {
+        self.use_if(now, proven.key_id, function, self.keyring.knows(proven))
+    }
+
+    /// Whatever comes of it is a fact for the gateway, also when it could not be told at once.
+    fn use_if(
+        &mut self,
+        now: Timestamp,
+        key_id: KeyId,
+        function: Function,
+        is_known: Result<(), KeyDenial>,
+    ) -> Result<(), KeyDenial> {
+        let verdict = if let Err(denial) = is_known {
+            Err(denial)
+        } else if !self.spec.capabilities.contains(function) {
             Err(KeyDenial::Unsupported)
         } else if self.disabled.contains(function) {
             Err(KeyDenial::Disabled)

@@ -137,6 +137,9 @@ pub struct Twin {
     pub link: Link,
     /// Sorted by path; at most [`Twin::MAX_SIGNALS`].
     signals: Vec<(SignalPath, Signal)>,
+    /// In which session of the link speed and ignition were last heard of.
+    speed_epoch: u64,
+    ignition_epoch: u64,
     /// The newest position the car can have driven to: what a new one is believed by.
     anchor: Option<Fix>,
     pub last_report: Option<Timestamp>,
@@ -169,6 +172,8 @@ impl Twin {
         Self {
             link: Link { state: LinkState::Offline, since: now, epoch: 0 },
             signals: Vec::new(),
+            speed_epoch: 0,
+            ignition_epoch: 0,
             anchor: None,
             last_report: None,
             telemetry_seq: None,
@@ -210,6 +215,11 @@ impl Twin {
     }
 
     fn put(&mut self, path: SignalPath, value: SignalValue, at: Timestamp) -> Put {
+        match path.as_str() {
+            path::SPEED_KMH => self.speed_epoch = self.link.epoch,
+            path::LOW_VOLTAGE => self.ignition_epoch = self.link.epoch,
+            _ => {}
+        }
         match self.signals.binary_search_by(|(known, _)| known.as_str().cmp(path.as_str())) {
             Ok(found) => {
                 let signal = &mut self.signals[found].1;
@@ -293,9 +303,12 @@ impl Twin {
     /// Stands still with ignition off, by what was seen in this very session of the link; a parked car that is
     /// offline or has not reported since it came back may have driven off meanwhile, so that counts as not known.
     pub fn is_safe_to_stop(&self) -> bool {
-        let in_session = |at: Timestamp| self.is_online() && at >= self.link.since.plus_ms(-Self::MAX_AHEAD_MS);
-        let stands = self.speed_kmh().is_some_and(|(speed, at)| speed.abs() < 0.5 && in_session(at));
-        let is_off = self.is_ignition_on().is_some_and(|(is_on, at)| !is_on && in_session(at));
+        // Heard in this session, and not a memory that the unit only now got rid of; its clock may lag.
+        let in_session = |epoch: u64, at: Timestamp| {
+            self.is_online() && epoch == self.link.epoch && at >= self.link.since.plus_ms(-Self::MAX_AHEAD_MS)
+        };
+        let stands = self.speed_kmh().is_some_and(|(speed, at)| speed.abs() < 0.5 && in_session(self.speed_epoch, at));
+        let is_off = self.is_ignition_on().is_some_and(|(is_on, at)| !is_on && in_session(self.ignition_epoch, at));
         stands && is_off
     }
 

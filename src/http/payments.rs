@@ -78,9 +78,10 @@ pub async fn stripe(app: web::Data<App>, request: HttpRequest, body: RawBody) ->
             app.guard.counters().other_messages.inc();
             return Ok(reply(StatusCode::OK, &Acknowledged {}));
         }
-        Message::Authorisation { id, purchase } => {
+        Message::Authorisation { id, purchase, already_minor } => {
             let body_sha256 = hex::encode(sha256(&body));
-            let ask = Authorise { purchase: Purchase::clone(&purchase), source_event: id, body_sha256 };
+            let purchase_asked = Purchase::clone(&purchase);
+            let ask = Authorise { purchase: purchase_asked, source_event: id, body_sha256, already_minor };
             let decided = app.guard.authorise(ask).await.map_err(no_record)?;
             answer(&decided, &purchase)
         }

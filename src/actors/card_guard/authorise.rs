@@ -46,15 +46,29 @@ pub struct Question {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Finished {
-    authorization_id: AuthorizationId,
+    subject: Subject,
     result: Result<Arc<Decided>, GuardError>,
+}
+
+/// What is answered once: an authorisation, or an increment of it by its message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    authorization_id: AuthorizationId,
+    increment: Option<String>,
+}
+
+impl Subject {
+    fn of(decided: &Decided) -> Self {
+        let increment = decided.follows.map(|_| decided.source_event.clone());
+        Self { authorization_id: decided.authorization_id.clone(), increment }
+    }
 }
 
 pub struct CardGuard {
     shared: Arc<Shared>,
     desk: Arc<Judge>,
-    decided: Recent<AuthorizationId, Arc<Decided>>,
-    in_flight: HashMap<AuthorizationId, Vec<Reply>>,
+    decided: Recent<Subject, Arc<Decided>>,
+    in_flight: HashMap<Subject, Vec<Reply>>,
 }
 
 /// What a question's task needs.
@@ -77,7 +91,7 @@ impl CardGuard {
         let desk = Arc::new(Judge { shared: shared.clone(), rules, ask_vehicle, vehicles_within });
         let mut recent = Recent::new(MAX_DECIDED);
         for known in decided {
-            recent.insert(known.authorization_id.clone(), Arc::new(known));
+            recent.insert(Subject::of(&known), Arc::new(known));
         }
         Self { shared, desk, decided: recent, in_flight: HashMap::new() }
     }
@@ -92,14 +106,18 @@ impl Handler<Question> for CardGuard {
 
     fn handle(&mut self, question: Question, context: &mut Self::Context) {
         let Question { ask, reply } = question;
-        let authorization_id = ask.purchase.authorization_id.clone();
-        if let Some(known) = self.decided.get(&authorization_id) {
+        let mut subject = Subject { authorization_id: ask.purchase.authorization_id.clone(), increment: None };
+        let exceeded = self.decided.get(&subject).filter(|first| first.is_exceeded_by(&ask)).cloned();
+        if exceeded.is_some() {
+            subject.increment = Some(ask.source_event.clone());
+        }
+        if let Some(known) = self.decided.get(&subject) {
             self.shared.counters.repeats.inc();
             let _ = reply.send(Ok(known.clone()));
             return;
         }
         let is_full = self.in_flight.len() >= MAX_IN_FLIGHT;
-        match self.in_flight.entry(authorization_id.clone()) {
+        match self.in_flight.entry(subject.clone()) {
             Entry::Occupied(mut waiting) if waiting.get().len() < MAX_WAITING => {
                 self.shared.counters.repeats.inc();
                 waiting.get_mut().push(reply);
@@ -109,9 +127,9 @@ impl Handler<Question> for CardGuard {
                 let (judge, guard) = (self.desk.clone(), context.address());
                 // A task of its own, not a future of this context: that would poll all of them at each step.
                 actix::spawn(async move {
-                    let result = judge.answer(ask).await;
+                    let result = judge.answer(ask, exceeded).await;
                     // Bounded by MAX_IN_FLIGHT, so it need not respect the mailbox.
-                    guard.do_send(Finished { authorization_id, result });
+                    guard.do_send(Finished { subject, result });
                 });
             }
             Entry::Occupied(_) | Entry::Vacant(_) => {
@@ -126,16 +144,17 @@ impl Handler<Finished> for CardGuard {
     type Result = ();
 
     fn handle(&mut self, finished: Finished, _: &mut Self::Context) {
-        let Finished { authorization_id, result } = finished;
+        let Finished { subject, result } = finished;
         match &result {
             Ok(decided) => {
-                if self.decided.insert(authorization_id.clone(), decided.clone()) {
+                // Under its own name: a first question may have turned out to be an increment.
+                if self.decided.insert(Subject::of(decided), decided.clone()) {
                     self.shared.counters.forgotten.inc();
                 }
             }
             Err(_) => self.shared.counters.unrecorded.inc(),
         }
-        for reply in self.in_flight.remove(&authorization_id).unwrap_or_default() {
+        for reply in self.in_flight.remove(&subject).unwrap_or_default() {
             // Whoever gave up waiting gets the same when they ask again.
             let _ = reply.send(result.clone());
         }
@@ -145,7 +164,18 @@ impl Handler<Finished> for CardGuard {
 impl Judge {
     /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
     /// repeat that nobody here remembers gets the first answer.
-    async fn answer(&self, ask: Authorise) -> Result<Arc<Decided>, GuardError> {
+    /// `first` is the approval that an increment adds to, as far as it is remembered.
+    async fn answer(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
+        let is_first = first.is_none();
+        let answered = self.answer_once(ask.clone(), first).await?;
+        match is_first && answered.is_exceeded_by(&ask) {
+            // The store remembers an approval that nobody here does.
+            true => self.answer_once(ask, Some(answered)).await,
+            false => Ok(answered),
+        }
+    }
+
+    async fn answer_once(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
         let now = self.shared.clock.now();
         let (card, station) = {
             let book = self.shared.book();
@@ -154,7 +184,7 @@ impl Judge {
         let both_count_ms = self.rules.binding.both_count_ms();
         let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
         let vehicles = self.look_up(ids).await;
-        let decision = self.decide(ask, card.as_deref(), &vehicles, &station);
+        let decision = self.decide(ask, first.as_deref(), card.as_deref(), &vehicles, &station);
         let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
         let decided = Decided::from(&decision);
         let record = Record::of(&decision, alert.as_ref(), &decided)?;
@@ -184,13 +214,17 @@ impl Judge {
     fn decide(
         &self,
         ask: Authorise,
+        first: Option<&Decided>,
         card: Option<&Card>,
         vehicles: &[VehicleLookup],
         station: &StationLookup,
     ) -> Decision {
         let clock = &self.shared.clock;
         let now = clock.now();
-        let ruling = judge(now, &ask.purchase, card, vehicles, station, &self.rules);
+        let mut ruling = judge(now, &ask.purchase, card, vehicles, station, &self.rules);
+        if let Some(first) = first {
+            ruling.count_in(ask.already_minor, first.cap_minor, &ask.purchase);
+        }
         let mut decision = Decision {
             decision_id: DecisionId(clock.new_id()),
             at: now,
@@ -202,6 +236,7 @@ impl Judge {
             alert_id: None,
             source_event: ask.source_event,
             body_sha256: ask.body_sha256,
+            follows: first.map(|first| first.decision_id),
         };
         let alert_id = AlertId(clock.new_id());
         decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);
@@ -283,7 +318,10 @@ impl Record {
             at: decision.at,
             by: Principal { role: Role::Payment, subject: purchase.source.clone() },
             idempotency: Some(Idempotency {
-                key: format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
+                key: match &decision.follows {
+                    None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
+                    Some(_) => format!("{}/increment/{}", purchase.source, decision.source_event),
+                },
                 // One authorisation has one answer, whatever its repeats say: their bodies are not compared.
                 body: "authorization".into(),
                 answer: self.answer,

@@ -58,6 +58,8 @@ pub struct Authorise {
     pub source_event: String,
     /// Hex SHA-256 of the raw body.
     pub body_sha256: String,
+    /// What was approved before under the same authorisation, in minor units; above 0 more is asked for.
+    pub already_minor: i64,
 }
 
 /// The part of a decision that answers the network: kept in memory for repeats, and as the store's recorded answer.
@@ -71,6 +73,18 @@ pub struct Decided {
     pub cap_minor: Option<i64>,
     pub reasons: Vec<String>,
     pub rule_version: String,
+    #[serde(default)]
+    pub source_event: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<DecisionId>,
+}
+
+impl Decided {
+    /// Does the question ask for more than what was approved? That is a new purchase to judge. A decline stays one, and
+    /// the same message, or the same question in another one, gets the same answer.
+    pub(in crate::actors) fn is_exceeded_by(&self, ask: &Authorise) -> bool {
+        self.settlement == Settlement::Enabled && ask.already_minor > 0 && ask.source_event != self.source_event
+    }
 }
 
 impl From<&Decision> for Decided {
@@ -84,6 +98,8 @@ impl From<&Decision> for Decided {
             cap_minor: ruling.cap_minor,
             reasons: ruling.reasons.clone(),
             rule_version: ruling.rule_version.clone(),
+            source_event: decision.source_event.clone(),
+            follows: decision.follows,
         }
     }
 }

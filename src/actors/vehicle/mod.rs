@@ -96,6 +96,7 @@ impl Wanted {
             | Request::Ack(_)
             | Request::Fact(_)
             | Request::Sent { .. }
+            | Request::NotSent { .. }
             | Request::Delivered { .. }
             | Request::LinkUp
             | Request::LinkDown
@@ -242,16 +243,39 @@ impl VehicleActor {
         Principal { role: Role::Vehicle, subject: self.id.to_string() }
     }
 
-    /// Hands over what waits. What does not fit stays queued for the next sweep.
+    /// Hands over what waits; the last thing of a turn, since it may begin a step. What does not fit stays queued for
+    /// the next sweep.
+    ///
+    /// A command that was only just accepted is noted as sent afterwards: its state alone says that it may have left.
+    /// One that waited could be told from one that never left only by that note, so the note is made durable first:
+    /// "was not sent" must be true also after a crash.
     fn flush_outbox(&mut self, ctx: &mut Context<Self>) {
-        let waiting: Vec<CommandId> =
-            self.vehicle.outbox(&self.twin).iter().map(|command| command.command_id).collect();
-        for id in waiting {
-            if !self.send(id) {
-                self.sweep_in(LAZY_MS);
-                return;
-            }
-            self.lazily(Request::Sent { command_id: id }, ctx);
+        let outbox = self.vehicle.outbox(&self.twin);
+        let is_fresh = outbox.iter().all(|command| command.state == CommandState::Accepted);
+        let waiting: Vec<CommandId> = outbox.iter().map(|command| command.command_id).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        if is_fresh {
+            let mut sent = waiting;
+            let count = sent.iter().take_while(|id| self.send(**id)).count();
+            self.miss(&sent.split_off(count));
+            return self.lazily(Request::Sent { command_ids: sent }, ctx);
+        }
+        let request = Request::Sent { command_ids: waiting.clone() };
+        self.durably(request, Principal::gateway(), ctx, move |actor, ctx| {
+            let mut sent = waiting;
+            let count = sent.iter().take_while(|id| actor.send(**id)).count();
+            let not_sent = sent.split_off(count);
+            actor.miss(&not_sent);
+            actor.lazily(Request::NotSent { command_ids: not_sent }, ctx);
+        });
+    }
+
+    /// There was no room on the way to the car: tried again in a moment.
+    fn miss(&mut self, not_sent: &[CommandId]) {
+        if !not_sent.is_empty() {
+            self.sweep_in(LAZY_MS);
         }
     }
 
@@ -314,7 +338,7 @@ impl VehicleActor {
 
     /// Facts that say something about the present also show as signals.
     fn note_fact(&mut self, fact: &Fact) {
-        let at = fact.at.min(self.now());
+        let at = fact.at.min(self.now().plus_ms(Twin::MAX_AHEAD_MS));
         match &fact.kind {
             FactKind::Ignition { on } => {
                 let state = if *on { "ON" } else { "OFF" };
@@ -432,13 +456,17 @@ impl VehicleActor {
             self.publish();
         }
         if self.vehicle.next_due().is_some_and(|due| due <= now) {
-            return self.durably(Request::Review, Principal::gateway(), ctx, |actor, ctx| {
-                actor.flush_outbox(ctx);
-                actor.save_lazily(ctx);
-            });
+            return self.durably(Request::Review, Principal::gateway(), ctx, Self::flush_or_save);
         }
-        self.flush_outbox(ctx);
-        self.save_lazily(ctx);
+        self.flush_or_save(ctx);
+    }
+
+    /// A step takes along what is unsaved, so that only one of them is needed.
+    fn flush_or_save(&mut self, ctx: &mut Context<Self>) {
+        match self.vehicle.outbox(&self.twin).is_empty() {
+            true => self.save_lazily(ctx),
+            false => self.flush_outbox(ctx),
+        }
     }
 
     fn save_track(&mut self) {

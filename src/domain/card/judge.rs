@@ -52,6 +52,22 @@ pub struct Ruling {
 }
 
 impl Ruling {
+    /// For an increment: what was approved before counts into the cap, that of the first approval included.
+    pub fn count_in(&mut self, already_minor: i64, first_cap_minor: Option<i64>, asked: &Purchase) {
+        let caps = [self.cap_minor, first_cap_minor];
+        let Some(cap) = caps.into_iter().flatten().min() else { return };
+        if self.settlement == Settlement::Disabled {
+            return;
+        }
+        let left = cap - already_minor;
+        if left <= 0 || (left < asked.amount.amount_minor && !asked.partial_allowed) {
+            (self.outcome, self.settlement, self.cap_minor) = (Outcome::Decline, Settlement::Disabled, None);
+            self.reasons.push("amount_above_cap".into());
+        } else {
+            (self.outcome, self.cap_minor) = (Outcome::ApproveCapped, Some(left));
+        }
+    }
+
     /// Did a check that counts fail? A decline without one rests on not knowing alone.
     pub fn has_failed_check(&self) -> bool {
         self.failed_checks().next().is_some()

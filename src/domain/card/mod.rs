@@ -334,6 +334,9 @@ pub struct Decision {
     /// The network's id of the message, and the hex SHA-256 of its raw body: the link to what was really sent.
     pub source_event: String,
     pub body_sha256: String,
+    /// The approval that this one was asked to add to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<DecisionId>,
 }
 
 #[cfg(test)]

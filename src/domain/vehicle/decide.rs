@@ -63,7 +63,8 @@ pub(super) fn decide(vehicle: &Vehicle, context: &Context<'_>, request: Request)
         Request::Act { command_id, key_id, function, by } => draft.act(command_id, key_id, function, by)?,
         Request::Ack(ack) => draft.acknowledge(&ack),
         Request::Fact(fact) => draft.take_fact(fact),
-        Request::Sent { command_id } => draft.sent(command_id),
+        Request::Sent { command_ids } => command_ids.into_iter().for_each(|id| draft.sent(id)),
+        Request::NotSent { command_ids } => draft.take_back(&command_ids),
         Request::Delivered { command_id } => {
             if draft.vehicle.command(command_id).is_some_and(|command| command.state == CommandState::Sent) {
                 draft.move_to(command_id, CommandState::Delivered, None);
@@ -183,6 +184,13 @@ impl Draft<'_> {
         }
         if command.was_sent {
             return refuse(RefusalKind::Conflict, "the command was sent: the car may carry it out");
+        }
+        if matches!(command.order, Order::GrantKey { .. } | Order::RevokeKey { .. }) {
+            // The car would go on opening for a key that everybody here believes is gone, or the other way round.
+            return refuse(
+                RefusalKind::Conflict,
+                "what a car is told of its keys follows from rentals and revocations",
+            );
         }
         self.move_to(id, CommandState::Cancelled, None);
         Ok(())
@@ -365,16 +373,40 @@ impl Draft<'_> {
     }
 
     fn revoke(&mut self, key: &Key, effect: RevocationEffect) {
-        if key.revoked_at.is_some() {
+        let (now, key_id) = (self.context.now, key.grant.key_id);
+        if key.revoked_at.is_some() && !self.is_harder(key, effect) {
             return;
         }
-        let (now, key_id) = (self.context.now, key.grant.key_id);
         let generation = self.vehicle.key_generation.saturating_add(1);
         self.push(Event::KeyRevoked { key_id, generation, effect, at: now });
         let order = Order::RevokeKey { key_id, generation, effect };
         let expires_at = key.grant.not_after.max(now).plus_ms(REVOCATION_TAIL_MS);
         let command_id = CommandId((self.context.new_id)());
         self.issue(command_id, order, expires_at, Principal::gateway());
+    }
+
+    /// An immediate revocation of a key that was revoked to the next safe state, while that still makes a difference.
+    fn is_harder(&self, key: &Key, effect: RevocationEffect) -> bool {
+        let key_id = key.grant.key_id;
+        let is_told = self.vehicle.commands.iter().any(|command| {
+            matches!(command.order,
+                Order::RevokeKey { key_id: told, effect: RevocationEffect::Immediate, .. } if told == key_id)
+        });
+        effect == RevocationEffect::Immediate && !is_told && self.context.now <= key.grant.not_after
+    }
+
+    /// A function that is being taken away is not given back by a renter's key, however far the order has got.
+    fn is_being_disabled(&self, function: Function) -> bool {
+        let newest = self.vehicle.commands.iter().rfind(|command| match command.order {
+            Order::EnableFunction { function: of } | Order::DisableFunction { function: of } => {
+                of == function && command.by.role != Role::Renter
+            }
+            _ => false,
+        });
+        newest.is_some_and(|command| {
+            matches!(command.order, Order::DisableFunction { .. })
+                && (!command.state.is_final() || command.state == CommandState::Unknown)
+        })
     }
 
     fn act(&mut self, id: CommandId, key_id: KeyId, function: Function, by: Principal) -> Result<(), Refusal> {
@@ -392,7 +424,7 @@ impl Draft<'_> {
                 Refusal::new(RefusalKind::Expired, "the key was revoked")
             }
         })?;
-        if self.vehicle.disabled.contains(function) {
+        if self.vehicle.disabled.contains(function) || self.is_being_disabled(function) {
             return refuse(RefusalKind::Conflict, format!("{} is disabled on this vehicle", function.name()));
         }
         let order = match function {
@@ -410,10 +442,20 @@ impl Draft<'_> {
             | Function::OpenFuelFlap
             | Function::OpenChargePort => Order::EnableFunction { function },
         };
+        let is_overruled = |known: &Command| {
+            known.by.role != Role::Renter && known.order.subject() == order.subject() && known.order != order
+        };
+        if by.role == Role::Renter && self.vehicle.open_commands().any(is_overruled) {
+            return refuse(RefusalKind::Conflict, "an order of the fleet for the same is on its way to the car");
+        }
         self.order(id, order, None, by)
     }
 
     fn acknowledge(&mut self, ack: &Ack) {
+        // Whoever answers was told, also where a crash took the note of it.
+        if self.vehicle.command(ack.command_id).is_some_and(|known| !known.was_sent && !known.state.is_final()) {
+            self.move_to(ack.command_id, CommandState::Sent, None);
+        }
         let Some(command) = self.vehicle.command(ack.command_id).cloned() else { return };
         let Some(state) = command.after_ack(ack.status) else { return };
         self.move_to(ack.command_id, state, ack.reason.map(|reason| reason.name()));
@@ -436,8 +478,27 @@ impl Draft<'_> {
         }
     }
 
+    /// Noted as sent, and then found no room on the way to the car.
+    fn take_back(&mut self, ids: &[CommandId]) {
+        for id in ids {
+            if self.vehicle.command(*id).is_some_and(|command| command.state == CommandState::Sent) {
+                self.move_to(*id, CommandState::Queued, None);
+            }
+        }
+    }
+
     /// A session ended or began: what the car has not acknowledged goes back to the outbox.
     fn requeue(&mut self) {
+        // Accepted with the car online: it may have left in the moment before a crash, which is noted only afterwards.
+        let may_have_left: Vec<CommandId> = self
+            .vehicle
+            .open_commands()
+            .filter(|command| command.state == CommandState::Accepted)
+            .map(|command| command.command_id)
+            .collect();
+        for id in may_have_left {
+            self.move_to(id, CommandState::Sent, None);
+        }
         let unanswered: Vec<CommandId> = self
             .vehicle
             .open_commands()

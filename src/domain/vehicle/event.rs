@@ -82,9 +82,13 @@ pub enum Request {
     Ack(Ack),
     /// The car told of something that must not be lost.
     Fact(Fact),
-    /// The command was handed to the car's session.
+    /// The commands were, or are about to be, handed to the car's session.
     Sent {
-        command_id: CommandId,
+        command_ids: Vec<CommandId>,
+    },
+    /// They were not, after all.
+    NotSent {
+        command_ids: Vec<CommandId>,
     },
     /// The car's MQTT acknowledgement.
     Delivered {

@@ -203,10 +203,11 @@ impl Vehicle {
         }
     }
 
-    /// Was this fact taken before? One further back than the window counts as taken: the car got its answer long ago.
+    /// Was this fact taken before? One further back than the window may or may not have been; it is taken, since twice
+    /// told does less harm than lost.
     pub fn has_seen(&self, boot: u64, seq: u64) -> bool {
         self.seen.iter().find(|seen| seen.boot == boot).is_some_and(|seen| {
-            seq <= seen.newest && (seen.newest - seq >= 64 || seen.window & (1 << (seen.newest - seq)) != 0)
+            seq <= seen.newest && seen.newest - seq < 64 && seen.window & (1 << (seen.newest - seq)) != 0
         })
     }
 

@@ -10,7 +10,12 @@ use crate::http::wire::parse_json;
 #[derive(Debug, PartialEq)]
 pub enum Message {
     /// The network asks whether a purchase may go on.
-    Authorisation { id: String, purchase: Box<Purchase> },
+    Authorisation {
+        id: String,
+        purchase: Box<Purchase>,
+        /// What the network holds for this authorisation already: above 0 an increment is asked for.
+        already_minor: i64,
+    },
     /// Anything else: nothing to answer.
     Other { id: String },
 }
@@ -92,6 +97,8 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
         return Ok(Message::Other { id });
     }
     let Question { created, data: Data { object } } = parse_json(body)?;
+    // The authorisation's own amount is what was approved before; what is asked for now stands beside it.
+    let already_minor = object.amount.filter(|held| *held > 0 && object.pending_request.is_some()).unwrap_or(0);
     let purchase = Purchase {
         authorization_id: parsed::<AuthorizationId>("data.object.id", &object.id)?,
         source: "stripe".into(),
@@ -101,7 +108,7 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
         partial_allowed: object.pending_request.as_ref().and_then(|asked| asked.is_amount_controllable) == Some(true),
         merchant: merchant(object.merchant_data.unwrap_or_default()),
     };
-    Ok(Message::Authorisation { id: keepable(&id, MAX_EVENT_ID_LEN), purchase: Box::new(purchase) })
+    Ok(Message::Authorisation { id: keepable(&id, MAX_EVENT_ID_LEN), purchase: Box::new(purchase), already_minor })
 }
 
 fn parsed<T: std::str::FromStr<Err = Malformed>>(field: &str, text: &str) -> Result<T, Problem> {
