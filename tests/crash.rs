@@ -125,6 +125,9 @@ async fn check(gateway: &Gateway, told: &Told) {
         assert_eq!(status, 200, "a promised key is gone: {kept}");
         let (status, again) = gateway.post_with_key("/v1/usage-requests", key, body.clone()).await;
         assert_eq!((status, again["request_id"].as_str()), (201, Some(request.as_str())), "{again}");
+        // Room for the next rounds: a car has so many rentals open and no more.
+        let (status, over) = gateway.post(&format!("/v1/rentals/{rental}/cancel"), json!({})).await;
+        assert_eq!((status, over["state"].as_str()), (200, Some("cancelled")), "{over}");
     }
     let purchases = told.purchases.lock().expect("ours").clone();
     for (id, (event, approved)) in &purchases {
@@ -169,7 +172,7 @@ async fn nothing_promised_is_lost_doubled_or_turned_by_fifty_kills() {
     let mut gateway = Gateway::start_with(&[&format!("mqtt.listen={port}")]).await;
     let cars = prepare(&gateway).await;
     let told = Told::default();
-    let (mut all, mut purchases) = (Vec::new(), BTreeMap::new());
+    let (mut all, mut purchases, mut rentals) = (Vec::new(), BTreeMap::new(), 0);
     for round in 0..ROUNDS {
         let moment = Duration::from_millis(20 + dice.below(300));
         let load = async {
@@ -204,7 +207,7 @@ async fn nothing_promised_is_lost_doubled_or_turned_by_fifty_kills() {
         gateway.launch().expect("it starts again");
         check(&gateway, &told).await;
         all.extend(std::mem::take(&mut *told.commands.lock().expect("ours")).into_values().map(|(_, _, id)| id));
-        told.rentals.lock().expect("ours").clear();
+        rentals += std::mem::take(&mut *told.rentals.lock().expect("ours")).len();
         purchases.append(&mut told.purchases.lock().expect("ours"));
     }
     // What was told in the first rounds has survived every later kill too.
@@ -213,11 +216,14 @@ async fn nothing_promised_is_lost_doubled_or_turned_by_fifty_kills() {
     }
     *told.purchases.lock().expect("ours") = purchases;
     check(&gateway, &told).await;
-    println!("{} commands and {} purchases were promised", all.len(), told.purchases.lock().expect("ours").len());
-    finish(&gateway, &cars).await;
+    let purchases = told.purchases.lock().expect("ours").len();
+    println!("{} commands, {rentals} rentals and {purchases} purchases were promised", all.len());
+    // Otherwise the rounds above have shown nothing.
+    assert!(all.len() >= 100 && rentals >= 50 && purchases >= 100, "too little was promised");
+    finish(&gateway, &cars, &all).await;
 }
 
-async fn finish(gateway: &Gateway, cars: &[CarHandle]) {
+async fn finish(gateway: &Gateway, cars: &[CarHandle], promised: &[String]) {
     for (car, vehicle) in cars.iter().zip(CARS) {
         car.wait_connected(PATIENCE).await.expect("the car comes back");
         until("nothing is pending", async || {
@@ -228,6 +234,17 @@ async fn finish(gateway: &Gateway, cars: &[CarHandle]) {
         assert!(!received.is_empty(), "{vehicle} was asked to do something");
         for id in received {
             assert!(car.executions(id) <= 1, "{vehicle} did {id} {} times", car.executions(id));
+        }
+    }
+    // The console tells the truth: what it calls done was done, and what it says never left was not.
+    for id in promised {
+        let state = gateway.command_state(id).await;
+        let id: CommandId = id.parse().expect("an id");
+        let executions: u32 = cars.iter().map(|car| car.executions(id)).sum();
+        match state.as_str() {
+            "succeeded" => assert_eq!(executions, 1, "{id} is called succeeded"),
+            "superseded" | "expired" | "cancelled" => assert_eq!(executions, 0, "{id} is called {state}"),
+            state => panic!("{id} is {state}, though nothing is pending and nothing failed"),
         }
     }
 }

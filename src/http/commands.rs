@@ -6,6 +6,8 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::to_raw_value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
@@ -19,7 +21,7 @@ use crate::actors::vehicle::{Answer, Ask, AskError, IdempotencyKey};
 use crate::domain::command::{Command, Order};
 use crate::domain::vehicle::Request;
 use crate::domain::{CommandId, Function, Principal, Role, VehicleId};
-use crate::store::Table;
+use crate::store::{Append, AppendError, Expected, Idempotency, Table};
 
 /// The orders a person may give; grants and revocations come from rentals and keys.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
@@ -192,6 +194,9 @@ pub async fn order_many(
     let BulkCommand { vehicle_ids, all, kind, function, ttl_s } = body.value;
     let (order, ttl_ms) = NewCommand { kind, function, ttl_s }.order()?;
     let vehicles = addressed(&app, vehicle_ids, all)?;
+    if let Some(key) = &idempotency {
+        bind(&app, &caller.principal, key, vehicles.len()).await?;
+    }
     let bulk = Bulk { fleet: app.fleet.clone(), order, ttl_ms, by: caller.principal, idempotency };
     let clock = app.clock.clone();
     let in_flight = BULK_IN_FLIGHT.min(app.config.data.queue_max / 4).max(1);
@@ -200,6 +205,28 @@ pub async fn order_many(
         tokio::spawn(each(vehicles, in_flight, move |vehicle| bulk.clone().ask(vehicle, CommandId(clock.new_id()))));
     let items = all.await.map_err(|error| Problem::internal("bulk command", &error))??;
     Ok(reply(StatusCode::ACCEPTED, &BulkAnswer { items }))
+}
+
+/// The key belongs to this body from here on, whichever vehicles it names; what each of them was told is kept with it.
+async fn bind(app: &App, by: &Principal, key: &IdempotencyKey, vehicles: usize) -> Result<(), Problem> {
+    let event = to_raw_value(&json!({"event": "bulk_ordered", "vehicles": vehicles}));
+    let (event, answer) = event
+        .and_then(|event| Ok((event, to_raw_value(&())?)))
+        .map_err(|error| Problem::internal("bulk command", &error))?;
+    let step = Append {
+        stream: "bulk-commands".into(),
+        expected: Expected::Any,
+        fence: None,
+        at: app.clock.now(),
+        by: by.clone(),
+        idempotency: Some(Idempotency { key: key.key.clone(), body: key.body.clone(), answer }),
+        events: vec![event],
+        view: Vec::new(),
+    };
+    match app.store.append(step).await {
+        Ok(_) | Err(AppendError::Duplicate { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn addressed(app: &App, listed: Option<Vec<VehicleId>>, all: bool) -> Result<Vec<VehicleId>, Problem> {

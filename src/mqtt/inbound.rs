@@ -80,7 +80,7 @@ impl Inbound {
             Ok(fact) => fact,
             Err(error) => return self.refuse(vehicle, Reason::BadEvent, &error),
         };
-        let is_told = self.tell_in_order(vehicle, batch, FromCar::Fact(fact));
+        let is_told = self.tell_in_order(vehicle, batch, || FromCar::Fact(fact.clone()));
         if is_told { &self.metrics.facts } else { &self.metrics.facts_not_taken }.add(1);
     }
 
@@ -89,16 +89,28 @@ impl Inbound {
             Ok(ack) => ack,
             Err(error) => return self.refuse(vehicle, Reason::BadAck, &error),
         };
-        let is_told = self.tell_in_order(vehicle, batch, FromCar::Ack(ack));
+        let is_told = self.tell_in_order(vehicle, batch, || FromCar::Ack(ack.clone()));
         if is_told { &self.metrics.acks } else { &self.metrics.acks_not_taken }.add(1);
     }
 
     /// Tells the reports that came before it, then this; false when there was no room.
-    fn tell_in_order(&mut self, vehicle: &str, batch: &[Publish], message: FromCar) -> bool {
+    fn tell_in_order(&mut self, vehicle: &str, batch: &[Publish], message: impl Fn() -> FromCar) -> bool {
         if let Some((vehicle, group)) = self.groups.remove_entry(vehicle) {
             self.tell_reports(&vehicle, group, batch);
         }
-        vehicle.parse().is_ok_and(|vehicle| (self.tell)(&vehicle, message).is_ok())
+        let Ok(vehicle) = vehicle.parse() else { return false };
+        // The car has its PUBACK and will not send an answer again, so that it is worth the same patience as a report.
+        let mut waited = if self.stuck.contains(&vehicle) { PATIENCE } else { Duration::ZERO };
+        loop {
+            match (self.tell)(&vehicle, message()) {
+                Ok(()) => return true,
+                Err(TellError::Full) if waited < PATIENCE => {
+                    std::thread::park_timeout(STEP);
+                    waited += STEP;
+                }
+                Err(TellError::Full | TellError::Unavailable) => return false,
+            }
+        }
     }
 
     fn tell_reports(&mut self, vehicle: &VehicleId, mut group: Group, batch: &[Publish]) {
