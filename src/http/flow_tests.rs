@@ -206,7 +206,8 @@ async fn a_bulk_command_answers_for_each_vehicle() {
     assert!(items[0]["command_id"].is_string() && items[0].get("problem").is_none());
     let (_, again) = ask!(service, Role::Operator, POST "/v1/commands", json!({"vehicle_ids": ["B", "NONE", "A"], "type": "lock"}), "k");
     assert_eq!(again["items"][0], items[0]);
-    let (status, other) = ask!(service, Role::Operator, POST "/v1/commands", json!({"vehicle_ids": ["A"], "type": "unlock"}), "k");
+    let (status, other) =
+        ask!(service, Role::Operator, POST "/v1/commands", json!({"vehicle_ids": ["A"], "type": "unlock"}), "k");
     assert_eq!((status, slug(&other)), (422, "duplicate-key-reuse"), "the key belongs to the first body");
     let other = json!({"vehicle_ids": ["NONE"], "type": "lock"});
     let (status, other) = ask!(service, Role::Operator, POST "/v1/commands", other, "k");
