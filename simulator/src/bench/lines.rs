@@ -48,7 +48,13 @@ impl Lines {
             tokio::spawn(work);
             idle.push(line);
         }
-        Ok(Self { host, idle: Mutex::new(idle), permits: Semaphore::new(count) })
+        let lines = Self { host, idle: Mutex::new(Vec::with_capacity(count)), permits: Semaphore::new(count) };
+        for mut line in idle {
+            // A server sends away who never asks anything; after a first request its keep-alive time counts.
+            lines.ask(&mut line, "/no-such-route", &[], Vec::new()).await.map_err(Failure::failed)?;
+            lines.idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+        Ok(lines)
     }
 
     /// Status and JSON body. Waits for an idle connection, which is part of what a caller would feel.
@@ -56,6 +62,18 @@ impl Lines {
         let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
         let line = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut line = line.ok_or("every connection was lost")?;
+        let answer = self.ask(&mut line, path, headers, body).await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        Ok(answer)
+    }
+
+    async fn ask(
+        &self,
+        line: &mut Line,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<(u16, Value), String> {
         let mut request =
             Request::builder().method(Method::POST).uri(path).header(HOST, &self.host).header(CONTENT_TYPE, JSON);
         for (name, value) in headers {
@@ -66,7 +84,6 @@ impl Lines {
         let answer = line.send_request(request).await.map_err(failed)?;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.map_err(failed)?.to_bytes();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
     }
 }
