@@ -215,26 +215,23 @@ impl Twin {
     }
 
     fn put(&mut self, path: SignalPath, value: SignalValue, at: Timestamp) -> Put {
+        match self.signals.binary_search_by(|(known, _)| known.as_str().cmp(path.as_str())) {
+            Ok(found) => {
+                if at < self.signals[found].1.at {
+                    return Put::Stale;
+                }
+                self.signals[found].1 = Signal { value, at };
+            }
+            Err(_) if self.signals.len() >= Self::MAX_SIGNALS => return Put::Refused,
+            Err(place) => self.signals.insert(place, (path.clone(), Signal { value, at })),
+        }
+        // Only what was taken was heard: an old report that arrives now says nothing of this session.
         match path.as_str() {
             path::SPEED_KMH => self.speed_epoch = self.link.epoch,
             path::LOW_VOLTAGE => self.ignition_epoch = self.link.epoch,
             _ => {}
         }
-        match self.signals.binary_search_by(|(known, _)| known.as_str().cmp(path.as_str())) {
-            Ok(found) => {
-                let signal = &mut self.signals[found].1;
-                if at < signal.at {
-                    return Put::Stale;
-                }
-                *signal = Signal { value, at };
-                Put::Newer
-            }
-            Err(_) if self.signals.len() >= Self::MAX_SIGNALS => Put::Refused,
-            Err(place) => {
-                self.signals.insert(place, (path, Signal { value, at }));
-                Put::Newer
-            }
-        }
+        Put::Newer
     }
 
     /// Puts one value by name, as when a fact from the car implies a signal.
@@ -372,6 +369,27 @@ mod tests {
         let at = Timestamp(minute * 60_000);
         twin.observe(at, Report { boot: 0, seq: u64::try_from(minute).unwrap(), at, signals });
         twin.has_jumped()
+    }
+
+    #[test]
+    fn a_memory_older_than_what_is_known_does_not_make_a_car_parked() {
+        let parked = |at| {
+            let signals = vec![
+                (path::SPEED_KMH.into(), SignalValue::Number(0.0)),
+                (path::LOW_VOLTAGE.into(), SignalValue::Text("OFF".into())),
+            ];
+            Report { boot: 0, seq: at as u64, at: Timestamp(at), signals }
+        };
+        let mut twin = Twin::new(Timestamp(0));
+        twin.connected(Timestamp(1_000), 1);
+        twin.observe(Timestamp(2_000), parked(2_000));
+        assert!(twin.is_safe_to_stop());
+        twin.disconnected(Timestamp(2_500), 1);
+        twin.connected(Timestamp(3_000), 2);
+        twin.observe(Timestamp(3_100), parked(1_500));
+        assert!(!twin.is_safe_to_stop(), "it may have driven off since");
+        twin.observe(Timestamp(3_200), parked(3_200));
+        assert!(twin.is_safe_to_stop());
     }
 
     #[test]
