@@ -71,7 +71,7 @@ impl Shared {
         }
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.registered.read().unwrap_or_else(PoisonError::into_inner).len() >= self.max_vehicles
     }
 }
@@ -167,13 +167,17 @@ impl FleetHandle {
             ctx.set_mailbox_capacity(WAKE_QUEUE);
             let inner = Arc::new(Inner { shared, shards, fleet: ctx.address() });
             made = Some(Arc::clone(&inner));
-            Fleet { inner, waking: HashMap::new() }
+            Fleet { inner, waking: HashMap::new(), absent: HashMap::new() }
         });
         // `create` runs its closure before it returns.
         let inner = made.expect("the closure ran");
-        for vehicle in registered.into_iter().take(config.max_resident) {
+        for (number, vehicle) in registered.into_iter().enumerate() {
             let start = load(&inner.shared, &vehicle, LinkKnown::default())?;
-            inner.house(start, LinkKnown::default());
+            if number < config.max_resident {
+                inner.house(start, LinkKnown::default());
+            } else if let Some(due) = start.vehicle.next_due() {
+                inner.shard(&vehicle).schedule.at(due, vehicle);
+            }
         }
         for index in 0..inner.shards.len() {
             inner.shards[index].arbiter.spawn(sweep(Arc::clone(&inner), index));
@@ -420,16 +424,18 @@ impl Resident {
     }
 
     fn note_link(&self, letter: &Letter) {
+        // Most letters say nothing of it, and need not take the lock.
+        if matches!(letter, Letter::FromCar(FromCar::LinkUp { .. } | FromCar::LinkDown { .. }, _)) {
+            self.link_guard().note(letter);
+        }
+    }
+}
+
+impl LinkKnown {
+    fn note(&mut self, letter: &Letter) {
         match letter {
-            Letter::FromCar(FromCar::LinkUp { epoch }, _) => {
-                *self.link_guard() = LinkKnown { epoch: *epoch, is_online: true };
-            }
-            Letter::FromCar(FromCar::LinkDown { epoch }, _) => {
-                let mut link = self.link_guard();
-                if link.epoch == *epoch {
-                    link.is_online = false;
-                }
-            }
+            Letter::FromCar(FromCar::LinkUp { epoch }, _) => *self = Self { epoch: *epoch, is_online: true },
+            Letter::FromCar(FromCar::LinkDown { epoch }, _) => self.is_online &= self.epoch != *epoch,
             Letter::FromCar(..)
             | Letter::Ask(..)
             | Letter::Snapshot(_)
@@ -447,7 +453,13 @@ pub struct Fleet {
     inner: Arc<Inner>,
     /// Vehicles being loaded, with what waits for them.
     waking: HashMap<VehicleId, Vec<Letter>>,
+    /// Vehicles that are online and could not be started: tried again, for the gate says it only once. No more than
+    /// the gate has sessions.
+    absent: HashMap<VehicleId, LinkKnown>,
 }
+
+/// After a vehicle could not be started.
+const START_AGAIN: Duration = Duration::from_secs(1);
 
 /// A vehicle is needed and has no actor that works.
 #[derive(Message)]
@@ -488,14 +500,14 @@ impl Handler<Wake> for Fleet {
                 tracing::warn!(%vehicle, "vehicle is started again from the store");
                 resident.link()
             }
-            None => LinkKnown::default(),
+            None => self.absent.get(&vehicle).copied().unwrap_or_default(),
         };
         if self.inner.resident_count() >= self.inner.shared.max_resident {
             self.inner.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
             self.inner.make_room(self.inner.shard(&vehicle));
             if self.inner.resident_count() >= 2 * self.inner.shared.max_resident {
                 tracing::warn!(%vehicle, "no room in memory for another vehicle");
-                return;
+                return self.try_again(vehicle, link, &Vec::from_iter(letter), ctx);
             }
         }
         self.waking.insert(vehicle.clone(), letter.into_iter().collect());
@@ -504,31 +516,59 @@ impl Handler<Wake> for Fleet {
             let vehicle = vehicle.clone();
             tokio::task::spawn_blocking(move || load(&shared, &vehicle, link))
         };
-        ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, _| fleet.on_loaded(&vehicle, loaded.ok(), link)));
+        ctx.spawn(
+            loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded.ok(), link, ctx)),
+        );
     }
 }
 
 impl Fleet {
-    fn on_loaded(&mut self, vehicle: &VehicleId, loaded: Option<Result<Start, ReadError>>, link: LinkKnown) {
-        let letters = self.waking.remove(vehicle).unwrap_or_default();
+    fn on_loaded(
+        &mut self,
+        vehicle: VehicleId,
+        loaded: Option<Result<Start, ReadError>>,
+        link: LinkKnown,
+        ctx: &mut Context<Self>,
+    ) {
+        let letters = self.waking.remove(&vehicle).unwrap_or_default();
         let start = match loaded {
             Some(Ok(start)) => start,
-            Some(Err(error)) => {
+            failed => {
                 self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%vehicle, %error, "vehicle cannot be started");
-                return;
-            }
-            None => {
-                self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%vehicle, "loading the vehicle panicked");
-                return;
+                match failed {
+                    Some(Err(error)) => tracing::error!(%vehicle, %error, "vehicle cannot be started"),
+                    _ => tracing::error!(%vehicle, "loading the vehicle panicked"),
+                }
+                return self.try_again(vehicle, link, &letters, ctx);
             }
         };
+        self.absent.remove(&vehicle);
         let resident = self.inner.house(start, link);
         for letter in letters {
             resident.note_link(&letter);
             // The new mailbox holds at least as many as could wait.
             resident.addr.do_send(letter);
+        }
+    }
+
+    /// Whoever asked hears that it is unknown, and a car sends its facts again; but a car that is online has to be
+    /// known as such.
+    fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: &[Letter], ctx: &mut Context<Self>) {
+        letters.iter().for_each(|letter| link.note(letter));
+        if !link.is_online {
+            self.absent.remove(&vehicle);
+        } else if self.absent.insert(vehicle.clone(), link).is_none() {
+            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
+        }
+    }
+
+    fn start_absent(&mut self, vehicle: VehicleId, ctx: &mut Context<Self>) {
+        let is_awaited = self.absent.contains_key(&vehicle);
+        if is_awaited && !self.waking.contains_key(&vehicle) {
+            self.handle(Wake { vehicle: vehicle.clone(), letter: None }, ctx);
+        }
+        if self.absent.contains_key(&vehicle) {
+            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
         }
     }
 }
@@ -541,7 +581,8 @@ async fn sweep(inner: Arc<Inner>, index: usize) {
         tick.tick().await;
         let now = inner.shared.clock.now();
         for vehicle in inner.shards[index].schedule.due(now, SWEEP_MAX) {
-            if inner.resident(&vehicle).is_some() && inner.post(&vehicle, Letter::Sweep) == Err(TellError::Full) {
+            // One that is not in memory is woken for it.
+            if inner.post(&vehicle, Letter::Sweep) == Err(TellError::Full) {
                 inner.shards[index].schedule.at(now.plus_ms(1_000), vehicle);
             }
         }

@@ -62,6 +62,10 @@ pub fn rules() -> Rules {
 
 /// A fleet on the running actix system. Its one console is attached, so that changes are recorded.
 pub fn fleet(store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
+    fleet_of(&config::Fleet::default(), store, clock)
+}
+
+pub fn fleet_of(config: &config::Fleet, store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
     let recorder = Recorder::default();
     let addr = recorder.clone().start();
     let parts = Parts {
@@ -74,6 +78,6 @@ pub fn fleet(store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
         commands_feed: addr.recipient(),
         audience: Arc::new(1.into()),
     };
-    let fleet = FleetHandle::start(&config::Fleet::default(), parts).expect("the fleet starts");
+    let fleet = FleetHandle::start(config, parts).expect("the fleet starts");
     (fleet, recorder)
 }

@@ -28,7 +28,7 @@ pub const NOW_MS: i64 = 1_795_298_400_000;
 #[derive(Default)]
 pub struct MemoryStore(Mutex<Content>);
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Content {
     records: Vec<Recorded>,
     tables: HashMap<Table, BTreeMap<String, Box<RawValue>>>,
@@ -36,6 +36,7 @@ struct Content {
     observations: Vec<Observation>,
     epochs: u64,
     refusing: Option<&'static str>,
+    is_unreadable: bool,
     conflicting: Option<String>,
 }
 
@@ -44,9 +45,19 @@ impl MemoryStore {
         self.0.lock().unwrap()
     }
 
+    /// What a gateway that starts now would find.
+    pub fn copy(&self) -> Self {
+        Self(Mutex::new(self.content().clone()))
+    }
+
     /// From now on every append is refused as Full.
     pub fn refuse(&self, why: Option<&'static str>) {
         self.content().refusing = why;
+    }
+
+    /// From now on no stream can be read, as while the view is made anew.
+    pub fn hide(&self, is_hidden: bool) {
+        self.content().is_unreadable = is_hidden;
     }
 
     /// The next append to the stream finds that somebody else wrote it.
@@ -66,6 +77,7 @@ impl Content {
         if let Some(why) = self.refusing {
             return Err(AppendError::Full(why));
         }
+        crate::store::check_size(&step)?;
         if let Some(given) = &step.idempotency
             && let Some((body, answer)) = self.answers.get(&given.key)
         {
@@ -111,6 +123,9 @@ impl Store for MemoryStore {
 
     fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let content = self.content();
+        if content.is_unreadable {
+            return Err(ReadError::Unavailable("hidden by the test".into()));
+        }
         let wanted = content.records.iter().filter(|record| record.stream == stream && record.position > after);
         Ok(wanted.take(limit).cloned().collect())
     }

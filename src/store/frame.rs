@@ -10,8 +10,8 @@ use crate::domain::Timestamp;
 pub const HEADER_LEN: usize = 128;
 /// The fixed part before each record's body.
 pub const FRAME_LEN: usize = 64;
-/// The most one body may hold: 256 KiB of events and view changes, and as much for names and an answer.
-pub const MAX_BODY: usize = 512 * 1024;
+/// The most one body may hold: 2 MiB of events and view changes, and as much for names and an answer.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
 
 const MAGIC: [u8; 8] = *b"CARDEA\0J";
 const FORMAT: u32 = 1;

@@ -31,6 +31,8 @@ pub use audit::{Verified, export, verify};
 pub use local::LocalStore;
 pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
 pub use open_error::OpenError;
+#[cfg(test)]
+pub(crate) use record::check_size;
 
 use std::fmt;
 use std::future::Future;

@@ -245,38 +245,54 @@ impl VehicleActor {
 
     /// Hands over what waits; the last thing of a turn, since it may begin a step. What does not fit stays queued for
     /// the next sweep.
+    fn flush_outbox(&mut self, ctx: &mut Context<Self>) {
+        self.begin_flush(ctx);
+    }
+
+    /// True = a step is under way, and takes along what is unsaved.
     ///
     /// A command that was only just accepted is noted as sent afterwards: its state alone says that it may have left.
     /// One that waited could be told from one that never left only by that note, so the note is made durable first:
-    /// "was not sent" must be true also after a crash.
-    fn flush_outbox(&mut self, ctx: &mut Context<Self>) {
+    /// "was not sent" must be true also after a crash. Except that a lock or a revocation does not wait for a full
+    /// disk: it goes, and if the gateway is killed before there is room, the car gets it twice and a cancellation may
+    /// come too late unnoticed.
+    fn begin_flush(&mut self, ctx: &mut Context<Self>) -> bool {
         let outbox = self.vehicle.outbox(&self.twin);
         let is_fresh = outbox.iter().all(|command| command.state == CommandState::Accepted);
         let waiting: Vec<CommandId> = outbox.iter().map(|command| command.command_id).collect();
         if waiting.is_empty() {
-            return;
+            return false;
         }
         if is_fresh {
-            let mut sent = waiting;
-            let count = sent.iter().take_while(|id| self.send(**id)).count();
-            self.miss(&sent.split_off(count));
-            return self.lazily(Request::Sent { command_ids: sent }, ctx);
+            self.send_and_note(waiting, ctx);
+            return false;
         }
         let request = Request::Sent { command_ids: waiting.clone() };
-        self.durably(request, Principal::gateway(), ctx, move |actor, ctx| {
-            let mut sent = waiting;
-            let count = sent.iter().take_while(|id| actor.send(**id)).count();
-            let not_sent = sent.split_off(count);
-            actor.miss(&not_sent);
-            actor.lazily(Request::NotSent { command_ids: not_sent }, ctx);
-        });
+        self.try_durably(request, Principal::gateway(), ctx, move |actor, ctx, outcome| match outcome {
+            Ok(()) => {
+                let not_sent = actor.send_all(waiting).1;
+                actor.lazily(Request::NotSent { command_ids: not_sent }, ctx);
+            }
+            Err(AppendError::Full(_)) => actor.send_and_note(waiting, ctx),
+            Err(_) => {}
+        })
     }
 
-    /// There was no room on the way to the car: tried again in a moment.
-    fn miss(&mut self, not_sent: &[CommandId]) {
+    fn send_and_note(&mut self, waiting: Vec<CommandId>, ctx: &mut Context<Self>) {
+        let sent = self.send_all(waiting).0;
+        self.lazily(Request::Sent { command_ids: sent }, ctx);
+    }
+
+    /// In order, as long as there is room on the way to the car; the second part is what did not fit, and is tried
+    /// again in a moment.
+    fn send_all(&mut self, waiting: Vec<CommandId>) -> (Vec<CommandId>, Vec<CommandId>) {
+        let mut sent = waiting;
+        let count = sent.iter().take_while(|id| self.send(**id)).count();
+        let not_sent = sent.split_off(count);
         if !not_sent.is_empty() {
             self.sweep_in(LAZY_MS);
         }
+        (sent, not_sent)
     }
 
     fn send(&self, id: CommandId) -> bool {
@@ -357,14 +373,10 @@ impl VehicleActor {
             return;
         }
         if self.vehicle.registered.is_none() {
-            // The fleet's CA vouches for the car: it shows up by itself, and an operator may describe it later.
-            let register = Request::Register { details: Details::default(), by: self.by_car() };
-            let by = self.by_car();
-            self.durably(register, by, ctx, |actor, _| {
-                actor.shared.known_if_registered(&actor.vehicle);
-                actor.publish();
-            });
-            return;
+            if self.shared.is_full() {
+                tracing::warn!(vehicle = %self.id, "a new vehicle has come, and the fleet has as many as it may");
+            }
+            return self.register_itself(ctx);
         }
         self.lazily(Request::LinkUp, ctx);
         let unanswered: Vec<CommandId> = self.vehicle.unanswered().map(|command| command.command_id).collect();
@@ -373,6 +385,21 @@ impl VehicleActor {
         }
         self.flush_outbox(ctx);
         self.publish();
+    }
+
+    /// The fleet's CA vouches for the car: it shows up by itself, and an operator may describe it later.
+    fn register_itself(&mut self, ctx: &mut Context<Self>) {
+        if self.shared.is_full() {
+            self.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let register = Request::Register { details: Details::default(), by: self.by_car() };
+        let by = self.by_car();
+        // On a full disk the next sweep tries again.
+        self.durably(register, by, ctx, |actor, _| {
+            actor.shared.known_if_registered(&actor.vehicle);
+            actor.publish();
+        });
     }
 
     fn on_link_down(&mut self, epoch: u64, ctx: &mut Context<Self>) {
@@ -451,6 +478,13 @@ impl VehicleActor {
         let now = self.now();
         self.lazy_at = self.lazy_at.filter(|at| *at > now);
         self.due_at = self.due_at.filter(|at| *at > now);
+        if self.vehicle.registered.is_none() {
+            self.is_track_due = false;
+            if self.twin.is_online() {
+                self.register_itself(ctx);
+            }
+            return;
+        }
         self.save_track();
         if self.is_publish_due {
             self.publish();
@@ -461,11 +495,9 @@ impl VehicleActor {
         self.flush_or_save(ctx);
     }
 
-    /// A step takes along what is unsaved, so that only one of them is needed.
     fn flush_or_save(&mut self, ctx: &mut Context<Self>) {
-        match self.vehicle.outbox(&self.twin).is_empty() {
-            true => self.save_lazily(ctx),
-            false => self.flush_outbox(ctx),
+        if !self.begin_flush(ctx) {
+            self.save_lazily(ctx);
         }
     }
 

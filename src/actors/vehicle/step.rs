@@ -137,18 +137,31 @@ impl VehicleActor {
         ctx: &mut Context<Self>,
         then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
     ) {
+        self.try_durably(request, by, ctx, |actor, ctx, outcome| match outcome {
+            Ok(()) => then(actor, ctx),
+            // Due again in a second: the disk may have room then.
+            Err(_) => actor.sweep_in(LAZY_MS),
+        });
+    }
+
+    /// As [`Self::durably`], for who goes on also when it was not stored. True = a step is under way.
+    pub(super) fn try_durably(
+        &mut self,
+        request: Request,
+        by: Principal,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, &mut Context<Self>, Result<(), AppendError>) + 'static,
+    ) -> bool {
         match self.decide(request) {
-            Ok(events) if events.is_empty() => then(self, ctx),
+            Ok(events) if events.is_empty() => then(self, ctx, Ok(())),
             Ok(events) => {
                 let step = self.stage(events, by, None);
-                self.commit(step, ctx, |actor, ctx, outcome| match outcome {
-                    Ok(()) => then(actor, ctx),
-                    // Due again in a second: the disk may have room then.
-                    Err(_) => actor.sweep_in(LAZY_MS),
-                });
+                self.commit(step, ctx, then);
+                return true;
             }
             Err(refusal) => tracing::debug!(vehicle = %self.id, %refusal, "refused what the car or time brought"),
         }
+        false
     }
 
     /// Stores what was applied already; the mailbox need not wait for it to be decided, only for its order.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::actors::fleet::FleetHandle;
-use crate::actors::testing::{Recorder, fleet};
+use crate::actors::testing::{Recorder, fleet, fleet_of};
 use crate::clock::Clock;
 use crate::domain::command::{Ack, AckStatus, Order};
 use crate::domain::key::HolderKey;
@@ -134,6 +134,42 @@ async fn a_command_is_stored_before_it_is_sent() {
     let lock = yard.order(Order::Lock).await;
     yard.until(async || !yard.sent().is_empty()).await;
     assert_eq!(yard.sent(), [lock], "the refused one never left");
+}
+
+#[actix::test]
+async fn a_lock_that_was_promised_reaches_a_returning_car_also_while_the_disk_is_full() {
+    let yard = Yard::with_car().await;
+    let lock = yard.order(Order::Lock).await;
+    assert_eq!(yard.state(lock).await, CommandState::Queued);
+    yard.store.refuse(Some("disk"));
+    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.until(async || yard.sent() == [lock]).await;
+    yard.until(async || yard.state(lock).await == CommandState::Sent).await;
+    yard.store.refuse(None);
+    yard.ack(lock, AckStatus::Succeeded);
+    yard.until(async || yard.state(lock).await == CommandState::Succeeded).await;
+    assert_eq!(yard.sent(), [lock], "once");
+}
+
+#[actix::test]
+async fn a_car_that_comes_and_goes_with_all_its_commands_open_is_still_stored() {
+    let yard = Yard::with_car().await;
+    yard.tell(FromCar::LinkUp { epoch: 1 });
+    let mut last = None;
+    for _ in 0..Vehicle::MAX_OPEN_COMMANDS {
+        last = Some(yard.order(Order::Locate).await);
+    }
+    let last = last.unwrap();
+    // Each round enters two states into each command's history, until those are full.
+    for epoch in 1..=Command::MAX_HISTORY as u64 {
+        yard.tell(FromCar::LinkDown { epoch });
+        yard.tell(FromCar::LinkUp { epoch: epoch + 1 });
+        yard.fleet.snapshot(&yard.car).await.unwrap();
+    }
+    yard.fleet.drain(Duration::from_secs(10)).await;
+    let snapshot = yard.fleet.snapshot(&yard.car).await.unwrap();
+    assert_eq!(snapshot.vehicle.command(last).unwrap().history.len(), Command::MAX_HISTORY);
+    assert_eq!(yard.fleet.metrics().failed_appends.load(Ordering::Relaxed), 0);
 }
 
 #[actix::test]
@@ -268,4 +304,73 @@ async fn a_track_point_is_saved_within_a_second_or_so() {
     yard.tell(FromCar::Reports(vec![Report { boot: 1, seq: 1, at: yard.clock.now(), signals }]));
     let all = |yard: &Yard| yard.store.observations(&yard.car, Timestamp(0), Timestamp(i64::MAX), 10).unwrap();
     yard.until(async || all(&yard).len() == 1).await;
+}
+
+/// The gate says only once that a car is there.
+#[actix::test]
+async fn a_car_that_comes_while_nothing_can_be_read_or_stored_is_known_as_soon_as_it_can() {
+    let yard = Yard::with_car().await;
+    let newcomer: VehicleId = "NEW-1".parse().unwrap();
+    yard.store.hide(true);
+    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1 }).unwrap();
+    yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 0).await;
+    yard.store.refuse(Some("disk"));
+    yard.store.hide(false);
+    yard.until(async || yard.fleet.metrics().failed_appends.load(Ordering::Relaxed) > 0).await;
+    assert!(!yard.fleet.is_registered(&newcomer));
+    yard.store.refuse(None);
+    yard.until(async || yard.fleet.is_registered(&newcomer)).await;
+    assert!(yard.fleet.snapshot(&newcomer).await.unwrap().twin.is_online());
+}
+
+#[actix::test]
+async fn a_car_that_came_and_went_while_it_could_not_be_read_is_offline() {
+    let yard = Yard::with_car().await;
+    let newcomer: VehicleId = "NEW-1".parse().unwrap();
+    yard.store.hide(true);
+    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1 }).unwrap();
+    yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 0).await;
+    yard.fleet.tell(&newcomer, FromCar::LinkDown { epoch: 1 }).unwrap();
+    yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 1).await;
+    yard.store.hide(false);
+    let register = Request::Register { details: Details::default(), by: operator() };
+    yard.fleet.ask(&newcomer, Ask { request: register, by: operator(), idempotency: None }).await.unwrap();
+    assert!(!yard.fleet.snapshot(&newcomer).await.unwrap().twin.is_online());
+}
+
+#[actix::test]
+async fn a_fleet_takes_no_more_vehicles_than_it_may_also_of_those_that_come_by_themselves() {
+    let config = crate::config::Fleet { max_vehicles: 1, ..Default::default() };
+    let (fleet, _recorder) = fleet_of(&config, Arc::new(MemoryStore::default()), Clock::starting_at(NOW_MS));
+    let [first, second] = ["CAR-1", "CAR-2"].map(|id| id.parse::<VehicleId>().unwrap());
+    fleet.tell(&first, FromCar::LinkUp { epoch: 1 }).unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while !fleet.is_registered(&first) {
+        looks.tick().await;
+    }
+    fleet.tell(&second, FromCar::LinkUp { epoch: 1 }).unwrap();
+    while fleet.metrics().fleet_full.load(Ordering::Relaxed) == 0 {
+        looks.tick().await;
+    }
+    assert!(!fleet.is_registered(&second));
+}
+
+#[actix::test]
+async fn what_is_due_for_a_vehicle_that_has_no_place_in_memory_happens_too() {
+    let yard = Yard::with_car().await;
+    let (first, second): (VehicleId, VehicleId) = (yard.car.clone(), "CAR-2".parse().unwrap());
+    let register = Request::Register { details: Details::default(), by: operator() };
+    yard.fleet.ask(&second, Ask { request: register, by: operator(), idempotency: None }).await.unwrap();
+    let command_id = CommandId(yard.clock.new_id());
+    let request = Request::Order { command_id, order: Order::Locate, ttl_ms: Some(2_000), by: operator() };
+    yard.fleet.ask(&second, Ask { request, by: operator(), idempotency: None }).await.unwrap();
+    let config = crate::config::Fleet { max_resident: 1, ..Default::default() };
+    let store = Arc::new(yard.store.copy());
+    let (fleet, _recorder) = fleet_of(&config, store.clone(), yard.clock.clone());
+    assert!(fleet.snapshot(&first).await.is_ok());
+    yard.until(async || {
+        let row = store.get(Table::Commands, &command_id.to_string()).unwrap().unwrap();
+        row.get().contains("\"state\":\"expired\"")
+    })
+    .await;
 }
