@@ -18,7 +18,7 @@ use crate::actors::vehicle::{FromCar, TellError};
 use crate::domain::VehicleId;
 use crate::domain::twin::Report;
 
-/// How long a car's reports wait for room in its mailbox, in [`STEP`]s.
+/// How long what a car sent waits for room in its mailbox, in [`STEP`]s.
 const PATIENCE: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_millis(5);
 /// Vehicles remembered as stuck; beyond it they are all given their patience again.
@@ -30,7 +30,7 @@ pub(super) struct Inbound {
     /// The batch's reports by car, each with its place in the batch: a report that found no room is read again from
     /// there, which is cheaper than copying every report for the rare case.
     groups: HashMap<VehicleId, Group>,
-    /// Cars whose mailbox stayed full: the next batch does not wait for them, or one stuck actor would slow down all.
+    /// Cars whose mailbox stayed full: the next message does not wait for them, or one stuck actor would slow down all.
     stuck: HashSet<VehicleId>,
 }
 
@@ -100,28 +100,28 @@ impl Inbound {
         }
         let Ok(vehicle) = vehicle.parse() else { return false };
         // The car has its PUBACK and will not send an answer again, so that it is worth the same patience as a report.
-        let mut waited = if self.stuck.contains(&vehicle) { PATIENCE } else { Duration::ZERO };
-        loop {
-            match (self.tell)(&vehicle, message()) {
-                Ok(()) => return true,
-                Err(TellError::Full) if waited < PATIENCE => {
-                    std::thread::park_timeout(STEP);
-                    waited += STEP;
-                }
-                Err(TellError::Full | TellError::Unavailable) => return false,
-            }
-        }
+        self.tell_patiently(&vehicle, message)
     }
 
-    fn tell_reports(&mut self, vehicle: &VehicleId, mut group: Group, batch: &[Publish]) {
-        let count = group.reports.len() as u64;
+    fn tell_reports(&mut self, vehicle: &VehicleId, group: Group, batch: &[Publish]) {
+        let Group { reports, places } = group;
+        let count = reports.len() as u64;
+        let mut first = Some(reports);
+        // Each was read before, so it reads again.
+        let read = |place: &usize| payload::decode_report(&batch[*place].payload).ok();
+        let again = || places.iter().filter_map(read).collect();
+        let is_told = self.tell_patiently(vehicle, || FromCar::Reports(first.take().unwrap_or_else(again)));
+        if is_told { &self.metrics.reports } else { &self.metrics.reports_dropped }.add(count);
+    }
+
+    /// Waits for room in the car's mailbox, once for each time that it is stuck; false when there was none.
+    fn tell_patiently(&mut self, vehicle: &VehicleId, mut message: impl FnMut() -> FromCar) -> bool {
         let mut waited = if self.stuck.contains(vehicle) { PATIENCE } else { Duration::ZERO };
         loop {
-            match (self.tell)(vehicle, FromCar::Reports(group.reports)) {
+            match (self.tell)(vehicle, message()) {
                 Ok(()) => {
-                    self.metrics.reports.add(count);
                     self.stuck.remove(vehicle);
-                    return;
+                    return true;
                 }
                 Err(TellError::Full) if waited < PATIENCE => {
                     std::thread::park_timeout(STEP);
@@ -132,13 +132,10 @@ impl Inbound {
                         self.stuck.clear();
                     }
                     self.stuck.insert(vehicle.clone());
-                    return self.metrics.reports_dropped.add(count);
+                    return false;
                 }
-                Err(TellError::Unavailable) => return self.metrics.reports_dropped.add(count),
+                Err(TellError::Unavailable) => return false,
             }
-            // It was read before, so it reads again.
-            let read = |place: &usize| payload::decode_report(&batch[*place].payload).ok();
-            group.reports = group.places.iter().filter_map(read).collect();
         }
     }
 
@@ -229,6 +226,16 @@ mod tests {
         assert_eq!(metrics.reports_dropped.get(), 2, "21 tries for the first, one for the second");
         inbound.take(&[telemetry("A", 3)]);
         assert_eq!(told.lock().unwrap()[0].1, "reports [3]");
+    }
+
+    #[test]
+    fn a_stuck_car_is_not_waited_for_with_each_of_its_answers_either() {
+        let (mut inbound, told, metrics) = inbound(22);
+        let ack = r#"{"command_id":"0193e5a6-0000-7000-8000-000000000001","at":"2026-11-21T22:36:46.000Z","status":"succeeded"}"#;
+        inbound.take(&[message("A/ack", ack), message("A/ack", ack), message("A/ack", ack)]);
+        assert_eq!(metrics.acks_not_taken.get(), 2, "21 tries for the first, one for the second");
+        assert_eq!(*told.lock().unwrap(), [("A".to_owned(), "ack".to_owned())]);
+        assert_eq!(metrics.acks.get(), 1);
     }
 
     #[test]

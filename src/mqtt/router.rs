@@ -338,8 +338,20 @@ struct Batch {
     must_say_ready: bool,
 }
 
+/// A reader that panics takes its shard with it: nobody would read the log any more, and it looks busy for ever.
+struct LoseInPanic(Arc<Shard>);
+
+impl Drop for LoseInPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lose();
+        }
+    }
+}
+
 impl Pump {
     fn run(mut self) {
+        let _guard = LoseInPanic(Arc::clone(&self.shard));
         let mut batch = Batch::default();
         while !self.shard.is_lost() {
             if self.collect(&mut batch).is_err() {

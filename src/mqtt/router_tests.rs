@@ -121,6 +121,25 @@ async fn a_reader_stuck_in_an_actor_is_not_taken_for_a_stalled_router() {
 }
 
 #[tokio::test]
+async fn a_reader_that_panics_takes_its_shard_along_which_is_replaced() {
+    static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
+    fn panic_once(vehicle: &VehicleId, message: &FromCar) -> Option<TellError> {
+        let is_first = vehicle.as_str().starts_with("CAR")
+            && has(message, 2).is_some()
+            && !HAS_PANICKED.swap(true, Ordering::SeqCst);
+        assert!(!is_first, "a bug, for the test");
+        None
+    }
+    let mut scene = scene(|_| {}).await;
+    let mut raw = Raw::subscribed(&scene.gate, &scene.car).await;
+    report(&scene.gate, &scene.car, &mut raw, 1).await;
+    scene.gate.told.refuse(Some(panic_once));
+    raw.send(&publish(&scene.car, 2)).await;
+    assert_eq!(raw.packet().await, Some(puback(2)));
+    scene.recovers(raw).await;
+}
+
+#[tokio::test]
 async fn an_ingest_that_is_slow_but_moves_is_left_alone() {
     // Slower than a stall takes, altogether.
     static COUNT: AtomicU32 = AtomicU32::new(0);
