@@ -302,6 +302,47 @@ async fn an_increment_is_judged_by_what_is_so_now_and_counts_into_the_cap() {
     assert_eq!(decisions(&*store), 4);
 }
 
+/// What the first question gets says nothing about more than it asked for.
+#[actix::test]
+async fn an_increment_of_what_is_still_being_judged_is_to_be_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store.clone(), switched(&Arc::new(Mutex::new(true))), 60_000);
+    add_card(&guard).await;
+    store.set(Fate::Held);
+    let asking = |ask| {
+        let guard = guard.clone();
+        actix::spawn(async move { guard.authorise(ask).await })
+    };
+    let first = asking(ask("a"));
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    while decisions(&*store) == 0 {
+        looks.tick().await;
+    }
+    let early = guard.authorise(increment("a", "evt_2", 7_000)).await;
+    assert!(matches!(early, Err(GuardError::Busy)), "{early:?}");
+    // The same message in another copy is a repeat, whatever it says of amounts.
+    let copy = asking(increment("a", "evt_a", 7_000));
+    while guard.counters().repeats.get() == 0 {
+        looks.tick().await;
+    }
+    store.set(Fate::Through);
+    let approved = first.await.unwrap().unwrap();
+    assert_eq!(copy.await.unwrap().unwrap(), approved);
+    let more = guard.authorise(increment("a", "evt_2", 7_000)).await.unwrap();
+    assert_eq!((more.follows, more.cap_minor), (Some(approved.decision_id), Some(3_000)));
+}
+
+#[actix::test]
+async fn what_the_network_approved_by_itself_counts_into_the_cap_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let guard = guard(store, switched(&Arc::new(Mutex::new(true))), 5_000);
+    add_card(&guard).await;
+    let more = guard.authorise(increment("a", "evt_2", 7_000)).await.unwrap();
+    assert_eq!((more.outcome, more.cap_minor), (Outcome::ApproveCapped, Some(3_000)));
+}
+
 #[actix::test]
 async fn a_declined_purchase_is_not_approved_as_an_increment() {
     let dir = tempfile::tempdir().unwrap();

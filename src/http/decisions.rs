@@ -42,6 +42,9 @@ pub struct DecisionBody {
     pub source_event: String,
     /// Hex SHA-256 of the message as it came.
     pub body_sha256: String,
+    /// For an increment: the decision on what it adds to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

@@ -68,7 +68,13 @@ pub struct CardGuard {
     shared: Arc<Shared>,
     desk: Arc<Judge>,
     decided: Recent<Subject, Arc<Decided>>,
-    in_flight: HashMap<Subject, Vec<Reply>>,
+    in_flight: HashMap<Subject, InFlight>,
+}
+
+/// A question that is being answered, and who waits for it.
+struct InFlight {
+    source_event: String,
+    replies: Vec<Reply>,
 }
 
 /// What a question's task needs.
@@ -97,6 +103,13 @@ impl CardGuard {
     }
 }
 
+impl InFlight {
+    /// An increment of what is not approved yet is no repeat of it: it is to be asked again.
+    fn may_answer(&self, ask: &Authorise) -> bool {
+        self.replies.len() < MAX_WAITING && (ask.already_minor == 0 || ask.source_event == self.source_event)
+    }
+}
+
 impl Actor for CardGuard {
     type Context = Context<Self>;
 }
@@ -118,12 +131,12 @@ impl Handler<Question> for CardGuard {
         }
         let is_full = self.in_flight.len() >= MAX_IN_FLIGHT;
         match self.in_flight.entry(subject.clone()) {
-            Entry::Occupied(mut waiting) if waiting.get().len() < MAX_WAITING => {
+            Entry::Occupied(mut waiting) if waiting.get().may_answer(&ask) => {
                 self.shared.counters.repeats.inc();
-                waiting.get_mut().push(reply);
+                waiting.get_mut().replies.push(reply);
             }
             Entry::Vacant(first) if !is_full => {
-                first.insert(vec![reply]);
+                first.insert(InFlight { source_event: ask.source_event.clone(), replies: vec![reply] });
                 let (judge, guard) = (self.desk.clone(), context.address());
                 // A task of its own, not a future of this context: that would poll all of them at each step.
                 actix::spawn(async move {
@@ -154,7 +167,7 @@ impl Handler<Finished> for CardGuard {
             }
             Err(_) => self.shared.counters.unrecorded.inc(),
         }
-        for reply in self.in_flight.remove(&subject).unwrap_or_default() {
+        for reply in self.in_flight.remove(&subject).into_iter().flat_map(|done| done.replies) {
             // Whoever gave up waiting gets the same when they ask again.
             let _ = reply.send(result.clone());
         }
@@ -162,8 +175,6 @@ impl Handler<Finished> for CardGuard {
 }
 
 impl Judge {
-    /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
-    /// repeat that nobody here remembers gets the first answer.
     /// `first` is the approval that an increment adds to, as far as it is remembered.
     async fn answer(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
         let is_first = first.is_none();
@@ -175,6 +186,8 @@ impl Judge {
         }
     }
 
+    /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
+    /// repeat that nobody here remembers gets the first answer.
     async fn answer_once(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
         let now = self.shared.clock.now();
         let (card, station) = {
@@ -222,8 +235,9 @@ impl Judge {
         let clock = &self.shared.clock;
         let now = clock.now();
         let mut ruling = judge(now, &ask.purchase, card, vehicles, station, &self.rules);
-        if let Some(first) = first {
-            ruling.count_in(ask.already_minor, first.cap_minor, &ask.purchase);
+        // Also when nobody here approved what the network holds: it may have done so by itself.
+        if ask.already_minor > 0 {
+            ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);
         }
         let mut decision = Decision {
             decision_id: DecisionId(clock.new_id()),

@@ -60,7 +60,11 @@ impl VehicleFacts {
         let uses = vehicle.rentals.iter().filter_map(|rental| {
             let began = rental.history.iter().find(|passage| passage.state == RentalState::Active);
             let (from, until) = match (began, rental.state) {
-                (Some(began), _) => (began.at, rental.closed_at()),
+                // Its begin may have been written down late, after a downtime; but not before somebody asked for it.
+                (Some(began), _) => {
+                    let asked_at = rental.history.first().map_or(began.at, |first| first.at);
+                    (began.at.min(rental.from.max(asked_at)), rental.closed_at())
+                }
                 // Its start is due and only not written down yet, once `from` is reached.
                 (None, RentalState::Reserved) => (rental.from, Some(rental.until)),
                 (None, _) => return None,
@@ -146,4 +150,34 @@ pub(super) fn gap_ms(one: Timestamp, other: Timestamp) -> i64 {
 /// How far a car may be from where it was last seen, `gap_ms` away in time.
 pub(super) fn reach_m(rules: &Rules, gap_ms: i64) -> f64 {
     rules.location.speed_cap_kmh / 3.6 * (gap_ms as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::rental::{Rental, RentalPassage};
+    use crate::domain::{KeyId, RequestId};
+
+    #[test]
+    fn a_begin_that_was_written_down_late_is_the_agreed_one_unless_it_was_asked_for_later() {
+        let began = |reserved_at: i64, from: i64, active_at: i64| {
+            let passage = |state, at| RentalPassage { state, at: Timestamp(at) };
+            let mut vehicle = Vehicle::new("CAR-1".parse().expect("an id"));
+            vehicle.rentals.push(Rental {
+                rental_id: RentalId(uuid::Uuid::nil()),
+                request_id: RequestId(uuid::Uuid::nil()),
+                renter: "ann".into(),
+                profile: "drive".into(),
+                key_id: KeyId(uuid::Uuid::nil()),
+                from: Timestamp(from),
+                until: Timestamp(1_000),
+                state: RentalState::Active,
+                history: vec![passage(RentalState::Reserved, reserved_at), passage(RentalState::Active, active_at)],
+            });
+            VehicleFacts::of(&vehicle, &Twin::new(Timestamp(900))).uses[0].from
+        };
+        assert_eq!(began(10, 100, 500), Timestamp(100), "the gateway was down when it began");
+        assert_eq!(began(300, 100, 300), Timestamp(300), "nobody had it before it was asked for");
+        assert_eq!(began(10, 100, 90), Timestamp(90));
+    }
 }

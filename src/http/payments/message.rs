@@ -63,6 +63,8 @@ struct Authorization {
     card: CardObject,
     merchant_data: Option<MerchantData>,
     pending_request: Option<PendingRequest>,
+    /// Earlier questions under the same authorisation; only whether there were any matters.
+    request_history: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -97,8 +99,7 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
         return Ok(Message::Other { id });
     }
     let Question { created, data: Data { object } } = parse_json(body)?;
-    // The authorisation's own amount is what was approved before; what is asked for now stands beside it.
-    let already_minor = object.amount.filter(|held| *held > 0 && object.pending_request.is_some()).unwrap_or(0);
+    let already_minor = already_minor(&object);
     let purchase = Purchase {
         authorization_id: parsed::<AuthorizationId>("data.object.id", &object.id)?,
         source: "stripe".into(),
@@ -113,6 +114,16 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
 
 fn parsed<T: std::str::FromStr<Err = Malformed>>(field: &str, text: &str) -> Result<T, Problem> {
     text.parse().map_err(|malformed: Malformed| Problem::invalid(field, malformed.0))
+}
+
+/// The authorisation's own amount is what was approved before; what is asked for now stands beside it, and an increment
+/// has a history of earlier questions. Without one, two equal amounts are one purchase that was written down twice.
+fn already_minor(object: &Authorization) -> i64 {
+    let (Some(held), Some(asked)) = (object.amount, &object.pending_request) else { return 0 };
+    let is_same = asked.amount.is_none_or(|asked| asked == held);
+    let is_increment =
+        held > 0 && (!is_same || object.request_history.as_ref().is_some_and(|earlier| !earlier.is_empty()));
+    if is_increment { held } else { 0 }
 }
 
 /// What is asked for now, else the authorisation's own amount.

@@ -343,6 +343,33 @@ async fn not_knowing_caps_the_amount_where_the_network_allows_it() {
     assert!(alerts["items"][0]["text"].as_str().unwrap().contains("no sign of misuse"));
 }
 
+/// The network's own form: what it holds, what it asks for beside it, and a history of what it asked before.
+#[actix_web::test]
+async fn an_increment_is_told_from_a_purchase_that_is_written_down_twice() {
+    let bench = bench();
+    let service = service!(bench.app);
+    furnish!(&service);
+    let (_, first) = json_of!(&service, signed(&authorization("iauth_1")));
+    let again = |event: &str, held: i64, history: Value| {
+        let mut body = authorization("iauth_1");
+        body["id"] = event.into();
+        body["data"]["object"]["amount"] = held.into();
+        body["data"]["object"]["request_history"] = history;
+        body
+    };
+    for (event, history) in [("evt_2", Value::Null), ("evt_3", json!([]))] {
+        assert_eq!(json_of!(&service, signed(&again(event, 5_000, history))).1, first, "{event}");
+    }
+    let earlier = json!([{"amount": 5_000, "approved": true, "reason": "webhook_approved"}]);
+    for (event, held, history) in [("evt_4", 5_000, earlier), ("evt_5", 10_000, Value::Null)] {
+        let (_, more) = json_of!(&service, signed(&again(event, held, history)));
+        assert_ne!(more["metadata"]["decision_id"], first["metadata"]["decision_id"], "{event}");
+        let path = format!("/v1/decisions/{}", more["metadata"]["decision_id"].as_str().unwrap());
+        let (_, decision) = json_of!(&service, ask(TestRequest::get(), &path, Role::Operator, None));
+        assert_eq!(decision["follows"], first["metadata"]["decision_id"]);
+    }
+}
+
 #[actix_web::test]
 async fn without_storage_nothing_is_answered_and_the_retry_is_judged() {
     let bench = bench();
