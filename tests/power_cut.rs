@@ -323,7 +323,8 @@ fn failed_sync_ends_all_promises_and_keeps_those_given() {
     let small = Mounted { dir: small };
     let Some(image) = image(&small.dir, 64) else { return };
     let mounted = Mounted::new(&image, scratch.path().join("image")).unwrap();
-    let config = config(&mounted.dir.join("data"));
+    // One segment for all of it: a new one that cannot be made is refused, and nothing was promised in it.
+    let config = Data { segment_mib: 40, ..config(&mounted.dir.join("data")) };
     let store = LocalStore::open(&config, Clock::start()).unwrap();
     let (mut acknowledged, mut n) = (0, 0);
     let failed = loop {

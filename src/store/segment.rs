@@ -69,7 +69,8 @@ pub fn create(dir: &Path, header: &Header, bytes: u64) -> Result<File, CreateErr
     let file = made.map_err(|error| {
         // Best effort: what is left is removed at the next start.
         let _ = std::fs::remove_file(&unfinished);
-        CreateError::NotCreated(error)
+        // A disk that fails for another reason than want of space is not to be trusted with anything.
+        if is_full(&error) { CreateError::NotCreated(error) } else { CreateError::Unknown(error) }
     })?;
     if let Err(error) = std::fs::rename(&unfinished, path(dir, header.first)) {
         let _ = std::fs::remove_file(&unfinished);
