@@ -29,6 +29,10 @@ pub const MAX_MESSAGE: usize = 2_304;
 const MAX_PHONES: usize = 4;
 /// A phone that says nothing for so long is sent away.
 const SILENCE: Duration = Duration::from_secs(15);
+/// And so is one that goes on talking: others may wait for its place.
+const CONVERSATION: Duration = Duration::from_secs(60);
+/// After a failed accept, mostly for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -67,12 +71,17 @@ impl LocalLink {
         let task = tokio::spawn(async move {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let Ok((phone, _)) = listener.accept().await else { continue };
+                let Ok((phone, _)) = listener.accept().await else {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
                 let dialogue = Dialogue::new(vehicle_id.clone(), keyset.clone());
                 let car = car.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = talk(phone, dialogue, &car).await {
-                        tracing::debug!(%error, "a phone has left");
+                    match tokio::time::timeout(CONVERSATION, talk(phone, dialogue, &car)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%error, "a phone has left"),
+                        Err(_) => tracing::debug!("a phone was sent away after a minute"),
                     }
                     drop(place);
                 });

@@ -258,8 +258,9 @@ async fn only_a_watcher_from_our_own_page_gets_in() {
     assert_eq!(gateway.app.consoles.counters.refused.get(), 1);
     drop(console);
     let given_back = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
         while gateway.app.consoles.count() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await; // poll
+            looks.tick().await;
         }
     };
     tokio::time::timeout(LIMIT, given_back).await.expect("the seat is given back");
