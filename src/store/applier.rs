@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::feed::Mode;
+use super::feed::{Mode, Rest};
 use super::frame::Hash;
 use super::journal::Place;
 use super::metrics::count;
@@ -21,8 +21,11 @@ pub const DIR: &str = "view";
 /// The one old view that is kept, for people to look at.
 const ASIDE: &str = "view.old";
 const IDLE: Duration = Duration::from_millis(500);
-/// How long records are gathered when no reader waits: sled's cost is by the batch much more than by the record.
-const LINGER: Duration = Duration::from_millis(100);
+/// How long records are gathered when no reader waits: sled's cost is by the batch much more than by the record. A
+/// command to the whole fleet, or its reconnecting, is over in less than a second; the view took a fifth of the
+/// processor's time meanwhile.
+const REST: Rest =
+    Rest { usual: Duration::from_millis(100), burst_records: 300, at_most: Duration::from_millis(1_000) };
 /// Waits between attempts to make a view that cannot be made (a full disk, say).
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
@@ -64,7 +67,7 @@ impl Applier {
     }
 
     pub fn run(self) {
-        let (mut retry, mut unflushed) = (RETRY_FIRST, 0);
+        let (mut retry, mut unflushed, mut durable) = (RETRY_FIRST, 0, 0);
         loop {
             let Some(view) = self.shared.view.get() else {
                 if self.shared.feed.rest(retry) != Mode::Running {
@@ -81,7 +84,10 @@ impl Applier {
                 continue;
             };
             let applied = self.shared.feed.applied();
-            let durable = self.shared.feed.wait_durable(applied, IDLE, LINGER);
+            // What was there at the last look is applied without another rest.
+            if durable <= applied {
+                durable = self.shared.feed.wait_durable(applied, IDLE, REST);
+            }
             self.shared.metrics.applied_lag.store(durable.saturating_sub(applied), Ordering::Relaxed);
             let mode = self.shared.feed.mode();
             if mode == Mode::Abandoned || (mode == Mode::Closing && durable <= applied) {

@@ -13,8 +13,18 @@ use super::journal::Place;
 
 /// Bytes of records kept for the applier.
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of records that wake a resting applier.
-const RING_BYTES_MANY: usize = 256 * 1024;
+/// Bytes of records that wake a resting applier, long before they no longer fit.
+const RING_BYTES_MANY: usize = RING_BYTES_MAX / 2;
+
+/// How long an applier rests when nobody waits for the view.
+#[derive(Debug, Clone, Copy)]
+pub struct Rest {
+    pub usual: Duration,
+    /// As many new records in the usual time are a burst: who makes it needs the processor more than the view does.
+    pub burst_records: u64,
+    /// The most that a burst can put it off.
+    pub at_most: Duration,
+}
 
 /// A durable record, as the committer has it in memory.
 #[derive(Debug)]
@@ -176,19 +186,24 @@ impl Feed {
         Ok(target)
     }
 
-    /// Waits until there is something to apply after `applied`, the mode changes, or the time is over. Then gathers for
-    /// as long as `linger`, unless somebody waits or there is much already. Returns the newest durable record.
-    pub fn wait_durable(&self, applied: u64, at_most: Duration, linger: Duration) -> u64 {
+    /// Waits until there is something to apply after `applied`, the mode changes, or the time is over. Then gathers as
+    /// `rest` says, unless somebody waits or there is much already. Returns the newest durable record.
+    pub fn wait_durable(&self, applied: u64, at_most: Duration, rest: Rest) -> u64 {
         let is_idle = |state: &mut State| state.durable <= applied && state.mode == Mode::Running;
-        let (state, _) =
+        let (mut state, _) =
             self.work.wait_timeout_while(self.state(), at_most, is_idle).unwrap_or_else(PoisonError::into_inner);
-        if state.durable <= applied {
-            return state.durable;
+        let mut rested = Duration::ZERO;
+        while state.durable > applied && rested < rest.at_most && !state.is_urgent() {
+            let seen = state.durable;
+            (state, _) = self
+                .work
+                .wait_timeout_while(state, rest.usual, |state| !state.is_urgent())
+                .unwrap_or_else(PoisonError::into_inner);
+            rested += rest.usual;
+            if state.durable < seen + rest.burst_records {
+                break;
+            }
         }
-        let (state, _) = self
-            .work
-            .wait_timeout_while(state, linger, |state| !state.is_urgent())
-            .unwrap_or_else(PoisonError::into_inner);
         state.durable
     }
 

@@ -51,18 +51,32 @@ impl Lines {
         let lines = Self { host, idle: Mutex::new(Vec::with_capacity(count)), permits: Semaphore::new(count) };
         for mut line in idle {
             // A server sends away who never asks anything; after a first request its keep-alive time counts.
-            lines.ask(&mut line, "/no-such-route", &[], Vec::new()).await.map_err(Failure::failed)?;
+            lines.ask(&mut line, Method::GET, "/no-such-route", &[], Vec::new()).await.map_err(Failure::failed)?;
             lines.idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
         Ok(lines)
     }
 
-    /// Status and JSON body. Waits for an idle connection, which is part of what a caller would feel.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<(u16, Value), String> {
+        self.request(Method::GET, path, headers, Vec::new()).await
+    }
+
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<(u16, Value), String> {
+        self.request(Method::POST, path, headers, body).await
+    }
+
+    /// Status and JSON body. Waits for an idle connection, which is part of what a caller would feel.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<(u16, Value), String> {
         let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
         let line = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut line = line.ok_or("every connection was lost")?;
-        let answer = self.ask(&mut line, path, headers, body).await?;
+        let answer = self.ask(&mut line, method, path, headers, body).await?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         Ok(answer)
     }
@@ -70,17 +84,18 @@ impl Lines {
     async fn ask(
         &self,
         line: &mut Line,
+        method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<(u16, Value), String> {
         let mut request =
-            Request::builder().method(Method::POST).uri(path).header(HOST, &self.host).header(CONTENT_TYPE, JSON);
+            Request::builder().method(&method).uri(path).header(HOST, &self.host).header(CONTENT_TYPE, JSON);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).map_err(|error| error.to_string())?;
-        let failed = |error: hyper::Error| format!("POST {path}: {error}");
+        let failed = |error: hyper::Error| format!("{method} {path}: {error}");
         let answer = line.send_request(request).await.map_err(failed)?;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.map_err(failed)?.to_bytes();
