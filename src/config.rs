@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::{Functions, Malformed, key};
 
@@ -205,6 +206,8 @@ pub struct Fleet {
     pub lock_ttl_s: u64,
     pub command_ttl_s: u64,
     pub max_ttl_s: u64,
+    /// Who the fleet is to cities; nil until the Open Mobility Foundation has given one.
+    pub mds_provider_id: Uuid,
 }
 
 impl Default for Fleet {
@@ -218,6 +221,7 @@ impl Default for Fleet {
             lock_ttl_s: 300,
             command_ttl_s: 3_600,
             max_ttl_s: 30 * 86_400,
+            mds_provider_id: Uuid::nil(),
         }
     }
 }

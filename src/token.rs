@@ -4,6 +4,7 @@
 //! checked here. Nothing here logs or shows key material, and it reads no clock: time is an argument.
 
 mod claims;
+mod delegation;
 mod holder;
 mod keyset;
 #[cfg(test)]
@@ -17,9 +18,10 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use ring::digest::{SHA256, digest};
 
 use crate::domain::key::{HolderKey, KeyGrant};
-use crate::domain::{Function, Timestamp, VehicleId};
+use crate::domain::{Function, KeyId, Timestamp, VehicleId};
 
 pub use claims::VerifiedToken;
+pub use delegation::{Delegation, delegate, read_delegated, verify_delegated};
 pub use holder::{Jwk, cose_key, holder_key_from_cose};
 pub use keyset::Keyset;
 
@@ -50,6 +52,10 @@ pub enum TokenError {
     Expired,
     #[error("the token grants a permission that is not known")]
     UnknownPermission,
+    #[error("the key may not be handed on, or not a second time")]
+    NotDelegable,
+    #[error("the token was delegated from another one")]
+    OtherParent,
 }
 
 impl TokenError {
@@ -62,6 +68,8 @@ impl TokenError {
             Self::NotYetValid => "not_yet_valid",
             Self::Expired => "expired",
             Self::UnknownPermission => "unknown_permission",
+            Self::NotDelegable => "delegation_not_allowed",
+            Self::OtherParent => "wrong_parent",
         }
     }
 }
@@ -116,8 +124,9 @@ impl Signer {
     /// Times are cut to seconds. `holder` is the holder's name for the fleet, at most 128 bytes (the edge checks it:
     /// a longer one could make a token that no car accepts).
     pub fn mint(&self, grant: &KeyGrant, vehicle: &VehicleId, holder: &str, issued_at: Timestamp) -> String {
-        let payload = claims::encode(grant, &self.issuer, vehicle, holder, issued_at);
-        let protected = protected_header(&kid(&self.key.verifying_key()));
+        let frame = claims::Frame { issuer: &self.issuer, vehicle, holder, issued_at, parent: None };
+        let payload = claims::encode(grant, &frame);
+        let protected = protected_header(iana::Algorithm::EdDSA, &kid(&self.key.verifying_key()));
         let sign1 = CoseSign1Builder::new()
             .protected(protected)
             .payload(payload)
@@ -152,8 +161,16 @@ pub fn kid(key: &VerifyingKey) -> [u8; 8] {
     kid
 }
 
-fn protected_header(kid: &[u8]) -> coset::Header {
-    HeaderBuilder::new().algorithm(iana::Algorithm::EdDSA).key_id(kid.to_vec()).build()
+fn protected_header(algorithm: iana::Algorithm, kid: &[u8]) -> coset::Header {
+    HeaderBuilder::new().algorithm(algorithm).key_id(kid.to_vec()).build()
+}
+
+/// Which key a token claims to be, unverified; `None` when it cannot be read at all.
+pub fn claimed_key_id(token: &[u8]) -> Option<KeyId> {
+    if token.len() > MAX_TOKEN_LEN {
+        return None;
+    }
+    claims::claimed_key_id(CoseSign1::from_tagged_slice(token).ok()?.payload.as_deref()?)
 }
 
 /// Checks a token in its text form; see [`verify`].
@@ -181,20 +198,29 @@ pub fn verify(
     audience: &VehicleId,
     now: Timestamp,
 ) -> Result<VerifiedToken, TokenError> {
-    if token.len() > MAX_TOKEN_LEN {
-        return Err(TokenError::TooLong);
-    }
-    let sign1 = parse_sign1(token)?;
+    let sign1 = parse_sign1(token, iana::Algorithm::EdDSA)?;
     let key = keyset.get(&sign1.protected.header.key_id).ok_or(TokenError::UnknownSigner)?;
     sign1.verify_signature(EXTERNAL_AAD, |signature, message| {
         let signature = Signature::from_slice(signature).map_err(|_| TokenError::BadSignature)?;
         key.verify_strict(message, &signature).map_err(|_| TokenError::BadSignature)
     })?;
-    let payload = sign1.payload.as_deref().ok_or(TokenError::Malformed("no payload"))?;
-    let verified = claims::decode(payload, sha256(token))?;
+    let verified = read(&sign1, token)?;
+    if verified.parent.is_some() {
+        return Err(TokenError::Malformed("the fleet delegates from nothing"));
+    }
     if verified.vehicle != *audience {
         return Err(TokenError::WrongAudience);
     }
+    in_time(&verified, now)?;
+    Ok(verified)
+}
+
+fn read(sign1: &CoseSign1, token: &[u8]) -> Result<VerifiedToken, TokenError> {
+    let payload = sign1.payload.as_deref().ok_or(TokenError::Malformed("no payload"))?;
+    claims::decode(payload, sha256(token))
+}
+
+fn in_time(verified: &VerifiedToken, now: Timestamp) -> Result<(), TokenError> {
     if now < verified.grant.not_before {
         return Err(TokenError::NotYetValid);
     }
@@ -202,15 +228,18 @@ pub fn verify(
     if now >= verified.grant.not_after {
         return Err(TokenError::Expired);
     }
-    Ok(verified)
+    Ok(())
 }
 
 /// The envelope, in the one encoding that [`Signer::mint`] writes: what the signature does not cover may not vary.
-fn parse_sign1(token: &[u8]) -> Result<CoseSign1, TokenError> {
+fn parse_sign1(token: &[u8], algorithm: iana::Algorithm) -> Result<CoseSign1, TokenError> {
+    if token.len() > MAX_TOKEN_LEN {
+        return Err(TokenError::TooLong);
+    }
     let sign1 = CoseSign1::from_tagged_slice(token).map_err(|_| TokenError::Malformed("not a COSE_Sign1"))?;
-    let expected = protected_header(&sign1.protected.header.key_id);
+    let expected = protected_header(algorithm, &sign1.protected.header.key_id);
     if sign1.protected.header != expected {
-        return Err(TokenError::Malformed("the protected header is not {alg: EdDSA, kid}"));
+        return Err(TokenError::Malformed("the protected header is not the signing key's algorithm and kid"));
     }
     if sign1.unprotected != coset::Header::default() {
         return Err(TokenError::Malformed("the unprotected header is not empty"));

@@ -178,6 +178,7 @@ fn car(is_rented: bool) -> Snapshot {
             until: now.plus_ms(3_600_000),
             state: RentalState::Active,
             history: vec![RentalPassage { state: RentalState::Active, at: began }],
+            first_used_at: None,
         });
     }
     Snapshot { now, vehicle, twin: Twin::new(now) }

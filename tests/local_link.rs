@@ -12,7 +12,7 @@ use cardea::token::Keyset;
 use cardea_simulator::car::CarHandle;
 use cardea_simulator::http_client::HttpClient;
 use cardea_simulator::local_link::LocalLink;
-use cardea_simulator::phone::{Phone, Requested, VirtualKey};
+use cardea_simulator::phone::{HandedOn, Phone, Requested, Terms, VirtualKey};
 use kit::{Gateway, PATIENCE, car, until};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -38,21 +38,25 @@ fn now() -> Timestamp {
     Timestamp(i64::try_from(kit::unix_now()).expect("small") * 1_000)
 }
 
-async fn rent(gateway: &Gateway, phone: &Phone, vehicle: &str) -> VirtualKey {
+async fn rent(gateway: &Gateway, phone: &Phone, vehicle: &str, profile: &str) -> VirtualKey {
     let vehicle = vehicle.parse().expect("an id");
-    let requested = phone.request(&vehicle, "cabin", now(), now().plus_ms(3_600_000), Some("ann")).await;
+    let requested = phone.request(&vehicle, profile, now(), now().plus_ms(3_600_000), Some("ann")).await;
     let Requested::Granted(key) = requested.expect("an answer") else { panic!("not granted: {}", gateway.log()) };
     key
 }
 
 /// A car with an open local link, rented under `cabin`; the grant has arrived.
 async fn scene() -> Scene {
+    scene_under("cabin").await
+}
+
+async fn scene_under(profile: &str) -> Scene {
     let gateway = Gateway::start().await;
     let car = car::connect(&gateway, "CAR-1").await;
     let link = car.listen_locally(ANYWHERE, Some(keyset(&gateway).await)).await.expect("a port");
     let http = HttpClient::new(&gateway.http, &gateway.ca(), Some(gateway.admin_key.clone())).expect("a client");
     let phone = Phone::new(http);
-    let key = rent(&gateway, &phone, "CAR-1").await;
+    let key = rent(&gateway, &phone, "CAR-1", profile).await;
     car.wait_granted(key.key_id, PATIENCE).await.expect("the car has the key");
     Scene { gateway, car, link, phone, key }
 }
@@ -110,7 +114,7 @@ async fn a_key_of_another_car_a_stolen_token_and_a_revoked_key_open_nothing() {
     let scene = scene().await;
     // Another car of the same fleet.
     let other = car::connect(&scene.gateway, "CAR-2").await;
-    let foreign = rent(&scene.gateway, &scene.phone, "CAR-2").await;
+    let foreign = rent(&scene.gateway, &scene.phone, "CAR-2", "cabin").await;
     other.wait_granted(foreign.key_id, PATIENCE).await.expect("the other car has its key");
     assert_eq!(scene.present(&foreign, Function::UnlockDoors).await, Err("wrong_vehicle".into()));
     // Whoever copied the token has not the key that it is bound to.
@@ -131,6 +135,85 @@ async fn a_key_of_another_car_a_stolen_token_and_a_revoked_key_open_nothing() {
         .post(&format!("/v1/keys/{}/actions", scene.key.key_id), json!({"function": "unlock_doors"}))
         .await;
     assert_eq!(status, 410, "nor over the network: {refused}");
+}
+
+/// The gateway hears of attempts too, under the key they were made with.
+#[tokio::test]
+async fn every_refusal_at_the_car_is_told_when_there_is_a_link_again() {
+    let scene = scene().await;
+    scene.car.cut_link().await.expect("cut");
+    let http = HttpClient::new(&scene.gateway.http, &scene.gateway.ca(), None).expect("a client");
+    let thief = Phone::new(http);
+    let stolen = thief.use_at_car(scene.link.address, &scene.key, Function::UnlockDoors).await.expect("they talk");
+    assert_eq!(stolen, Err("bad_proof".into()));
+    let mut forged = scene.key.clone();
+    // A letter of the signature, so that it still says which key it is.
+    let at = forged.token.len() - 20;
+    let other = if forged.token.as_bytes()[at] == b'A' { "B" } else { "A" };
+    forged.token.replace_range(at..=at, other);
+    assert_eq!(scene.present(&forged, Function::UnlockDoors).await, Err("bad_signature".into()));
+    assert_eq!(scene.present(&scene.key, Function::OpenTrunk).await, Err("not_permitted".into()));
+    scene.car.restore_link().await.expect("restored");
+    scene.car.wait_facts_taken(PATIENCE).await.expect("everything is told");
+    let uses = scene.journalled_uses(scene.key.key_id).await;
+    assert_eq!(
+        uses,
+        ["unlock_doors refused bad_proof", " refused bad_signature", "open_trunk refused not_permitted"],
+        "one without a function was refused before it was asked for"
+    );
+}
+
+/// Car and both phones offline; the gateway is told afterwards, and takes the one key back without the other.
+#[tokio::test]
+async fn a_key_handed_on_opens_what_it_says_once_deep_and_is_taken_back_alone() {
+    let scene = scene_under("drive").await;
+    let vehicle = "CAR-1".parse().expect("an id");
+    let friend = Phone::new(HttpClient::new(&scene.gateway.http, &scene.gateway.ca(), None).expect("a client"));
+    let terms = Terms {
+        key_id: KeyId(uuid::Uuid::now_v7()),
+        permits: vec![Function::UnlockDoors, Function::OpenGlovebox].into(),
+        not_before: now().plus_ms(-1_000),
+        not_after: now().plus_ms(600_000),
+        max_delegation: 0,
+    };
+    let hand_on = |terms| scene.phone.hand_on(&scene.key, &vehicle, &friend, terms).expect("a token");
+    let key = hand_on(terms);
+    scene.car.cut_link().await.expect("cut");
+    let car = scene.link.address;
+    let ask =
+        async |phone: &Phone, key: &HandedOn, function| phone.use_handed_on(car, key, function).await.expect("talk");
+    assert_eq!(ask(&friend, &key, Function::UnlockDoors).await, Ok(()));
+    assert!(!scene.is_locked());
+    assert_eq!(ask(&friend, &key, Function::LockDoors).await, Err("not_permitted".into()), "not handed on");
+    assert_eq!(ask(&friend, &key, Function::OpenGlovebox).await, Err("not_permitted".into()), "never had");
+    assert_eq!(ask(&scene.phone, &key, Function::UnlockDoors).await, Err("bad_proof".into()), "it is the friend's");
+    let deeper = hand_on(Terms { max_delegation: 1, ..terms });
+    assert_eq!(ask(&friend, &deeper, Function::UnlockDoors).await, Err("delegation_not_allowed".into()));
+    let over = hand_on(Terms { not_after: now().plus_ms(-500), ..terms });
+    assert_eq!(ask(&friend, &over, Function::UnlockDoors).await, Err("expired".into()));
+    scene.car.restore_link().await.expect("restored");
+    scene.car.wait_facts_taken(PATIENCE).await.expect("everything is told");
+    let uses = scene.journalled_uses(scene.key.key_id).await;
+    assert_eq!(uses[0], "unlock_doors permitted", "under the key that was granted");
+
+    let path = format!("/v1/keys/{}/delegations", scene.key.key_id);
+    let (status, told) = scene.gateway.post(&path, json!({"token": key.token})).await;
+    assert_eq!(status, 403, "it claims a function that the key prohibits: {told}");
+    let modest = hand_on(Terms { permits: vec![Function::UnlockDoors].into(), ..terms });
+    let (status, told) = scene.gateway.post(&path, json!({"token": modest.token})).await;
+    assert_eq!(
+        (status, &told["state"], &told["permits"]),
+        (201, &json!("delivered"), &json!(["unlock_doors"])),
+        "{told}"
+    );
+    let (status, bad) = scene.gateway.post(&path, json!({"token": scene.key.token})).await;
+    assert_eq!(status, 400, "a key of the fleet's is none: {bad}");
+    assert_eq!(ask(&friend, &modest, Function::UnlockDoors).await, Ok(()));
+    let (status, revoked) = scene.gateway.delete(&format!("{path}/{}?effect=immediate", terms.key_id)).await;
+    assert_eq!((status, &revoked["state"]), (200, &json!("revoked")), "{revoked}");
+    until("the car has heard", async || ask(&friend, &modest, Function::UnlockDoors).await == Err("revoked".into()))
+        .await;
+    assert_eq!(scene.present(&scene.key, Function::LockDoors).await, Ok(()), "the renter's own stays");
 }
 
 /// Bytes a phone would never send; the next phone is served all the same.

@@ -3,7 +3,7 @@
 //! An allow-list: a key that is not here, or does not list a function, opens nothing. A revoked key stays listed until
 //! it would have expired anyway, so that a grant arriving late does not bring it back.
 
-use cardea::domain::key::{KeyGrant, KeyRefusal, RevocationEffect};
+use cardea::domain::key::{Geofence, KeyGrant, KeyRefusal, RevocationEffect};
 use cardea::domain::{Function, KeyId, Position, Timestamp};
 
 use crate::proof::Proven;
@@ -13,12 +13,17 @@ pub const MAX_KEYS: usize = 64;
 pub const MAX_REVOCATIONS: usize = 256;
 /// A revocation of a key that was never seen is kept this long, since its own end is not known.
 const UNSEEN_REVOCATION_MS: i64 = 90 * 24 * 3_600_000;
+/// What clocks are set back by when they are synchronised.
+const CLOCK_SLACK_MS: i64 = 60_000;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Keyring {
     grants: Vec<KeyGrant>,
     revocations: Vec<Revocation>,
     generation: u32,
+    /// The latest time the car has seen, by its own clock or the gateway's. A unit keeps it where a loss of power does
+    /// not reach.
+    latest: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +49,10 @@ pub enum KeyDenial {
     Key(KeyRefusal),
     /// The token's holder is not the grant's.
     OtherHolder,
+    NotDelegable,
     OutsideGeofence,
+    /// The car's clock is behind what it has seen: no time that a key names can be trusted.
+    ClockSetBack,
     Disabled,
     Unsupported,
 }
@@ -55,10 +63,18 @@ impl KeyDenial {
             Self::UnknownKey => "unknown_key",
             Self::Key(refusal) => refusal.reason(),
             Self::OtherHolder => "other_holder",
+            Self::NotDelegable => "delegation_not_allowed",
             Self::OutsideGeofence => "outside_geofence",
+            Self::ClockSetBack => "clock_set_back",
             Self::Disabled => "disabled",
             Self::Unsupported => "unsupported",
         }
+    }
+}
+
+impl Default for Keyring {
+    fn default() -> Self {
+        Self { grants: Vec::new(), revocations: Vec::new(), generation: 0, latest: Timestamp(0) }
     }
 }
 
@@ -82,12 +98,24 @@ impl Keyring {
 
     /// Is the proven key the one that the car was told of? A key that is not here is left to [`Self::permits`], which
     /// knows why.
-    pub fn knows(&self, proven: &Proven) -> Result<(), KeyDenial> {
+    fn knows(&self, proven: &Proven) -> Result<(), KeyDenial> {
         match self.grant(proven.key_id) {
             Some(grant) if grant.holder_key != proven.holder_key => Err(KeyDenial::OtherHolder),
             Some(grant) if grant.generation != proven.generation => Err(KeyDenial::Key(KeyRefusal::WrongGeneration)),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Time as the car's own clock has it.
+    pub fn note_time(&mut self, now: Timestamp) {
+        self.latest = self.latest.max(now);
+    }
+
+    /// Time as the gateway has just written it. Where both clocks agree, an earlier leap of the car's is forgiven;
+    /// else a glitch into the future would close the car until it gets there.
+    pub fn note_gateway_time(&mut self, now: Timestamp, written: Timestamp) {
+        let agree = now.since_ms(written).abs() <= CLOCK_SLACK_MS;
+        self.latest = if agree { now.max(written) } else { self.latest.max(written) };
     }
 
     /// The same key again replaces what was known of it.
@@ -157,16 +185,41 @@ impl Keyring {
             return Err(KeyDenial::Key(KeyRefusal::Revoked));
         }
         let grant = self.grant(key_id).ok_or(KeyDenial::UnknownKey)?;
-        grant.permits_at(now, function).map_err(KeyDenial::Key)?;
-        if let Some(fence) = grant.geofence {
-            let centre = Position { latitude: fence.latitude, longitude: fence.longitude };
-            let distance_m = centre.distance_m(here);
-            // A fence nobody can measure against permits nothing.
-            if distance_m.is_nan() || distance_m > fence.radius_m {
-                return Err(KeyDenial::OutsideGeofence);
-            }
+        if now < self.latest.plus_ms(-CLOCK_SLACK_MS) {
+            return Err(KeyDenial::ClockSetBack);
         }
-        Ok(())
+        grant.permits_at(now, function).map_err(KeyDenial::Key)?;
+        within(grant.geofence, here)
+    }
+
+    /// May the phone that proved it use this function here and now? A key that was handed on permits what it lists, as
+    /// long as the one it was made of permits it too.
+    pub fn permits_proven(
+        &self,
+        now: Timestamp,
+        proven: &Proven,
+        function: Function,
+        here: Position,
+    ) -> Result<(), KeyDenial> {
+        self.knows(proven)?;
+        self.permits(now, proven.key_id, function, here)?;
+        let Some(delegated) = &proven.delegated else { return Ok(()) };
+        if self.revocations.iter().any(|revocation| revocation.key_id == delegated.key_id) {
+            return Err(KeyDenial::Key(KeyRefusal::Revoked));
+        }
+        if self.grant(proven.key_id).is_none_or(|grant| grant.max_delegation == 0) {
+            return Err(KeyDenial::NotDelegable);
+        }
+        if now < delegated.not_before {
+            return Err(KeyDenial::Key(KeyRefusal::NotYetValid));
+        }
+        if now > delegated.not_after {
+            return Err(KeyDenial::Key(KeyRefusal::Expired));
+        }
+        if !delegated.permits.contains(function) {
+            return Err(KeyDenial::Key(KeyRefusal::Prohibited));
+        }
+        within(delegated.geofence, here)
     }
 
     fn forget_what_is_over(&mut self, now: Timestamp) {
@@ -175,13 +228,21 @@ impl Keyring {
     }
 }
 
+/// A fence nobody can measure against permits nothing.
+fn within(fence: Option<Geofence>, here: Position) -> Result<(), KeyDenial> {
+    let Some(fence) = fence else { return Ok(()) };
+    let distance_m = Position { latitude: fence.latitude, longitude: fence.longitude }.distance_m(here);
+    if distance_m.is_nan() || distance_m > fence.radius_m { Err(KeyDenial::OutsideGeofence) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use cardea::domain::Functions;
-    use cardea::domain::key::{Geofence, HolderKey};
+    use cardea::domain::key::HolderKey;
     use uuid::Uuid;
 
     use super::*;
+    use crate::proof::DelegatedKey;
 
     const HERE: Position = Position { latitude: 45.07, longitude: 7.68 };
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -265,6 +326,53 @@ mod tests {
         assert_eq!(ask(HERE), Err(KeyDenial::OutsideGeofence));
         assert_eq!(ask(Position { latitude: 45.0, longitude: 7.0 }), Ok(()));
         assert_eq!(ask(Position { latitude: f64::NAN, longitude: 7.0 }), Err(KeyDenial::OutsideGeofence));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_opens_nothing_until_it_agrees_with_the_gateways() {
+        let mut ring = ring_with(&[grant(1, &[Function::UnlockDoors])]);
+        let ask = |ring: &Keyring, at| ring.permits(at, KeyId(Uuid::from_u128(1)), Function::UnlockDoors, HERE);
+        let late = NOW.plus_ms(3_600_001);
+        ring.note_time(late);
+        assert_eq!(ask(&ring, late), Err(KeyDenial::Key(KeyRefusal::Expired)));
+        assert_eq!(ask(&ring, NOW.plus_ms(1_000)), Err(KeyDenial::ClockSetBack));
+        ring.note_gateway_time(NOW.plus_ms(1_000), late.plus_ms(5_000));
+        assert_eq!(ask(&ring, NOW.plus_ms(1_000)), Err(KeyDenial::ClockSetBack));
+        ring.note_gateway_time(NOW.plus_ms(1_000), NOW.plus_ms(1_500));
+        assert_eq!(ask(&ring, NOW.plus_ms(1_000)), Ok(()), "its own clock had leapt, and the gateway says so");
+        assert_eq!(ask(&ring, NOW.plus_ms(1_500 - CLOCK_SLACK_MS)), Err(KeyDenial::Key(KeyRefusal::NotYetValid)));
+    }
+
+    #[test]
+    fn a_key_that_was_handed_on_opens_what_both_permit_as_long_as_both_may() {
+        let mut parent = grant(1, &[Function::UnlockDoors, Function::LockDoors]);
+        parent.max_delegation = 1;
+        let mut ring = ring_with(std::slice::from_ref(&parent));
+        let delegated = DelegatedKey {
+            key_id: KeyId(Uuid::from_u128(2)),
+            permits: vec![Function::UnlockDoors, Function::Drive].into(),
+            not_before: NOW.plus_ms(1_000),
+            not_after: NOW.plus_ms(2_000),
+            geofence: Some(Geofence { latitude: HERE.latitude, longitude: HERE.longitude, radius_m: 50.0 }),
+        };
+        let (holder_key, generation) = (parent.holder_key.clone(), parent.generation);
+        let proven = Proven { key_id: parent.key_id, holder_key, generation, delegated: Some(delegated) };
+        let ask = |ring: &Keyring, ms, function, here| ring.permits_proven(NOW.plus_ms(ms), &proven, function, here);
+        let refused = |refusal| Err(KeyDenial::Key(refusal));
+        assert_eq!(ask(&ring, 1_500, Function::UnlockDoors, HERE), Ok(()));
+        assert_eq!(ask(&ring, 1_500, Function::LockDoors, HERE), refused(KeyRefusal::Prohibited), "not handed on");
+        assert_eq!(ask(&ring, 1_500, Function::Drive, HERE), refused(KeyRefusal::Prohibited), "never had");
+        assert_eq!(ask(&ring, 999, Function::UnlockDoors, HERE), refused(KeyRefusal::NotYetValid));
+        assert_eq!(ask(&ring, 2_001, Function::UnlockDoors, HERE), refused(KeyRefusal::Expired));
+        let away = Position { latitude: 45.08, ..HERE };
+        assert_eq!(ask(&ring, 1_500, Function::UnlockDoors, away), Err(KeyDenial::OutsideGeofence));
+        let kept = ring_with(&[KeyGrant { max_delegation: 0, ..parent.clone() }]);
+        assert_eq!(ask(&kept, 1_500, Function::UnlockDoors, HERE), Err(KeyDenial::NotDelegable));
+        let mut alone = ring.clone();
+        alone.revoke(NOW, KeyId(Uuid::from_u128(2)), 4, RevocationEffect::Immediate, true);
+        assert_eq!(ask(&alone, 1_500, Function::UnlockDoors, HERE), refused(KeyRefusal::Revoked), "taken back alone");
+        ring.revoke(NOW, parent.key_id, 4, RevocationEffect::Immediate, true);
+        assert_eq!(ask(&ring, 1_500, Function::UnlockDoors, HERE), refused(KeyRefusal::Revoked), "with its parent");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cardea::clock::Clock;
-use cardea::domain::{Function, VehicleId};
+use cardea::domain::{Function, KeyId, VehicleId};
 use cardea::token::Keyset;
 use ciborium::Value;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::car::Control;
-use crate::proof::{Dialogue, ProofDenial, Proven};
+use crate::proof::{self, Dialogue, ProofDenial, Proven};
 use crate::unit::Act;
 
 /// Two tokens at their largest and what stands around them.
@@ -93,24 +93,31 @@ impl LocalLink {
 
 async fn talk(mut phone: TcpStream, mut dialogue: Dialogue, car: &mpsc::Sender<Control>) -> Result<(), LocalError> {
     let (clock, random) = (Clock::start(), SystemRandom::new());
+    // A second use on one nonce is told under the key of the first.
+    let mut shown = None;
     while let Some(message) = read(&mut phone).await? {
         let answer = match Said::read(message) {
             None => {
-                write(&mut phone, refused(ProofDenial::Malformed.reason())).await?;
+                let answer = not_believed(car, dialogue.shown(), None, ProofDenial::Malformed).await;
+                write(&mut phone, answer).await?;
                 return Err(LocalError::Malformed);
             }
-            Some(Said::Hello { token, is_delegated }) => {
+            Some(Said::Hello { token, delegated }) => {
                 let mut nonce = [0; 32];
                 random.fill(&mut nonce).map_err(|_| std::io::Error::other("no randomness"))?;
-                match dialogue.hello(clock.now(), &token, is_delegated, nonce) {
+                match dialogue.hello(clock.now(), &token, delegated.as_deref(), nonce) {
                     Ok(nonce) => Value::Array(vec!["nonce".into(), Value::Bytes(nonce.to_vec())]),
-                    Err(denial) => refused(denial.reason()),
+                    Err(denial) => not_believed(car, proof::claimed(&token), None, denial).await,
                 }
             }
-            Some(Said::Use { function, signature }) => match dialogue.prove(clock.now(), function, &signature) {
-                Ok(proven) => ask_car(car, proven, function).await,
-                Err(denial) => refused(denial.reason()),
-            },
+            Some(Said::Use { function, signature }) => {
+                let key_id = dialogue.shown().or(shown);
+                shown = key_id;
+                match dialogue.prove(clock.now(), function, &signature) {
+                    Ok(proven) => ask_car(car, proven, function).await,
+                    Err(denial) => not_believed(car, key_id, Some(function), denial).await,
+                }
+            }
         };
         write(&mut phone, answer).await?;
     }
@@ -128,13 +135,29 @@ async fn ask_car(car: &mpsc::Sender<Control>, proven: Proven, function: Function
     }
 }
 
+/// The gateway hears of it too, once there is a link.
+async fn not_believed(
+    car: &mpsc::Sender<Control>,
+    key_id: Option<KeyId>,
+    function: Option<Function>,
+    denial: ProofDenial,
+) -> Value {
+    let reason = denial.reason();
+    let (reply, noted) = oneshot::channel();
+    // Without power there is nobody to tell it to.
+    if car.send(Control::Act(Act::PhoneRefused { key_id, function, reason }, reply)).await.is_ok() {
+        let _ = noted.await;
+    }
+    refused(reason)
+}
+
 fn refused(reason: &str) -> Value {
     Value::Array(vec!["refused".into(), reason.into()])
 }
 
 /// What a phone may say.
 enum Said {
-    Hello { token: Vec<u8>, is_delegated: bool },
+    Hello { token: Vec<u8>, delegated: Option<Vec<u8>> },
     Use { function: Function, signature: Vec<u8> },
 }
 
@@ -145,12 +168,8 @@ impl Said {
         let said = match kind.as_str() {
             "hello" => {
                 let token = parts.next()?.into_bytes().ok()?;
-                let is_delegated = match parts.next() {
-                    None => false,
-                    Some(Value::Bytes(_)) => true,
-                    Some(_) => return None,
-                };
-                Self::Hello { token, is_delegated }
+                let delegated = parts.next().map(Value::into_bytes).transpose().ok()?;
+                Self::Hello { token, delegated }
             }
             "use" => {
                 let number = i128::from(parts.next()?.into_integer().ok()?);
@@ -163,15 +182,19 @@ impl Said {
     }
 }
 
-/// The phone's side: presents the token, signs the nonce with `sign`, asks. The car's refusal comes back as its word.
+/// The phone's side: presents the token, with what was delegated from it where the phone holds that, signs the nonce with
+/// `sign`, asks. The car's refusal comes back as its word.
 pub async fn present(
     car: SocketAddr,
     token: &[u8],
+    delegated: Option<&[u8]>,
     function: Function,
     sign: impl FnOnce(&[u8; 32]) -> Vec<u8>,
 ) -> Result<Result<(), String>, LocalError> {
     let mut link = TcpStream::connect(car).await?;
-    write(&mut link, Value::Array(vec!["hello".into(), Value::Bytes(token.to_vec())])).await?;
+    let mut hello = vec!["hello".into(), Value::Bytes(token.to_vec())];
+    hello.extend(delegated.map(|delegated| Value::Bytes(delegated.to_vec())));
+    write(&mut link, Value::Array(hello)).await?;
     let nonce = match answer(&mut link).await? {
         Answer::Nonce(nonce) => nonce,
         Answer::Refused(reason) => return Ok(Err(reason)),

@@ -5,12 +5,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cardea::domain::{Function, KeyId, RentalId, Timestamp, VehicleId};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cardea::domain::key::{HolderKey, KeyGrant};
+use cardea::domain::{Function, Functions, KeyId, RentalId, Timestamp, VehicleId};
 use cardea::token;
 use p256::SecretKey;
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::elliptic_curve::rand_core::OsRng;
+use p256::elliptic_curve::sec1::ToEncodedPoint;
 use serde_json::{Value, json};
 
 use crate::http_client::{Answer, HttpClient, HttpError};
@@ -30,6 +34,24 @@ pub struct VirtualKey {
     pub token: String,
     pub permits: Vec<String>,
     pub prohibits: Vec<String>,
+}
+
+/// What one phone lets another do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub key_id: KeyId,
+    pub permits: Functions,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    /// 0, unless a car shall be shown to refuse what goes too deep.
+    pub max_delegation: u8,
+}
+
+/// A key from another phone, with the one it was made of.
+#[derive(Debug, Clone)]
+pub struct HandedOn {
+    pub parent: String,
+    pub token: String,
 }
 
 /// What became of a request.
@@ -120,12 +142,67 @@ impl Phone {
         function: Function,
     ) -> Result<Result<(), String>, LocalError> {
         let bytes = token::decode(&key.token).map_err(|_| LocalError::Malformed)?;
-        let sign = |nonce: &[u8; 32]| {
-            let message = token::use_message(nonce, &token::sha256(&bytes), function);
-            let signature: Signature = SigningKey::from(&self.holder_key).sign(&message);
-            signature.to_bytes().to_vec()
+        let sign = |nonce: &[u8; 32]| self.sign(&token::use_message(nonce, &token::sha256(&bytes), function));
+        local_link::present(car, &bytes, None, function, sign).await
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let signature: Signature = SigningKey::from(&self.holder_key).sign(message);
+        signature.to_bytes().to_vec()
+    }
+
+    fn public_key(&self) -> HolderKey {
+        let point = self.holder_key.public_key().to_encoded_point(false);
+        // An uncompressed point has both coordinates.
+        let half = |bytes: Option<&p256::FieldBytes>| bytes.map_or([0; 32], |bytes| (*bytes).into());
+        HolderKey::P256 { x: half(point.x()), y: half(point.y()) }
+    }
+
+    /// Makes a narrower key for another phone; nobody else is asked or told.
+    pub fn hand_on(&self, key: &VirtualKey, vehicle: &VehicleId, to: &Self, terms: Terms) -> Option<HandedOn> {
+        let parent = token::decode(&key.token).ok()?;
+        let Terms { key_id, permits, not_before, not_after, max_delegation } = terms;
+        let grant = KeyGrant {
+            key_id,
+            holder_key: to.public_key(),
+            permits,
+            not_before,
+            not_after,
+            generation: 0,
+            geofence: None,
+            max_delegation,
         };
-        local_link::present(car, &bytes, function, sign).await
+        let delegation = token::Delegation {
+            parent: &parent,
+            parent_key: &self.public_key(),
+            issuer: "phone",
+            holder: "friend",
+            vehicle,
+            issued_at: not_before,
+            grant: &grant,
+        };
+        let delegated = token::delegate(&delegation, |message| self.sign(message));
+        Some(HandedOn { parent: key.token.clone(), token: delegated })
+    }
+
+    /// As [`Self::use_at_car`], with a key that another phone made for this one.
+    pub async fn use_handed_on(
+        &self,
+        car: SocketAddr,
+        key: &HandedOn,
+        function: Function,
+    ) -> Result<Result<(), String>, LocalError> {
+        let bytes = |text: &str| token::decode(text).map_err(|_| LocalError::Malformed);
+        let (parent, last) = (bytes(&key.parent)?, bytes(&key.token)?);
+        let sign = |nonce: &[u8; 32]| self.sign(&token::use_message(nonce, &token::sha256(&last), function));
+        local_link::present(car, &parent, Some(&last), function, sign).await
+    }
+
+    /// The proof of possession that goes with an asked function, base64url.
+    pub fn proof(&self, key: &VirtualKey, idempotency_key: &str, function: Function) -> Option<String> {
+        let bytes = token::decode(&key.token).ok()?;
+        let nonce = token::sha256(idempotency_key.as_bytes());
+        Some(URL_SAFE_NO_PAD.encode(self.sign(&token::use_message(&nonce, &token::sha256(&bytes), function))))
     }
 
     /// Ends the rental; returns its state.

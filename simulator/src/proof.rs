@@ -4,9 +4,9 @@
 //! The token says which key it is and is checked in full; whether that key still opens anything is the keyring's
 //! business, so that a token of a revoked key, or of a key the car was never told of, opens nothing.
 
-use cardea::domain::key::HolderKey;
-use cardea::domain::{Function, KeyId, Timestamp, VehicleId};
-use cardea::token::{self, Keyset, TokenError};
+use cardea::domain::key::{Geofence, HolderKey};
+use cardea::domain::{Function, Functions, KeyId, Timestamp, VehicleId};
+use cardea::token::{self, Keyset, TokenError, VerifiedToken};
 
 /// How long a nonce may be answered.
 pub const NONCE_LIFE_MS: i64 = 10_000;
@@ -17,8 +17,6 @@ pub enum ProofDenial {
     Token(TokenError),
     /// The car was not given the fleet's public keys.
     NoKeyset,
-    /// Delegated tokens are not taken yet.
-    Delegated,
     /// A use without a hello before it, or a second one on the same nonce.
     NoNonce,
     NonceTooOld,
@@ -34,7 +32,6 @@ impl ProofDenial {
         match self {
             Self::Token(error) => error.reason(),
             Self::NoKeyset => "no_keyset",
-            Self::Delegated => "delegation_not_allowed",
             Self::NoNonce => "no_nonce",
             Self::NonceTooOld => "nonce_too_old",
             Self::NotTheHolder => "bad_proof",
@@ -44,13 +41,30 @@ impl ProofDenial {
 }
 
 /// A key that was proven to be the phone's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Proven {
     pub key_id: KeyId,
     /// The keyring compares it with the grant's.
     pub holder_key: HolderKey,
     /// Generation the token was minted at.
     pub generation: u32,
+    /// What its holder made of it for the phone that is here, narrowed to what the key itself permits.
+    pub delegated: Option<DelegatedKey>,
+}
+
+/// A key that was handed on. The gateway may not know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DelegatedKey {
+    pub key_id: KeyId,
+    pub permits: Functions,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub geofence: Option<Geofence>,
+}
+
+/// A token that was presented and refused, as far as it says which key it is.
+pub fn claimed(token: &[u8]) -> Option<KeyId> {
+    token::claimed_key_id(token)
 }
 
 /// One phone's conversation with a car.
@@ -66,6 +80,8 @@ struct Asked {
     nonce: [u8; 32],
     at: Timestamp,
     token_hash: [u8; 32],
+    /// Of the phone that is here: the last token's holder.
+    phone_key: HolderKey,
     proven: Proven,
 }
 
@@ -74,27 +90,42 @@ impl Dialogue {
         Self { vehicle_id, keyset, asked: None }
     }
 
-    /// A token is presented; `nonce` is fresh and goes to the phone when the token is good. Replaces an earlier hello.
+    /// A token is presented, or one with what was delegated from it; `nonce` is fresh and goes to the phone when they
+    /// are good. Replaces an earlier hello.
     pub fn hello(
         &mut self,
         now: Timestamp,
         token: &[u8],
-        is_delegated: bool,
+        delegated: Option<&[u8]>,
         nonce: [u8; 32],
     ) -> Result<[u8; 32], ProofDenial> {
         self.asked = None;
-        if is_delegated {
-            return Err(ProofDenial::Delegated);
-        }
         let keyset = self.keyset.as_ref().ok_or(ProofDenial::NoKeyset)?;
-        let verified = token::verify(token, keyset, &self.vehicle_id, now).map_err(ProofDenial::Token)?;
+        let own = token::verify(token, keyset, &self.vehicle_id, now).map_err(ProofDenial::Token)?;
+        let handed_on = delegated.map(|delegated| token::verify_delegated(delegated, &own, now)).transpose();
+        let handed_on = handed_on.map_err(ProofDenial::Token)?;
+        let last = handed_on.as_ref().unwrap_or(&own);
+        let (token_hash, phone_key) = (last.hash, last.grant.holder_key.clone());
+        let delegated = handed_on.map(|VerifiedToken { grant, .. }| DelegatedKey {
+            key_id: grant.key_id,
+            permits: grant.permits,
+            not_before: grant.not_before,
+            not_after: grant.not_after,
+            geofence: grant.geofence,
+        });
         let proven = Proven {
-            key_id: verified.grant.key_id,
-            holder_key: verified.grant.holder_key,
-            generation: verified.grant.generation,
+            key_id: own.grant.key_id,
+            holder_key: own.grant.holder_key,
+            generation: own.grant.generation,
+            delegated,
         };
-        self.asked = Some(Asked { nonce, at: now, token_hash: verified.hash, proven });
+        self.asked = Some(Asked { nonce, at: now, token_hash, phone_key, proven });
         Ok(nonce)
+    }
+
+    /// Which key the phone has shown, until it has used it.
+    pub fn shown(&self) -> Option<KeyId> {
+        self.asked.as_ref().map(|asked| asked.proven.key_id)
     }
 
     /// The phone asks for a function and signs. A nonce serves once, whatever comes of it.
@@ -105,7 +136,7 @@ impl Dialogue {
             return Err(ProofDenial::NonceTooOld);
         }
         let message = token::use_message(&asked.nonce, &asked.token_hash, function);
-        if !token::holder_signed(&asked.proven.holder_key, &message, signature) {
+        if !token::holder_signed(&asked.phone_key, &message, signature) {
             return Err(ProofDenial::NotTheHolder);
         }
         Ok(asked.proven)
@@ -166,7 +197,7 @@ mod tests {
     fn the_holder_is_believed_once_a_nonce() {
         let mut scene = scene();
         let signature = scene.signed(Function::UnlockDoors);
-        assert_eq!(scene.dialogue.hello(NOW, &scene.token, false, NONCE), Ok(NONCE));
+        assert_eq!(scene.dialogue.hello(NOW, &scene.token, None, NONCE), Ok(NONCE));
         let proven = scene.dialogue.prove(NOW.plus_ms(NONCE_LIFE_MS), Function::UnlockDoors, &signature).unwrap();
         assert_eq!((proven.key_id, proven.generation), (KeyId(Uuid::from_u128(7)), 2));
         // A replay of the very same message.
@@ -177,7 +208,7 @@ mod tests {
     fn a_signature_for_one_function_does_not_ask_for_another() {
         let mut scene = scene();
         let signature = scene.signed(Function::UnlockDoors);
-        scene.dialogue.hello(NOW, &scene.token, false, NONCE).unwrap();
+        scene.dialogue.hello(NOW, &scene.token, None, NONCE).unwrap();
         assert_eq!(scene.dialogue.prove(NOW, Function::Drive, &signature), Err(ProofDenial::NotTheHolder));
     }
 
@@ -186,7 +217,7 @@ mod tests {
         for late_ms in [NONCE_LIFE_MS + 1, -1] {
             let mut scene = scene();
             let signature = scene.signed(Function::UnlockDoors);
-            scene.dialogue.hello(NOW.plus_ms(1), &scene.token, false, NONCE).unwrap();
+            scene.dialogue.hello(NOW.plus_ms(1), &scene.token, None, NONCE).unwrap();
             let answered = scene.dialogue.prove(NOW.plus_ms(1 + late_ms), Function::UnlockDoors, &signature);
             assert_eq!(answered, Err(ProofDenial::NonceTooOld), "{late_ms}");
         }
@@ -196,7 +227,7 @@ mod tests {
     fn a_thief_with_the_token_and_another_nonces_signature_is_not_believed() {
         let mut scene = scene();
         let recorded = scene.signed(Function::UnlockDoors);
-        scene.dialogue.hello(NOW, &scene.token, false, [8; 32]).unwrap();
+        scene.dialogue.hello(NOW, &scene.token, None, [8; 32]).unwrap();
         assert_eq!(scene.dialogue.prove(NOW, Function::UnlockDoors, &recorded), Err(ProofDenial::NotTheHolder));
     }
 
@@ -204,8 +235,8 @@ mod tests {
     fn a_bad_hello_ends_what_an_earlier_one_began() {
         let mut scene = scene();
         let signature = scene.signed(Function::UnlockDoors);
-        scene.dialogue.hello(NOW, &scene.token, false, NONCE).unwrap();
-        assert!(scene.dialogue.hello(NOW, b"x", false, NONCE).is_err());
+        scene.dialogue.hello(NOW, &scene.token, None, NONCE).unwrap();
+        assert!(scene.dialogue.hello(NOW, b"x", None, NONCE).is_err());
         assert_eq!(scene.dialogue.prove(NOW, Function::UnlockDoors, &signature), Err(ProofDenial::NoNonce));
     }
 
@@ -213,15 +244,15 @@ mod tests {
     fn tokens_that_are_not_for_here_and_now_get_no_nonce() {
         let mut scene = scene();
         let mut other = Dialogue::new("CAR-2".parse().unwrap(), Some(scene.fleet.keyset()));
-        let wrong_car = other.hello(NOW, &scene.token, false, NONCE);
+        let wrong_car = other.hello(NOW, &scene.token, None, NONCE);
         assert_eq!(wrong_car, Err(ProofDenial::Token(TokenError::WrongAudience)));
-        let early = scene.dialogue.hello(NOW.plus_ms(-1), &scene.token, false, NONCE);
+        let early = scene.dialogue.hello(NOW.plus_ms(-1), &scene.token, None, NONCE);
         assert_eq!(early, Err(ProofDenial::Token(TokenError::NotYetValid)));
-        let late = scene.dialogue.hello(NOW.plus_ms(3_600_000), &scene.token, false, NONCE);
+        let late = scene.dialogue.hello(NOW.plus_ms(3_600_000), &scene.token, None, NONCE);
         assert_eq!(late, Err(ProofDenial::Token(TokenError::Expired)));
         let mut foreign = Dialogue::new(scene.car.clone(), Some(Signer::from_seed(&[2; 32], "fleet").keyset()));
-        let unknown = foreign.hello(NOW, &scene.token, false, NONCE);
+        let unknown = foreign.hello(NOW, &scene.token, None, NONCE);
         assert_eq!(unknown, Err(ProofDenial::Token(TokenError::UnknownSigner)));
-        assert_eq!(Dialogue::new(scene.car, None).hello(NOW, &scene.token, false, NONCE), Err(ProofDenial::NoKeyset));
+        assert_eq!(Dialogue::new(scene.car, None).hello(NOW, &scene.token, None, NONCE), Err(ProofDenial::NoKeyset));
     }
 }

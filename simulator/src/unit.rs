@@ -17,6 +17,9 @@ use crate::world::{Change, Door, Driver, Habits, World};
 
 /// Orders that wait for a safe state or for the actuator; one more is answered `failed`.
 const MAX_DEFERRED: usize = 64;
+/// Refused uses that are told, in so much time.
+const MAX_REFUSALS: usize = 30;
+const REFUSALS_MS: i64 = 60_000;
 /// Kept for whoever looks at the car, newest last.
 const MAX_LOG: usize = 512;
 /// After a reconnect the newest outcomes are told again, since a lost link may have swallowed them.
@@ -64,6 +67,12 @@ pub enum Act {
     UseKey(KeyId, Function),
     /// A phone at the car has proven that the key is its own.
     UseProven(Proven, Function),
+    /// A phone at the car was not believed; what it claimed to be, as far as it said.
+    PhoneRefused {
+        key_id: Option<KeyId>,
+        function: Option<Function>,
+        reason: &'static str,
+    },
     Tamper(String),
     ReportNow,
 }
@@ -100,6 +109,8 @@ pub struct UnitCounters {
     pub unreadable: u64,
     pub telemetry: u64,
     pub acks: u64,
+    /// Refusals at the door beyond what is told.
+    pub refusals_untold: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -128,6 +139,8 @@ pub struct Unit {
     telemetry_seq: u64,
     next_report_at: Timestamp,
     locates: u32,
+    /// When somebody was refused, of the last minute.
+    refusals: Vec<Timestamp>,
     acks: VecDeque<Ack>,
     events: VecDeque<FactKind>,
     counters: UnitCounters,
@@ -149,6 +162,7 @@ impl Unit {
             telemetry_seq: 0,
             next_report_at: now,
             locates: 0,
+            refusals: Vec::new(),
             acks: VecDeque::new(),
             events: VecDeque::new(),
             counters: UnitCounters::default(),
@@ -166,13 +180,15 @@ impl Unit {
 
     /// Takes one input and returns what is to be sent, in order. Nothing is to be sent while the link is down.
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Vec<Output> {
+        self.keyring.note_time(now);
         match input {
             Input::LinkUp => self.link_up(now),
             Input::LinkDown => self.is_linked = false,
             Input::FromGateway(ToCar::EventAck { boot, seq }) => {
                 self.facts.acknowledge(boot, seq);
             }
-            Input::FromGateway(ToCar::Command { command_id, order, expires_at, .. }) => {
+            Input::FromGateway(ToCar::Command { command_id, order, issued_at, expires_at }) => {
+                self.keyring.note_gateway_time(now, issued_at);
                 self.receive(now, command_id, &order, expires_at);
             }
             Input::Unreadable(command_id) => self.refuse_unreadable(now, command_id),
@@ -237,6 +253,10 @@ impl Unit {
             Act::UseProven(proven, function) => {
                 return self.use_proven(now, &proven, function).map_err(ActDenial::Key);
             }
+            Act::PhoneRefused { key_id, function, reason } => {
+                self.note_refusal(now, key_id, function, None, reason);
+                None
+            }
             Act::Tamper(what) => {
                 self.note(now, FactKind::Tamper { what });
                 None
@@ -252,11 +272,14 @@ impl Unit {
     }
 
     fn use_key(&mut self, now: Timestamp, key_id: KeyId, function: Function) -> Result<(), KeyDenial> {
-        self.use_if(now, key_id, function, Ok(()))
+        let verdict = self.keyring.permits(now, key_id, function, self.world.position());
+        self.use_if(now, key_id, None, function, verdict)
     }
 
     fn use_proven(&mut self, now: Timestamp, proven: &Proven, function: Function) -> Result<(), KeyDenial> {
-        self.use_if(now, proven.key_id, function, self.keyring.knows(proven))
+        let verdict = self.keyring.permits_proven(now, proven, function, self.world.position());
+        let delegated_key_id = proven.delegated.as_ref().map(|delegated| delegated.key_id);
+        self.use_if(now, proven.key_id, delegated_key_id, function, verdict)
     }
 
     /// Whatever comes of it is a fact for the gateway, also when it could not be told at once.
@@ -264,27 +287,61 @@ impl Unit {
         &mut self,
         now: Timestamp,
         key_id: KeyId,
+        delegated_key_id: Option<KeyId>,
         function: Function,
-        is_known: Result<(), KeyDenial>,
+        verdict: Result<(), KeyDenial>,
     ) -> Result<(), KeyDenial> {
-        let verdict = if let Err(denial) = is_known {
-            Err(denial)
-        } else if !self.spec.capabilities.contains(function) {
-            Err(KeyDenial::Unsupported)
-        } else if self.disabled.contains(function) {
-            Err(KeyDenial::Disabled)
-        } else {
-            self.keyring.permits(now, key_id, function, self.world.position())
-        };
-        let (outcome, reason) = match verdict {
-            Ok(()) => (KeyOutcome::Permitted, None),
-            Err(denial) => (KeyOutcome::Refused, Some(denial.reason().to_owned())),
-        };
-        self.note(now, FactKind::KeyUsed { key_id, function, outcome, reason });
+        let verdict = verdict.and_then(|()| {
+            if !self.spec.capabilities.contains(function) {
+                Err(KeyDenial::Unsupported)
+            } else if self.disabled.contains(function) {
+                Err(KeyDenial::Disabled)
+            } else {
+                Ok(())
+            }
+        });
+        match verdict {
+            Ok(()) => {
+                let (outcome, reason) = (KeyOutcome::Permitted, None);
+                let function = Some(function);
+                self.note(now, FactKind::KeyUsed { key_id, function, outcome, delegated_key_id, reason });
+            }
+            Err(denial) => self.note_refusal(now, Some(key_id), Some(function), delegated_key_id, denial.reason()),
+        }
         if verdict.is_ok() {
             self.carry_out(now, function);
         }
         verdict
+    }
+
+    /// Somebody at the door can cause as many refusals as they like, and facts are kept until they are told: beyond
+    /// [`MAX_REFUSALS`] a minute they are only counted.
+    fn note_refusal(
+        &mut self,
+        now: Timestamp,
+        key_id: Option<KeyId>,
+        function: Option<Function>,
+        delegated_key_id: Option<KeyId>,
+        reason: &str,
+    ) {
+        self.refusals.retain(|at| (0..REFUSALS_MS).contains(&now.since_ms(*at)));
+        if self.refusals.len() >= MAX_REFUSALS {
+            self.counters.refusals_untold += 1;
+            return;
+        }
+        self.refusals.push(now);
+        let kind = match key_id {
+            Some(key_id) => FactKind::KeyUsed {
+                key_id,
+                function,
+                outcome: KeyOutcome::Refused,
+                delegated_key_id,
+                reason: Some(reason.to_owned()),
+            },
+            // Not even a key was named.
+            None => FactKind::Tamper { what: format!("a phone was refused: {reason}") },
+        };
+        self.note(now, kind);
     }
 
     /// What the car does when a key opens a function.

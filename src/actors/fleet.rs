@@ -175,7 +175,7 @@ impl FleetHandle {
             let start = load(&inner.shared, &vehicle, LinkKnown::default())?;
             if number < config.max_resident {
                 inner.house(start, LinkKnown::default());
-            } else if let Some(due) = start.vehicle.next_due() {
+            } else if let Some(due) = start.vehicle.next_due(false) {
                 inner.shard(&vehicle).schedule.at(due, vehicle);
             }
         }

@@ -99,13 +99,21 @@ impl Touched {
                 self.rentals.insert(rental.rental_id);
                 self.requests.insert(rental.request_id);
             }
-            Event::RentalMoved { rental_id, .. } => {
+            Event::RentalMoved { rental_id, .. } | Event::RentalUsed { rental_id, .. } => {
                 self.rentals.insert(*rental_id);
+            }
+            Event::RentalExtended { rental_id, key_id, .. } => {
+                self.rentals.insert(*rental_id);
+                self.keys.insert(*key_id);
             }
             Event::KeyGranted { key } => {
                 self.keys.insert(key.grant.key_id);
             }
-            Event::KeyDelivered { key_id, .. } | Event::KeyRevoked { key_id, .. } => {
+            Event::KeyDelivered { key_id, .. }
+            | Event::KeyRevoked { key_id, .. }
+            | Event::KeyLeased { key_id, .. }
+            | Event::KeyDelegated { key_id, .. }
+            | Event::DelegationRevoked { key_id, .. } => {
                 self.keys.insert(*key_id);
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use actix::prelude::*;
 
 use super::feed::{CommandChanged, VehicleChanged};
-use super::fleet::{FleetHandle, Parts};
+use super::fleet::{FleetHandle, Mint, Parts};
 use super::vehicle::SendToCar;
 use crate::clock::Clock;
 use crate::config;
@@ -66,13 +66,27 @@ pub fn fleet(store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
 }
 
 pub fn fleet_of(config: &config::Fleet, store: Arc<dyn Store>, clock: Clock) -> (FleetHandle, Recorder) {
+    fleet_minting(
+        config,
+        store,
+        clock,
+        Arc::new(|grant, vehicle, holder, _| format!("token-{}-{vehicle}-{holder}", grant.key_id)),
+    )
+}
+
+pub fn fleet_minting(
+    config: &config::Fleet,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    mint: Mint,
+) -> (FleetHandle, Recorder) {
     let recorder = Recorder::default();
     let addr = recorder.clone().start();
     let parts = Parts {
         store,
         clock,
         rules: rules(),
-        mint: Arc::new(|grant, vehicle, holder, _| format!("token-{}-{vehicle}-{holder}", grant.key_id)),
+        mint,
         outbound: addr.clone().recipient(),
         vehicles_feed: addr.clone().recipient(),
         commands_feed: addr.recipient(),

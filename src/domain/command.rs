@@ -332,9 +332,15 @@ pub struct Fact {
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum FactKind {
     KeyUsed {
+        /// The key that was granted.
         key_id: KeyId,
-        function: Function,
+        /// `None` when it was refused before a function was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        function: Option<Function>,
         outcome: KeyOutcome,
+        /// The key that its holder made of it for somebody else, where that one was used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delegated_key_id: Option<KeyId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },

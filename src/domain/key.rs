@@ -128,6 +128,26 @@ pub struct Key {
     /// The car acknowledged the grant.
     pub delivered_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    /// Until when the car opens for it unless it is told again; `None` = to the key's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased_until: Option<Timestamp>,
+    /// What its holder made of it for others and told the gateway of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegations: Vec<Delegation>,
+}
+
+/// A key that was handed on. It permits nothing that the key it was made of does not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delegation {
+    pub key_id: KeyId,
+    /// The name its maker gave whoever holds it.
+    pub holder: String,
+    pub permits: Functions,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub told_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +160,19 @@ pub enum KeyState {
 }
 
 impl Key {
+    /// Of one key, at the gateway. The car holds none of them: they are shown to it with the key.
+    pub const MAX_DELEGATIONS: usize = 16;
+
+    /// What the car is told: the grant, for as long as it may be without hearing of it again.
+    pub fn leased(&self) -> KeyGrant {
+        let not_after = self.leased_until.map_or(self.grant.not_after, |until| until.min(self.grant.not_after));
+        KeyGrant { not_after, ..self.grant.clone() }
+    }
+
+    pub fn delegation(&self, id: KeyId) -> Option<&Delegation> {
+        self.delegations.iter().find(|delegation| delegation.key_id == id)
+    }
+
     pub fn state(&self, now: Timestamp) -> KeyState {
         if self.revoked_at.is_some() {
             KeyState::Revoked
@@ -149,6 +182,16 @@ impl Key {
             KeyState::Delivered
         } else {
             KeyState::Pending
+        }
+    }
+
+    /// A delegated key ends with the one it was made of.
+    pub fn delegation_state(&self, delegation: &Delegation, now: Timestamp) -> KeyState {
+        match self.state(now) {
+            KeyState::Revoked | KeyState::Expired => self.state(now),
+            _ if delegation.revoked_at.is_some() => KeyState::Revoked,
+            _ if now > delegation.not_after => KeyState::Expired,
+            known @ (KeyState::Pending | KeyState::Delivered) => known,
         }
     }
 
@@ -183,15 +226,33 @@ impl Profile {
         Ok(Self { name: name.into(), permits, max_delegation })
     }
 
-    /// `cabin`: open, enter and wait in comfort, no driving. `drive`: the whole car but what is the owner's.
+    /// `cabin`: open, enter and wait in comfort, no driving. `delivery`: the boot only, for a parcel. `drive`: the whole
+    /// car but what is the owner's. `valet`: to park it, with nothing opened but the doors. `service`: to clean and charge
+    /// it where it stands.
     pub fn built_in() -> Vec<Self> {
         use Function as F;
-        let cabin = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::AccessoryPower, F::Climate, F::Locate];
-        let drive_prohibits = [F::OpenGlovebox];
         let permits = |list: &[Function]| list.iter().copied().fold(Functions::NONE, Functions::with);
+        let profile =
+            |name: &str, permits: Functions, max_delegation: u8| Self { name: name.into(), permits, max_delegation };
+        let cabin = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::AccessoryPower, F::Climate, F::Locate];
+        let delivery = [F::OpenTrunk, F::LockDoors, F::Locate];
+        let valet = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::Drive, F::Climate, F::Locate];
+        let service = [
+            F::UnlockDoors,
+            F::LockDoors,
+            F::EnterCabin,
+            F::OpenTrunk,
+            F::AccessoryPower,
+            F::Windows,
+            F::OpenChargePort,
+            F::Locate,
+        ];
         vec![
-            Self { name: "cabin".into(), permits: permits(&cabin), max_delegation: 0 },
-            Self { name: "drive".into(), permits: permits(&drive_prohibits).complement(), max_delegation: 1 },
+            profile("cabin", permits(&cabin), 0),
+            profile("delivery", permits(&delivery), 0),
+            profile("drive", permits(&[F::OpenGlovebox]).complement(), 1),
+            profile("valet", permits(&valet), 0),
+            profile("service", permits(&service), 0),
         ]
     }
 }

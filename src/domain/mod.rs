@@ -330,6 +330,10 @@ impl Functions {
     }
 
     /// Every function not in this set.
+    pub fn intersect(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     pub fn complement(self) -> Self {
         Self(Self::ALL.0 & !self.0)
     }

@@ -43,6 +43,8 @@ pub enum RentalState {
     Ending,
     Ended,
     Cancelled,
+    /// Nobody came for the car in time.
+    NoShow,
 }
 
 impl RentalState {
@@ -53,6 +55,7 @@ impl RentalState {
             Self::Ending => "ending",
             Self::Ended => "ended",
             Self::Cancelled => "cancelled",
+            Self::NoShow => "no_show",
         }
     }
 
@@ -60,7 +63,15 @@ impl RentalState {
     pub fn is_open(self) -> bool {
         match self {
             Self::Reserved | Self::Active => true,
-            Self::Ending | Self::Ended | Self::Cancelled => false,
+            Self::Ending | Self::Ended | Self::Cancelled | Self::NoShow => false,
+        }
+    }
+
+    /// Nothing is left to do about it.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Ended | Self::Cancelled | Self::NoShow => true,
+            Self::Reserved | Self::Active | Self::Ending => false,
         }
     }
 }
@@ -76,6 +87,9 @@ pub struct Rental {
     pub until: Timestamp,
     pub state: RentalState,
     pub history: Vec<RentalPassage>,
+    /// When its key was first used, or the car was first seen in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_used_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,6 +122,13 @@ pub struct Lending {
     pub approval: Approval,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_area: Option<ReturnArea>,
+    /// A rental that nobody has begun to use by so long after its start is over. `None` = it waits to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_show_minutes: Option<u64>,
+    /// The car opens for a key only as long as the gateway has renewed it within so many minutes: what a revocation that
+    /// cannot reach the car is bounded by. `None` = to the key's own end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_minutes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -142,6 +163,17 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 impl Lending {
     const MAX_WINDOWS: usize = 32;
+    const MAX_MINUTES: u64 = 7 * 24 * 60;
+    /// Each renewal is a command to the car, at half of the lease.
+    const MIN_LEASE_MINUTES: u64 = 2;
+
+    pub fn lease_ms(&self) -> Option<i64> {
+        minutes_ms(self.lease_minutes)
+    }
+
+    pub fn no_show_ms(&self) -> Option<i64> {
+        minutes_ms(self.no_show_minutes)
+    }
 
     /// Checks the form; the detail names the field.
     pub fn check(&self, profiles: &[Profile]) -> Result<(), Refusal> {
@@ -155,6 +187,13 @@ impl Lending {
         }
         if self.max_minutes == Some(0) {
             return invalid("lending.max_minutes: at least 1".into());
+        }
+        if self.no_show_minutes.is_some_and(|minutes| !(1..=Self::MAX_MINUTES).contains(&minutes)) {
+            return invalid(format!("lending.no_show_minutes: 1 to {}", Self::MAX_MINUTES));
+        }
+        if self.lease_minutes.is_some_and(|minutes| !(Self::MIN_LEASE_MINUTES..=Self::MAX_MINUTES).contains(&minutes)) {
+            let least = Self::MIN_LEASE_MINUTES;
+            return invalid(format!("lending.lease_minutes: {least} to {}", Self::MAX_MINUTES));
         }
         if let Some(area) = self.return_area {
             let position = Position { latitude: area.latitude, longitude: area.longitude };
@@ -171,6 +210,17 @@ impl Lending {
     /// May the car be had from `from` to `until`? Every window is weekly; the whole span must lie in one occurrence.
     pub fn allows(&self, from: Timestamp, until: Timestamp) -> bool {
         self.windows.is_empty() || self.windows.iter().any(|window| window.covers(from, until))
+    }
+}
+
+fn minutes_ms(minutes: Option<u64>) -> Option<i64> {
+    minutes.and_then(|minutes| i64::try_from(minutes).ok()).map(|minutes| minutes.saturating_mul(60_000))
+}
+
+impl ReturnArea {
+    pub fn contains(self, position: Position) -> bool {
+        let centre = Position { latitude: self.latitude, longitude: self.longitude };
+        centre.distance_m(position) <= self.radius_m
     }
 }
 

@@ -2,6 +2,8 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -13,12 +15,13 @@ use super::model::{CommandBody, FunctionName, KeyBody, KeyRow};
 use super::vehicles::{ACTORS, ListParams, STAFF};
 use super::wire::{Items, Json, Query, idempotency, list_rows, path_id, reply, row};
 use crate::actors::vehicle::{Answer, Ask};
-use crate::domain::key::RevocationEffect;
+use crate::domain::key::{Key, RevocationEffect};
 use crate::domain::vehicle::Request;
 use crate::domain::{CommandId, Function, KeyId, Timestamp};
 use crate::store::Table;
+use crate::token;
 
-async fn stored(app: &App, caller: &Caller, id: KeyId) -> Result<KeyRow, Problem> {
+pub async fn stored(app: &App, caller: &Caller, id: KeyId) -> Result<KeyRow, Problem> {
     let row: Option<KeyRow> = row(app, Table::Keys, id.to_string()).await?;
     row.filter(|row| caller.sees(&row.item.holder)).ok_or_else(|| Problem::not_found("key"))
 }
@@ -61,7 +64,7 @@ pub struct RevokeParams {
 }
 
 impl RevokeParams {
-    fn effect(&self) -> Result<RevocationEffect, Problem> {
+    pub fn effect(&self) -> Result<RevocationEffect, Problem> {
         match self.effect.as_deref() {
             None | Some("at_safe_state") => Ok(RevocationEffect::AtSafeState),
             Some("immediate") => Ok(RevocationEffect::Immediate),
@@ -83,8 +86,13 @@ pub async fn revoke(
     let effect = query.0.effect()?;
     let row = stored(&app, &caller, key_id).await?;
     let ask = Ask { request: Request::Revoke { key_id, effect }, by: caller.principal, idempotency: None };
-    match app.fleet.ask(&row.vehicle_id, ask).await? {
-        Answer::Key(key) => Ok(reply(StatusCode::OK, &KeyBody::of(&row.vehicle_id, &key, app.clock.now()))),
+    let key = key_of(app.fleet.ask(&row.vehicle_id, ask).await?)?;
+    Ok(reply(StatusCode::OK, &KeyBody::of(&row.vehicle_id, &key, app.clock.now())))
+}
+
+pub fn key_of(answer: Answer) -> Result<Key, Problem> {
+    match answer {
+        Answer::Key(key) => Ok(key),
         Answer::Vehicle | Answer::Command(_) | Answer::Usage { .. } | Answer::Rental(_) => {
             Err(Problem::internal("key", &"the actor answered with something else"))
         }
@@ -97,8 +105,23 @@ pub async fn revoke(
 pub struct NewAction {
     #[schema(value_type = FunctionName)]
     function: Function,
-    /// Not taken yet: a proof that nobody checks would be worse than none, so its presence is refused.
+    /// That whoever asks holds the key and not only an account: base64url of the 64 bytes that the holder's key signed
+    /// over SHA-256 of the `Idempotency-Key`, SHA-256 of the token, and the function's number as one byte.
     proof: Option<String>,
+}
+
+/// The same form as at the car, with the idempotency key in the place of the car's nonce: the same key and body are
+/// answered once, so that a recorded proof asks for nothing new.
+fn check_proof(row: &KeyRow, nonce: Option<&[u8]>, function: Function, proof: &str) -> Result<(), Problem> {
+    let nonce = nonce.ok_or_else(|| Problem::invalid("Idempotency-Key", "a proof is made over it"))?;
+    let token = token::decode(&row.token).map_err(|error| Problem::internal("key", &error))?;
+    let message = token::use_message(&token::sha256(nonce), &token::sha256(&token), function);
+    let signature =
+        URL_SAFE_NO_PAD.decode(proof).map_err(|_| Problem::invalid("proof", "base64url without padding"))?;
+    match token::holder_signed(&row.item.grant.holder_key, &message, &signature) {
+        true => Ok(()),
+        false => Err(Problem::forbidden("the proof is not the key holder's")),
+    }
 }
 
 #[utoipa::path(post, path = "/v1/keys/{id}/actions", tag = "keys", params(("id" = String, Path), WaitParams),
@@ -115,12 +138,13 @@ pub async fn act(
     caller.require(&ACTORS)?;
     let key_id: KeyId = path_id(&request, "id", "key")?;
     let wait = query.0.wait()?;
-    if body.value.proof.is_some() {
-        return Err(Problem::invalid("proof", "a proof is not checked here yet; leave it out"));
-    }
     let function = body.value.function;
     let idempotency = idempotency(&request, &caller, "key-actions", &body.hash)?;
     let row = stored(&app, &caller, key_id).await?;
+    if let Some(proof) = &body.value.proof {
+        let nonce = request.headers().get("idempotency-key").map(|value| value.as_bytes());
+        check_proof(&row, nonce, function, proof)?;
+    }
     let command_id = CommandId(app.clock.new_id());
     let by = caller.principal;
     let ask = Ask { request: Request::Act { command_id, key_id, function, by: by.clone() }, by, idempotency };

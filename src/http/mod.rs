@@ -17,6 +17,7 @@ mod console_session;
 #[cfg(test)]
 mod console_tests;
 mod decisions;
+mod delegations;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
@@ -25,6 +26,9 @@ mod fuzz_tests;
 mod history;
 mod keys;
 mod keyset;
+#[cfg(test)]
+mod lending_tests;
+mod mds;
 pub mod model;
 pub mod openapi;
 mod pages;
@@ -212,9 +216,13 @@ pub fn table() -> Vec<Entry> {
         at("/v1/rentals/{id}").get(rentals::get),
         at("/v1/rentals/{id}/end").post(rentals::end),
         at("/v1/rentals/{id}/cancel").post(rentals::cancel),
+        at("/v1/rentals/{id}/extend").post(rentals::extend),
+        at("/v1/export/mds/vehicles").get(mds::vehicles),
         at("/v1/keys").get(keys::list),
         at("/v1/keys/{id}").get(keys::get).delete(keys::revoke),
         at("/v1/keys/{id}/actions").post(keys::act),
+        at("/v1/keys/{id}/delegations").post(delegations::tell),
+        at("/v1/keys/{id}/delegations/{delegated}").delete(delegations::revoke),
         at("/v1/api-keys").get(api_keys::list).post(api_keys::create),
         at("/v1/api-keys/{id}").delete(api_keys::delete),
         at("/v1/audit").get(audit::list),
@@ -237,6 +245,8 @@ pub fn table() -> Vec<Entry> {
         at("/v1/console").get(console::open),
         at("/").get(pages::index),
         at("/console/{file}").get(pages::part),
+        at("/terminal").get(pages::terminal),
+        at("/terminal/{file}").get(pages::terminal_part),
         at("/openapi.json").get(openapi::get),
     ]
 }

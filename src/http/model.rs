@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::actors::vehicle::Snapshot;
 use crate::domain::command::{Command, CommandState, Order};
-use crate::domain::key::{Key, KeyState, RevocationEffect};
+use crate::domain::key::{Delegation, Key, KeyState, RevocationEffect};
 use crate::domain::rental::{Lending, Rental, RentalState, RequestState, Usage, UsageRequest};
 use crate::domain::twin::{LinkState, SignalValue};
 use crate::domain::{CommandId, Function, Functions, KeyId, RentalId, RequestId, Timestamp, VehicleId};
@@ -133,6 +133,10 @@ pub struct LendingBody {
     /// `auto` or `owner`.
     pub approval: Option<String>,
     pub return_area: Option<AreaBody>,
+    /// A rental that nobody has begun to use by so many minutes after its start is over.
+    pub no_show_minutes: Option<u64>,
+    /// The car opens for a key only while the gateway renewed it within so many minutes.
+    pub lease_minutes: Option<u64>,
 }
 
 /// `{"days":["mon","tue"],"from":"08:00","until":"20:00","time_zone":"Europe/Berlin"}`
@@ -299,6 +303,49 @@ pub struct KeyBody {
     pub not_after: Timestamp,
     pub generation: u32,
     pub max_delegation: u8,
+    /// Until when the car opens for it without hearing of it again; on a vehicle that is lent with short leases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub leased_until: Option<Timestamp>,
+    /// Keys its holder made of it and told the gateway of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub delegations: Vec<DelegationBody>,
+}
+
+/// `{"key_id":"…","parent_key_id":"…","holder":"bob","state":"delivered","permits":["unlock_doors"],"prohibits":["drive"],"not_before":"…","not_after":"…"}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DelegationBody {
+    #[schema(value_type = String, format = "uuid")]
+    pub key_id: KeyId,
+    #[schema(value_type = String, format = "uuid")]
+    pub parent_key_id: KeyId,
+    /// The name its maker gave whoever holds it.
+    pub holder: String,
+    #[schema(value_type = String, example = "delivered")]
+    pub state: KeyState,
+    #[schema(value_type = Vec<FunctionName>)]
+    pub permits: Functions,
+    #[schema(value_type = Vec<FunctionName>)]
+    pub prohibits: Functions,
+    #[schema(value_type = String, format = DateTime)]
+    pub not_before: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub not_after: Timestamp,
+}
+
+impl DelegationBody {
+    pub fn of(key: &Key, delegation: &Delegation, now: Timestamp) -> Self {
+        Self {
+            key_id: delegation.key_id,
+            parent_key_id: key.grant.key_id,
+            holder: delegation.holder.clone(),
+            state: key.delegation_state(delegation, now),
+            permits: delegation.permits,
+            prohibits: delegation.permits.complement(),
+            not_before: delegation.not_before,
+            not_after: delegation.not_after,
+        }
+    }
 }
 
 impl KeyBody {
@@ -318,6 +365,8 @@ impl KeyBody {
             not_after: key.grant.not_after,
             generation: key.grant.generation,
             max_delegation: key.grant.max_delegation,
+            leased_until: key.leased_until,
+            delegations: key.delegations.iter().map(|delegation| DelegationBody::of(key, delegation, now)).collect(),
         }
     }
 }

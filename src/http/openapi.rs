@@ -13,8 +13,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, history, keys, keyset,
-    model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
+    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, delegations, history, keys,
+    keyset, mds, model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -26,8 +26,8 @@ use super::{
         certificates::issue, certificates::revoke, certificates::reload,
         commands::order, commands::list, commands::order_many, commands::get, commands::cancel,
         usage::list, usage::request, usage::get, usage::approve, usage::decline,
-        rentals::list, rentals::get, rentals::end, rentals::cancel,
-        keys::list, keys::get, keys::revoke, keys::act,
+        rentals::list, rentals::get, rentals::end, rentals::cancel, rentals::extend,
+        keys::list, keys::get, keys::revoke, keys::act, delegations::tell, delegations::revoke, mds::vehicles,
         api_keys::list, api_keys::create, api_keys::delete,
         alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
         cards::list, cards::add, cards::get, cards::change, cards::remove,
@@ -35,6 +35,7 @@ use super::{
         decisions::list, decisions::get, payments::stripe,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
+        pages::terminal, pages::terminal_part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
     modifiers(&Common)
@@ -43,11 +44,13 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 7] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
     ("/console/{file}", None),
+    ("/terminal", None),
+    ("/terminal/{file}", None),
     ("/v1/console", None),
     ("/v1/payments/stripe", None),
     ("/v1/session", Some(HttpMethod::Post)),

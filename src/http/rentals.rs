@@ -2,17 +2,19 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::App;
 use super::auth::Caller;
 use super::error::Problem;
 use super::model::{RentalBody, Row};
 use super::vehicles::{ACTORS, ListParams};
-use super::wire::{Items, Query, body_hash, idempotency, list_rows, path_id, reply, row};
+use super::wire::{Items, Json, Query, body_hash, idempotency, list_rows, path_id, reply, row};
 use crate::actors::vehicle::{Answer, Ask};
-use crate::domain::RentalId;
 use crate::domain::rental::Rental;
 use crate::domain::vehicle::Request;
+use crate::domain::{RentalId, Timestamp};
 use crate::store::Table;
 
 async fn stored(app: &App, caller: &Caller, id: RentalId) -> Result<Row<Rental>, Problem> {
@@ -51,6 +53,33 @@ pub async fn cancel(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     close(&app, caller, &request, "cancel", |rental_id| Request::CancelRental { rental_id }).await
 }
 
+/// `{"until":"2026-11-21T23:30:00Z"}`
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Extension {
+    #[schema(value_type = String, format = DateTime)]
+    until: Timestamp,
+}
+
+#[utoipa::path(post, path = "/v1/rentals/{id}/extend", tag = "rentals", params(("id" = String, Path)),
+    request_body = Extension,
+    responses((status = 200, description = "The holder fetches the longer token from the key", body = RentalBody)))]
+pub async fn extend(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    body: Json<Extension>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&ACTORS)?;
+    let rental_id: RentalId = path_id(&request, "id", "rental")?;
+    let idempotency = idempotency(&request, &caller, "extend", &body.hash)?;
+    let Row { vehicle_id, .. } = stored(&app, &caller, rental_id).await?;
+    let by = caller.principal;
+    let wish = Request::Extend { rental_id, until: body.value.until, by: by.clone() };
+    let rental = rental_of(app.fleet.ask(&vehicle_id, Ask { request: wish, by, idempotency }).await?)?;
+    Ok(reply(StatusCode::OK, &RentalBody::of(&vehicle_id, &rental)))
+}
+
 async fn close(
     app: &App,
     caller: Caller,
@@ -63,8 +92,13 @@ async fn close(
     let idempotency = idempotency(request, &caller, verb, &body_hash(request.path(), b""))?;
     let Row { vehicle_id, .. } = stored(app, &caller, id).await?;
     let ask = Ask { request: make(id), by: caller.principal, idempotency };
-    match app.fleet.ask(&vehicle_id, ask).await? {
-        Answer::Rental(rental) => Ok(reply(StatusCode::OK, &RentalBody::of(&vehicle_id, &rental))),
+    let rental = rental_of(app.fleet.ask(&vehicle_id, ask).await?)?;
+    Ok(reply(StatusCode::OK, &RentalBody::of(&vehicle_id, &rental)))
+}
+
+fn rental_of(answer: Answer) -> Result<Rental, Problem> {
+    match answer {
+        Answer::Rental(rental) => Ok(rental),
         Answer::Vehicle | Answer::Command(_) | Answer::Usage { .. } | Answer::Key(_) => {
             Err(Problem::internal("rental", &"the actor answered with something else"))
         }

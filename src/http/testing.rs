@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use actix::Actor;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
 use super::{App, CertificatePort, Counters};
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::{Feed, Limits};
+use crate::actors::vehicle::FromCar;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
@@ -223,14 +225,22 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             created_at: Timestamp(NOW_MS),
         });
     }
+    let signer = Arc::new(Signer::from_seed(&[7; 32], "cardea"));
+    let mint = signer.clone();
+    let fleet = crate::actors::testing::fleet_minting(
+        &crate::config::Fleet::default(),
+        store.clone(),
+        Clock::starting_at(NOW_MS),
+        Arc::new(move |grant, vehicle, holder, at| mint.mint(grant, vehicle, holder, at)),
+    );
     let app = App {
         store: store.clone(),
-        fleet: crate::actors::testing::fleet(store.clone(), Clock::starting_at(NOW_MS)).0,
+        fleet: fleet.0,
         clock: Clock::starting_at(NOW_MS),
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),
         tickets: Arc::new(Tickets::new()),
-        signer: Arc::new(Signer::from_seed(&[7; 32], "cardea")),
+        signer,
         certificates: CertificatePort {
             ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
@@ -263,3 +273,52 @@ macro_rules! service {
     };
 }
 pub(crate) use service;
+
+/// One request as a role; `(status, body)`.
+macro_rules! ask {
+    ($service:expr, $role:expr, $method:ident $path:expr) => {
+        ask!($service, $role, $method $path, serde_json::Value::Null)
+    };
+    ($service:expr, $role:expr, $method:ident $path:expr, $body:expr) => {
+        ask!($service, $role, $method $path, $body, "")
+    };
+    ($service:expr, $role:expr, $method:ident $path:expr, $body:expr, $key:expr) => {{
+        let mut request = actix_web::test::TestRequest::default()
+            .method(actix_web::http::Method::$method).uri($path.as_ref()).insert_header($crate::http::testing::bearer($role));
+        let body: serde_json::Value = $body;
+        if !body.is_null() {
+            request = request.set_json(body);
+        }
+        if !$key.is_empty() {
+            request = request.insert_header(("Idempotency-Key", $key));
+        }
+        let answer = actix_web::test::call_service(&$service, request.to_request()).await;
+        let status = answer.status().as_u16();
+        let bytes = actix_web::test::read_body(answer).await;
+        (status, serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or(serde_json::Value::Null))
+    }};
+}
+pub(crate) use ask;
+
+pub fn slug(body: &Value) -> &str {
+    body["type"].as_str().and_then(|kind| kind.strip_prefix("urn:cardea:problem:")).unwrap_or("none")
+}
+
+pub fn time(ms: i64) -> String {
+    Timestamp(NOW_MS + ms).to_string()
+}
+
+pub fn jwk() -> Value {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[3; 32]).verifying_key();
+    let x = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, key.as_bytes());
+    json!({"kty": "OKP", "crv": "Ed25519", "x": x})
+}
+
+pub fn usage(profile: &str) -> Value {
+    json!({"vehicle_id": "WVW-1", "profile": profile, "from": time(0), "until": time(3_600_000), "holder_key": jwk()})
+}
+
+pub fn online(app: &App, id: &str) {
+    let id: VehicleId = id.parse().unwrap();
+    app.fleet.tell(&id, FromCar::LinkUp { epoch: 1 }).unwrap();
+}

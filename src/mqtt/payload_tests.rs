@@ -184,12 +184,17 @@ fn report() -> impl Strategy<Value = Report> {
 
 fn fact() -> impl Strategy<Value = Fact> {
     let kind = prop_oneof![
-        (uuid(), function(), any::<bool>(), proptest::option::of(".{0,40}")).prop_map(
-            |(key, function, is_permitted, reason)| {
+        (uuid(), function(), any::<[bool; 2]>(), proptest::option::of(".{0,40}"), proptest::option::of(uuid()))
+            .prop_map(|(key, function, [is_permitted, is_asked], reason, delegated)| {
                 let outcome = if is_permitted { KeyOutcome::Permitted } else { KeyOutcome::Refused };
-                FactKind::KeyUsed { key_id: KeyId(key), function, outcome, reason }
-            }
-        ),
+                FactKind::KeyUsed {
+                    key_id: KeyId(key),
+                    function: (is_permitted || is_asked).then_some(function),
+                    outcome,
+                    delegated_key_id: delegated.map(KeyId),
+                    reason,
+                }
+            }),
         (number(), number()).prop_map(|(level_before_percent, level_after_percent)| FactKind::Refuelled {
             level_before_percent,
             level_after_percent

@@ -13,6 +13,8 @@ const PERMISSIONS: i64 = -70_001;
 const GENERATION: i64 = -70_002;
 const GEOFENCE: i64 = -70_003;
 const MAX_DELEGATION: i64 = -70_004;
+/// SHA-256 of the parent's bytes; in delegated tokens only.
+const PARENT: i64 = -70_005;
 
 /// A token that passed every check.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,9 +27,21 @@ pub struct VerifiedToken {
     pub grant: KeyGrant,
     /// SHA-256 of the token's bytes: what a phone signs over, and what a delegated token names its parent by.
     pub hash: [u8; 32],
+    /// The hash of the token it was delegated from; `None` = the fleet's own.
+    pub parent: Option<[u8; 32]>,
 }
 
-pub fn encode(grant: &KeyGrant, issuer: &str, vehicle: &VehicleId, holder: &str, issued_at: Timestamp) -> Vec<u8> {
+/// What stands in a token beside the grant.
+pub struct Frame<'a> {
+    pub issuer: &'a str,
+    pub vehicle: &'a VehicleId,
+    pub holder: &'a str,
+    pub issued_at: Timestamp,
+    pub parent: Option<&'a [u8; 32]>,
+}
+
+pub fn encode(grant: &KeyGrant, frame: &Frame<'_>) -> Vec<u8> {
+    let Frame { issuer, vehicle, holder, issued_at, parent } = *frame;
     let seconds = |at: Timestamp| CwtTime::WholeSeconds(at.as_secs());
     let confirmation = cose_key(&grant.holder_key).to_cbor_value().unwrap_or(Value::Null);
     let mut claims = ClaimsSetBuilder::new()
@@ -45,7 +59,11 @@ pub fn encode(grant: &KeyGrant, issuer: &str, vehicle: &VehicleId, holder: &str,
         let numbers = [fence.latitude, fence.longitude, fence.radius_m];
         claims = claims.private_claim(GEOFENCE, Value::Array(numbers.map(Value::Float).into()));
     }
-    to_cbor(claims.private_claim(MAX_DELEGATION, Value::from(grant.max_delegation)).build())
+    claims = claims.private_claim(MAX_DELEGATION, Value::from(grant.max_delegation));
+    if let Some(parent) = parent {
+        claims = claims.private_claim(PARENT, Value::Bytes(parent.to_vec()));
+    }
+    to_cbor(claims.build())
 }
 
 /// coset refuses duplicate claims and trailing bytes; everything else is refused here. A claim that is not known may be
@@ -72,7 +90,14 @@ pub fn decode(payload: &[u8], hash: [u8; 32]) -> Result<VerifiedToken, TokenErro
         issued_at: time(set.issued_at, "iat")?,
         grant,
         hash,
+        parent: rest.parent,
     })
+}
+
+/// Which key a token claims to be, whether or not any of it is true: for telling of a refusal.
+pub fn claimed_key_id(payload: &[u8]) -> Option<KeyId> {
+    let set = ClaimsSet::from_slice(payload).ok()?;
+    Some(KeyId(Uuid::from_bytes(set.cwt_id?.try_into().ok()?)))
 }
 
 fn time(claim: Option<CwtTime>, name: &'static str) -> Result<Timestamp, TokenError> {
@@ -92,6 +117,7 @@ struct Rest {
     generation: Option<u32>,
     geofence: Option<Geofence>,
     max_delegation: Option<u8>,
+    parent: Option<[u8; 32]>,
 }
 
 impl Rest {
@@ -107,6 +133,10 @@ impl Rest {
                 ClaimName::PrivateUse(GENERATION) => rest.generation = Some(integer(&value, "generation")?),
                 ClaimName::PrivateUse(GEOFENCE) => rest.geofence = Some(geofence(&value)?),
                 ClaimName::PrivateUse(MAX_DELEGATION) => rest.max_delegation = Some(depth(&value)?),
+                ClaimName::PrivateUse(PARENT) => {
+                    let hash = value.as_bytes().and_then(|bytes| bytes.as_slice().try_into().ok());
+                    rest.parent = Some(hash.ok_or(TokenError::Malformed("the parent is not a SHA-256"))?);
+                }
                 ClaimName::Assigned(_) | ClaimName::PrivateUse(_) | ClaimName::Text(_) => {
                     return Err(TokenError::Malformed("a claim that is not known"));
                 }

@@ -12,31 +12,31 @@ use super::*;
 use crate::domain::key::Geofence;
 use crate::domain::{Functions, KeyId};
 
-const NOW: Timestamp = Timestamp(1_795_298_400_000);
+pub const NOW: Timestamp = Timestamp(1_795_298_400_000);
 
-fn signer() -> Signer {
+pub fn signer() -> Signer {
     Signer::from_seed(&[7; 32], "cardea")
 }
 
-fn car() -> VehicleId {
+pub fn car() -> VehicleId {
     "WVW-1".parse().unwrap()
 }
 
-fn phone() -> p256::ecdsa::SigningKey {
+pub fn phone() -> p256::ecdsa::SigningKey {
     p256::ecdsa::SigningKey::from_slice(&[9; 32]).unwrap()
 }
 
-fn p256_holder() -> HolderKey {
+pub fn p256_holder() -> HolderKey {
     let point = phone().verifying_key().to_encoded_point(false);
     let coordinate = |bytes: Option<&p256::FieldBytes>| (*bytes.unwrap()).into();
     HolderKey::P256 { x: coordinate(point.x()), y: coordinate(point.y()) }
 }
 
-fn ed25519_holder() -> HolderKey {
+pub fn ed25519_holder() -> HolderKey {
     HolderKey::Ed25519 { x: Signer::from_seed(&[3; 32], "phone").public_key() }
 }
 
-fn grant() -> KeyGrant {
+pub fn grant() -> KeyGrant {
     KeyGrant {
         key_id: KeyId(Uuid::from_u128(0x0197_0000_0000_7000_8000_0000_0000_0001)),
         holder_key: p256_holder(),
@@ -49,7 +49,7 @@ fn grant() -> KeyGrant {
     }
 }
 
-fn mint(grant: &KeyGrant) -> String {
+pub fn mint(grant: &KeyGrant) -> String {
     signer().mint(grant, &car(), "anna", NOW)
 }
 
@@ -136,7 +136,7 @@ fn signed_over(edit: impl FnOnce(&mut Claims)) -> Result<VerifiedToken, TokenErr
 fn sign(payload: Vec<u8>, aad: &[u8]) -> Result<VerifiedToken, TokenError> {
     let key = SigningKey::from_bytes(&[7; 32]);
     let sign1 = CoseSign1Builder::new()
-        .protected(protected_header(&kid(&key.verifying_key())))
+        .protected(protected_header(iana::Algorithm::EdDSA, &kid(&key.verifying_key())))
         .payload(payload)
         .create_signature(aad, |message| key.sign(message).to_bytes().to_vec())
         .build();
@@ -156,7 +156,8 @@ fn claims_that_are_not_understood_refuse_the_token() {
         let outcome = signed_over(edit);
         assert!(matches!(outcome, Err(TokenError::Malformed(_))), "{outcome:?}");
     };
-    malformed(&|claims| claims.push((Value::from(-70_006), Value::from(1))));
+    malformed(&|claims| claims.push((Value::from(-70_005), Value::Bytes(vec![0; 32]))));
+    malformed(&|claims| claims.push((Value::from(-70_007), Value::from(1))));
     malformed(&|claims| claims.push((Value::from(-70_001), Value::from(0))));
     malformed(&|claims| claims.push((Value::from("x"), Value::from(0))));
     malformed(&|claims| set(claims, 4, Value::Float(1e300)));
@@ -180,7 +181,10 @@ fn a_duplicate_claim_or_a_foreign_context_is_refused() {
         claims.push(first);
     });
     assert!(matches!(twice, Err(TokenError::Malformed(_))), "{twice:?}");
-    let payload = claims::encode(&grant(), "cardea", &car(), "anna", NOW);
+    let payload = claims::encode(
+        &grant(),
+        &claims::Frame { issuer: "cardea", vehicle: &car(), holder: "anna", issued_at: NOW, parent: None },
+    );
     assert!(sign(payload.clone(), EXTERNAL_AAD).is_ok());
     assert_eq!(sign(payload.clone(), b""), Err(TokenError::BadSignature));
     assert!(matches!(sign([payload, vec![0]].concat(), EXTERNAL_AAD), Err(TokenError::Malformed(_))));

@@ -2,7 +2,7 @@
 
 import { spawn, execFileSync } from "node:child_process";
 import { createHmac } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { request } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -46,13 +46,20 @@ export class Gateway {
     await gone;
   }
 
-  /** Cars that drive about, each with an enrolled certificate. */
+  /** Cars that drive about, each with an enrolled certificate. Again after `loseCars`, they are the same cars. */
   drive(ids) {
     const certs = join(this.folder, "cars");
-    for (const id of ids) {
+    for (const id of ids.filter((one) => !existsSync(join(certs, one)))) {
       execFileSync(this.cardea, ["enroll", "--config", this.config, "--vehicle", id, "--out", join(certs, id)]);
     }
     this.cars = this.spawn(this.simulator, ["drive", "--mqtt", this.mqtt, "--certs", certs, "--rate", "5"]);
+  }
+
+  /** The cars lose their reception, all at once and without a word. */
+  async loseCars() {
+    const gone = new Promise((done) => this.cars.once("exit", done));
+    this.cars.kill("SIGKILL");
+    await gone;
   }
 
   end() {
@@ -60,9 +67,22 @@ export class Gateway {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  post(path, body, headers = { authorization: `Bearer ${this.key}` }) {
-    const text = JSON.stringify(body);
-    const options = { method: "POST", ca: this.ca, headers: { "content-type": "application/json", ...headers } };
+  get(path) {
+    return this.call("GET", path);
+  }
+
+  async twin(id) {
+    return (await this.get(`/v1/vehicles/${id}`)).body;
+  }
+
+  post(path, body, headers) {
+    return this.call("POST", path, body, headers);
+  }
+
+  /** As the admin, unless the headers say otherwise. */
+  call(method, path, body, headers = { authorization: `Bearer ${this.key}` }) {
+    const text = body && JSON.stringify(body);
+    const options = { method, ca: this.ca, headers: { ...(text && { "content-type": "application/json" }), ...headers } };
     return new Promise((done, fail) => {
       const call = request(this.url + path, options, (answer) => {
         let received = "";

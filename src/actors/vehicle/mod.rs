@@ -89,8 +89,12 @@ impl Wanted {
             Request::Use { request_id, .. } | Request::Approve { request_id } | Request::Decline { request_id } => {
                 Self::Usage(*request_id)
             }
-            Request::EndRental { rental_id } | Request::CancelRental { rental_id } => Self::Rental(*rental_id),
-            Request::Revoke { key_id, .. } => Self::Key(*key_id),
+            Request::EndRental { rental_id }
+            | Request::CancelRental { rental_id }
+            | Request::Extend { rental_id, .. } => Self::Rental(*rental_id),
+            Request::Revoke { key_id, .. }
+            | Request::Delegate { key_id, .. }
+            | Request::RevokeDelegation { key_id, .. } => Self::Key(*key_id),
             Request::Register { .. }
             | Request::Change { .. }
             | Request::Ack(_)
@@ -228,11 +232,15 @@ impl VehicleActor {
     /// One entry at a time, so that the schedule does not grow with every change.
     fn schedule_due(&mut self) {
         let state_at = self.is_state_due.then(|| self.state_time());
-        let Some(due) = self.vehicle.next_due().into_iter().chain(state_at).min() else { return };
+        let Some(due) = self.next_due().into_iter().chain(state_at).min() else { return };
         if self.due_at.is_none_or(|at| due < at) {
             self.due_at = Some(due);
             self.schedule.at(due, self.id.clone());
         }
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        self.vehicle.next_due(self.twin.is_online())
     }
 
     fn state_time(&self) -> Timestamp {
@@ -383,8 +391,9 @@ impl VehicleActor {
         for id in unanswered {
             self.send(id);
         }
-        self.flush_outbox(ctx);
+        self.schedule_due();
         self.publish();
+        self.flush_outbox(ctx);
     }
 
     /// The fleet's CA vouches for the car: it shows up by itself, and an operator may describe it later.
@@ -489,7 +498,7 @@ impl VehicleActor {
         if self.is_publish_due {
             self.publish();
         }
-        if self.vehicle.next_due().is_some_and(|due| due <= now) {
+        if self.next_due().is_some_and(|due| due <= now) {
             return self.durably(Request::Review, Principal::gateway(), ctx, Self::flush_or_save);
         }
         self.flush_or_save(ctx);
@@ -604,7 +613,7 @@ impl Handler<Letter> for VehicleActor {
             Letter::Publish => self.publish(),
             Letter::Drain(reply) => self.on_drain(reply, ctx),
             Letter::Retire => {
-                if !self.twin.is_online() && self.unsaved.is_empty() && self.vehicle.next_due().is_none() {
+                if !self.twin.is_online() && self.unsaved.is_empty() && self.next_due().is_none() {
                     ctx.stop();
                 }
             }

@@ -173,6 +173,7 @@ mod tests {
                 until: Timestamp(1_000),
                 state: RentalState::Active,
                 history: vec![passage(RentalState::Reserved, reserved_at), passage(RentalState::Active, active_at)],
+                first_used_at: None,
             });
             VehicleFacts::of(&vehicle, &Twin::new(Timestamp(900))).uses[0].from
         };

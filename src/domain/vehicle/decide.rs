@@ -1,21 +1,14 @@
 //! The decisions about one vehicle: what each request would change, or why it may not.
 
+mod keys;
+mod lending;
+
 use super::{Context, Details, Event, Request, Vehicle};
-use crate::domain::command::{Ack, Command, CommandState, Fact, Order};
-use crate::domain::key::{Key, KeyGrant, KeyRefusal, Profile, RevocationEffect};
-use crate::domain::rental::{Approval, Rental, RentalPassage, RentalState, RequestState, UsageRequest};
+use crate::domain::command::{Ack, Command, CommandState, Fact, FactKind, KeyOutcome, Order};
+use crate::domain::key::Profile;
+use crate::domain::rental::{RequestState, UsageRequest};
 use crate::domain::twin::path;
-use crate::domain::{
-    CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp,
-};
-
-/// A revocation is worth sending for this long after the key has expired: the car's clock may lag.
-const REVOCATION_TAIL_MS: i64 = 3_600_000;
-
-/// A request may begin this far back: phones' clocks lag, and "now" is a moment ago when it arrives.
-const LATE_START_MS: i64 = 300_000;
-
-const MAX_OPEN_RENTALS: usize = 32;
+use crate::domain::{CommandId, Function, Principal, Refusal, RefusalKind, Role, Timestamp};
 
 /// The shortest useful time to live of a command.
 const MIN_TTL_MS: i64 = 1_000;
@@ -56,9 +49,14 @@ pub(super) fn decide(vehicle: &Vehicle, context: &Context<'_>, request: Request)
         }
         Request::EndRental { rental_id } => draft.end_rental(rental_id)?,
         Request::CancelRental { rental_id } => draft.cancel_rental(rental_id)?,
+        Request::Extend { rental_id, until, by } => draft.extend(rental_id, until, &by)?,
         Request::Revoke { key_id, effect } => {
             let key = draft.vehicle.key(key_id).cloned().ok_or_else(|| missing("key"))?;
             draft.revoke(&key, effect);
+        }
+        Request::Delegate { key_id, delegation } => draft.delegate(key_id, delegation)?,
+        Request::RevokeDelegation { key_id, delegated_key_id, effect } => {
+            draft.revoke_delegation(key_id, delegated_key_id, effect)?;
         }
         Request::Act { command_id, key_id, function, by } => draft.act(command_id, key_id, function, by)?,
         Request::Ack(ack) => draft.acknowledge(&ack),
@@ -196,261 +194,6 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn request_usage(&mut self, request: UsageRequest) -> Result<(), Refusal> {
-        let (now, rules) = (self.context.now, self.context.rules);
-        let lending = self.vehicle.details.lending.clone().unwrap_or_default();
-        let is_lent = lending.profiles.is_empty() || lending.profiles.contains(&request.profile);
-        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile).filter(|_| is_lent)
-        else {
-            return refuse(
-                RefusalKind::ProfileNotAllowed,
-                format!("the vehicle is not lent under the profile {}", request.profile),
-            );
-        };
-        self.carried_by_car(profile)?;
-        if request.until <= request.from {
-            return refuse(RefusalKind::Invalid, "until: later than from");
-        }
-        if request.until <= now || request.from < now.plus_ms(-LATE_START_MS) {
-            return refuse(RefusalKind::Invalid, "from: not in the past");
-        }
-        let minutes = lending.max_minutes.and_then(|minutes| i64::try_from(minutes).ok());
-        let max_ms = minutes.map_or(rules.max_key_ms, |minutes| minutes.saturating_mul(60_000).min(rules.max_key_ms));
-        if request.until.since_ms(request.from) > max_ms {
-            return refuse(
-                RefusalKind::NotAvailable,
-                format!("the vehicle is lent for at most {} min", max_ms / 60_000),
-            );
-        }
-        if !lending.allows(request.from, request.until) {
-            return refuse(RefusalKind::NotAvailable, "the vehicle is not lent at that time");
-        }
-        self.is_free(request.from, request.until)?;
-        let open = self.vehicle.requests.iter().filter(|known| known.state == RequestState::Requested).count();
-        if open >= Vehicle::MAX_OPEN_REQUESTS {
-            return refuse(RefusalKind::VehicleBusy, format!("{open} requests wait for the owner"));
-        }
-        self.push(Event::UsageRequested { request: request.clone() });
-        match lending.approval {
-            Approval::Auto => self.approve(&request),
-            Approval::Owner => Ok(()),
-        }
-    }
-
-    /// The functions a key of this profile carries on this car. A car has a fuel flap or a charge port, seldom both:
-    /// the one it lacks is left out. Any other missing function refuses the key.
-    fn carried_by_car(&self, profile: &Profile) -> Result<Functions, Refusal> {
-        let capabilities = self.vehicle.capabilities();
-        let inlets = Functions::NONE.with(Function::OpenFuelFlap).with(Function::OpenChargePort);
-        let mut permits = profile.permits;
-        for function in profile.permits.iter().filter(|function| !capabilities.contains(*function)) {
-            if !inlets.contains(function) {
-                return refuse(RefusalKind::CapabilityMissing, format!("the vehicle has no {}", function.name()));
-            }
-            permits = permits.without(function);
-        }
-        Ok(permits)
-    }
-
-    fn is_free(&self, from: Timestamp, until: Timestamp) -> Result<(), Refusal> {
-        let mut open = self.vehicle.rentals.iter().filter(|rental| rental.state.is_open());
-        if open.clone().count() >= MAX_OPEN_RENTALS {
-            return refuse(RefusalKind::VehicleBusy, format!("{MAX_OPEN_RENTALS} rentals are open"));
-        }
-        match open.find(|rental| rental.overlaps(from, until)) {
-            Some(taken) => refuse(
-                RefusalKind::NotAvailable,
-                format!("the vehicle is taken from {} to {}", taken.from, taken.until),
-            ),
-            None => Ok(()),
-        }
-    }
-
-    fn open_request(&self, id: RequestId) -> Result<UsageRequest, Refusal> {
-        let request = self.vehicle.usage_request(id).ok_or_else(|| missing("request"))?;
-        match request.state {
-            RequestState::Requested => Ok(request.clone()),
-            RequestState::Expired => refuse(RefusalKind::Expired, "the requested time is over"),
-            RequestState::Approved | RequestState::Declined => {
-                refuse(RefusalKind::Conflict, "the request was decided already")
-            }
-        }
-    }
-
-    fn approve(&mut self, request: &UsageRequest) -> Result<(), Refusal> {
-        let (now, rules) = (self.context.now, self.context.rules);
-        if request.until <= now {
-            return refuse(RefusalKind::Expired, "the requested time is over");
-        }
-        self.is_free(request.from, request.until)?;
-        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile) else {
-            return refuse(RefusalKind::ProfileNotAllowed, "the profile is no longer configured");
-        };
-        let permits = self.carried_by_car(profile)?;
-        let rental_id = RentalId((self.context.new_id)());
-        let key_id = KeyId((self.context.new_id)());
-        let grant = KeyGrant {
-            key_id,
-            holder_key: request.holder_key.clone(),
-            permits,
-            not_before: request.from,
-            not_after: request.until,
-            generation: self.vehicle.key_generation,
-            geofence: None,
-            max_delegation: profile.max_delegation,
-        };
-        let state = RentalState::Reserved;
-        self.push(Event::UsageDecided { request_id: request.request_id, state: RequestState::Approved, at: now });
-        self.push(Event::RentalReserved {
-            rental: Rental {
-                rental_id,
-                request_id: request.request_id,
-                renter: request.renter.clone(),
-                profile: request.profile.clone(),
-                key_id,
-                from: request.from,
-                until: request.until,
-                state,
-                history: vec![RentalPassage { state, at: now }],
-            },
-        });
-        self.push(Event::KeyGranted {
-            key: Key {
-                grant: grant.clone(),
-                rental_id,
-                holder: request.renter.clone(),
-                profile: request.profile.clone(),
-                issued_at: now,
-                delivered_at: None,
-                revoked_at: None,
-            },
-        });
-        let command_id = CommandId((self.context.new_id)());
-        self.issue(command_id, Order::GrantKey { key: grant }, request.until, Principal::gateway());
-        self.start_and_end_rentals();
-        Ok(())
-    }
-
-    fn end_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
-        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
-        match rental.state {
-            RentalState::Active => {
-                self.close(&rental);
-                Ok(())
-            }
-            RentalState::Reserved => refuse(RefusalKind::Conflict, "the rental has not begun: cancel it"),
-            RentalState::Cancelled => refuse(RefusalKind::Conflict, "the rental was cancelled"),
-            RentalState::Ending | RentalState::Ended => Ok(()),
-        }
-    }
-
-    fn cancel_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
-        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
-        match rental.state {
-            RentalState::Reserved => {
-                self.push(Event::RentalMoved { rental_id: id, state: RentalState::Cancelled, at: self.context.now });
-                self.revoke_by_id(rental.key_id);
-                Ok(())
-            }
-            RentalState::Active | RentalState::Ending => refuse(RefusalKind::Conflict, "the rental has begun: end it"),
-            RentalState::Ended => refuse(RefusalKind::Conflict, "the rental has ended"),
-            RentalState::Cancelled => Ok(()),
-        }
-    }
-
-    /// Over for the renter: the key goes, but never under a driving car.
-    fn close(&mut self, rental: &Rental) {
-        let at = self.context.now;
-        self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Ending, at });
-        self.revoke_by_id(rental.key_id);
-        self.finish_endings();
-    }
-
-    fn revoke_by_id(&mut self, key_id: KeyId) {
-        if let Some(key) = self.vehicle.key(key_id).cloned() {
-            self.revoke(&key, RevocationEffect::AtSafeState);
-        }
-    }
-
-    fn revoke(&mut self, key: &Key, effect: RevocationEffect) {
-        let (now, key_id) = (self.context.now, key.grant.key_id);
-        if key.revoked_at.is_some() && !self.is_harder(key, effect) {
-            return;
-        }
-        let generation = self.vehicle.key_generation.saturating_add(1);
-        self.push(Event::KeyRevoked { key_id, generation, effect, at: now });
-        let order = Order::RevokeKey { key_id, generation, effect };
-        let expires_at = key.grant.not_after.max(now).plus_ms(REVOCATION_TAIL_MS);
-        let command_id = CommandId((self.context.new_id)());
-        self.issue(command_id, order, expires_at, Principal::gateway());
-    }
-
-    /// An immediate revocation of a key that was revoked to the next safe state, while that still makes a difference.
-    fn is_harder(&self, key: &Key, effect: RevocationEffect) -> bool {
-        let key_id = key.grant.key_id;
-        let is_told = self.vehicle.commands.iter().any(|command| {
-            matches!(command.order,
-                Order::RevokeKey { key_id: told, effect: RevocationEffect::Immediate, .. } if told == key_id)
-        });
-        effect == RevocationEffect::Immediate && !is_told && self.context.now <= key.grant.not_after
-    }
-
-    /// A function that is being taken away is not given back by a renter's key, however far the order has got.
-    fn is_being_disabled(&self, function: Function) -> bool {
-        let newest = self.vehicle.commands.iter().rfind(|command| match command.order {
-            Order::EnableFunction { function: of } | Order::DisableFunction { function: of } => {
-                of == function && command.by.role != Role::Renter
-            }
-            _ => false,
-        });
-        newest.is_some_and(|command| {
-            matches!(command.order, Order::DisableFunction { .. })
-                && (!command.state.is_final() || command.state == CommandState::Unknown)
-        })
-    }
-
-    fn act(&mut self, id: CommandId, key_id: KeyId, function: Function, by: Principal) -> Result<(), Refusal> {
-        let key = self.vehicle.key(key_id).ok_or_else(|| missing("key"))?;
-        if by.role == Role::Renter && key.holder != by.subject {
-            return Err(missing("key"));
-        }
-        key.permits_at(self.context.now, function).map_err(|refusal| match refusal {
-            KeyRefusal::Prohibited => {
-                Refusal::new(RefusalKind::Forbidden, format!("the key prohibits {}", function.name()))
-            }
-            KeyRefusal::NotYetValid => Refusal::new(RefusalKind::Forbidden, "the key is not valid yet"),
-            KeyRefusal::Expired => Refusal::new(RefusalKind::Expired, "the key has expired"),
-            KeyRefusal::Revoked | KeyRefusal::WrongGeneration => {
-                Refusal::new(RefusalKind::Expired, "the key was revoked")
-            }
-        })?;
-        if self.vehicle.disabled.contains(function) || self.is_being_disabled(function) {
-            return refuse(RefusalKind::Conflict, format!("{} is disabled on this vehicle", function.name()));
-        }
-        let order = match function {
-            Function::UnlockDoors => Order::Unlock,
-            Function::LockDoors => Order::Lock,
-            Function::Locate => Order::Locate,
-            Function::EnterCabin
-            | Function::OpenTrunk
-            | Function::Drive
-            | Function::AccessoryPower
-            | Function::Climate
-            | Function::Infotainment
-            | Function::Windows
-            | Function::OpenGlovebox
-            | Function::OpenFuelFlap
-            | Function::OpenChargePort => Order::EnableFunction { function },
-        };
-        let is_overruled = |known: &Command| {
-            known.by.role != Role::Renter && known.order.subject() == order.subject() && known.order != order
-        };
-        if by.role == Role::Renter && self.vehicle.open_commands().any(is_overruled) {
-            return refuse(RefusalKind::Conflict, "an order of the fleet for the same is on its way to the car");
-        }
-        self.order(id, order, None, by)
-    }
-
     fn acknowledge(&mut self, ack: &Ack) {
         // Whoever answers was told, also where a crash took the note of it.
         if self.vehicle.command(ack.command_id).is_some_and(|known| !known.was_sent && !known.state.is_final()) {
@@ -467,7 +210,14 @@ impl Draft<'_> {
 
     fn take_fact(&mut self, fact: Fact) {
         if !self.vehicle.has_seen(fact.boot, fact.seq) {
+            let used = match &fact.kind {
+                FactKind::KeyUsed { key_id, outcome: KeyOutcome::Permitted, .. } => Some(*key_id),
+                _ => None,
+            };
             self.push(Event::FactTaken { fact });
+            if let Some(key_id) = used {
+                self.note_key_used(key_id);
+            }
         }
     }
 
@@ -517,7 +267,9 @@ impl Draft<'_> {
         self.settle_unknown();
         self.hold_what_endangers();
         self.expire_requests();
+        self.note_use();
         self.start_and_end_rentals();
+        self.renew_leases();
         self.finish_endings();
     }
 
@@ -594,52 +346,6 @@ impl Draft<'_> {
             .collect();
         for id in held {
             self.move_to(id, CommandState::PendingSafe, Some(HELD));
-        }
-    }
-
-    fn expire_requests(&mut self) {
-        let now = self.context.now;
-        let due: Vec<RequestId> = self
-            .vehicle
-            .requests
-            .iter()
-            .filter(|request| request.state == RequestState::Requested && request.until <= now)
-            .map(|request| request.request_id)
-            .collect();
-        for request_id in due {
-            self.push(Event::UsageDecided { request_id, state: RequestState::Expired, at: now });
-        }
-    }
-
-    fn start_and_end_rentals(&mut self) {
-        let now = self.context.now;
-        for rental in self.vehicle.rentals.clone() {
-            if rental.state == RentalState::Reserved && rental.from <= now {
-                self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Active, at: now });
-            }
-            if rental.state.is_open() && rental.until <= now {
-                self.close(&rental);
-            }
-        }
-    }
-
-    /// A rental has ended once nothing is left to tell the car about its key.
-    fn finish_endings(&mut self) {
-        let now = self.context.now;
-        let is_revoking = |key_id: KeyId| {
-            self.vehicle
-                .open_commands()
-                .any(|command| matches!(command.order, Order::RevokeKey { key_id: revoked, .. } if revoked == key_id))
-        };
-        let ended: Vec<RentalId> = self
-            .vehicle
-            .rentals
-            .iter()
-            .filter(|rental| rental.state == RentalState::Ending && !is_revoking(rental.key_id))
-            .map(|rental| rental.rental_id)
-            .collect();
-        for rental_id in ended {
-            self.push(Event::RentalMoved { rental_id, state: RentalState::Ended, at: now });
         }
     }
 }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::command::{Ack, Command, CommandState, Fact, Order};
-use crate::domain::key::{HolderKey, Key, RevocationEffect};
+use crate::domain::key::{Delegation, HolderKey, Key, RevocationEffect};
 use crate::domain::rental::{Lending, Rental, RentalState, RequestState, UsageRequest};
 use crate::domain::{CommandId, Function, Functions, KeyId, Principal, RentalId, RequestId, Timestamp};
 
@@ -67,8 +67,24 @@ pub enum Request {
     CancelRental {
         rental_id: RentalId,
     },
+    /// A later end, with the key re-granted to it.
+    Extend {
+        rental_id: RentalId,
+        until: Timestamp,
+        by: Principal,
+    },
     Revoke {
         key_id: KeyId,
+        effect: RevocationEffect,
+    },
+    /// The holder tells of a key that they made of this one; its token was verified.
+    Delegate {
+        key_id: KeyId,
+        delegation: Delegation,
+    },
+    RevokeDelegation {
+        key_id: KeyId,
+        delegated_key_id: KeyId,
         effect: RevocationEffect,
     },
     /// The renter's remote path: the key's holder asks for a function.
@@ -140,8 +156,35 @@ pub enum Event {
         state: RentalState,
         at: Timestamp,
     },
+    /// The key ends with it.
+    RentalExtended {
+        rental_id: RentalId,
+        key_id: KeyId,
+        until: Timestamp,
+        at: Timestamp,
+    },
+    RentalUsed {
+        rental_id: RentalId,
+        at: Timestamp,
+    },
     KeyGranted {
         key: Key,
+    },
+    /// The car is told again, for so long.
+    KeyLeased {
+        key_id: KeyId,
+        until: Timestamp,
+    },
+    KeyDelegated {
+        key_id: KeyId,
+        delegation: Delegation,
+    },
+    DelegationRevoked {
+        key_id: KeyId,
+        delegated_key_id: KeyId,
+        generation: u32,
+        effect: RevocationEffect,
+        at: Timestamp,
     },
     KeyDelivered {
         key_id: KeyId,

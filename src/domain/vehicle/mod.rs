@@ -3,8 +3,14 @@
 //! [`Vehicle::decide`] says what a request would change and changes nothing; [`Vehicle::apply`] changes and cannot
 //! fail. The actor stores the events in between.
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod claims;
 mod decide;
 mod event;
+#[cfg(test)]
+mod lending_claims;
 #[cfg(test)]
 mod walk;
 
@@ -153,20 +159,48 @@ impl Vehicle {
                     rental.history.push(super::rental::RentalPassage { state: *state, at: *at });
                 }
             }
-            Event::KeyGranted { key } => self.keys.push(key.clone()),
-            Event::KeyDelivered { key_id, at } => {
-                if let Some(key) = self.keys.iter_mut().find(|key| key.grant.key_id == *key_id) {
-                    key.delivered_at.get_or_insert(*at);
+            Event::RentalExtended { rental_id, key_id, until, .. } => {
+                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
+                    rental.until = *until;
+                }
+                self.edit_key(*key_id, |key| key.grant.not_after = *until);
+            }
+            Event::RentalUsed { rental_id, at } => {
+                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
+                    rental.first_used_at.get_or_insert(*at);
                 }
             }
+            Event::KeyGranted { key } => self.keys.push(key.clone()),
+            Event::KeyLeased { key_id, until } => self.edit_key(*key_id, |key| key.leased_until = Some(*until)),
+            Event::KeyDelegated { key_id, delegation } => {
+                self.edit_key(*key_id, |key| key.delegations.push(delegation.clone()));
+            }
+            Event::DelegationRevoked { key_id, delegated_key_id, generation, at, .. } => {
+                self.key_generation = self.key_generation.max(*generation);
+                self.edit_key(*key_id, |key| {
+                    let delegation = key.delegations.iter_mut().find(|known| known.key_id == *delegated_key_id);
+                    if let Some(delegation) = delegation {
+                        delegation.revoked_at.get_or_insert(*at);
+                    }
+                });
+            }
+            Event::KeyDelivered { key_id, at } => self.edit_key(*key_id, |key| {
+                key.delivered_at.get_or_insert(*at);
+            }),
             Event::KeyRevoked { key_id, generation, at, .. } => {
                 self.key_generation = self.key_generation.max(*generation);
-                if let Some(key) = self.keys.iter_mut().find(|key| key.grant.key_id == *key_id) {
+                self.edit_key(*key_id, |key| {
                     key.revoked_at.get_or_insert(*at);
-                }
+                });
             }
         }
         self.forget_the_oldest();
+    }
+
+    fn edit_key(&mut self, id: KeyId, edit: impl FnOnce(&mut Key)) {
+        if let Some(key) = self.keys.iter_mut().find(|key| key.grant.key_id == id) {
+            edit(key);
+        }
     }
 
     fn move_command(&mut self, id: CommandId, state: CommandState, at: Timestamp, reason: Option<String>) {
@@ -217,8 +251,7 @@ impl Vehicle {
             command.history.last().filter(|passage| passage.state.is_final()).map(|passage| passage.at)
         });
         drop_oldest(&mut self.rentals, Self::MAX_CLOSED_RENTALS, |rental| {
-            let is_over = matches!(rental.state, RentalState::Ended | RentalState::Cancelled);
-            rental.history.last().filter(|_| is_over).map(|passage| passage.at)
+            rental.history.last().filter(|_| rental.state.is_over()).map(|passage| passage.at)
         });
         drop_oldest(&mut self.requests, Self::MAX_CLOSED_RENTALS, |request| request.decided_at);
         drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at);
@@ -301,20 +334,36 @@ impl Vehicle {
         })
     }
 
-    /// When something is due without anybody asking; the actor reviews the vehicle then.
-    pub fn next_due(&self) -> Option<Timestamp> {
+    /// When something is due without anybody asking; the actor reviews the vehicle then. A lease is renewed only while
+    /// the car is there to hear of it.
+    pub fn next_due(&self, is_online: bool) -> Option<Timestamp> {
         let commands = self.open_commands().map(|command| command.expires_at);
         let rentals = self.rentals.iter().filter_map(|rental| match rental.state {
             RentalState::Reserved => Some(rental.from),
-            RentalState::Active => Some(rental.until),
-            RentalState::Ending | RentalState::Ended | RentalState::Cancelled => None,
+            RentalState::Active => Some(self.no_show_at(rental).map_or(rental.until, |at| at.min(rental.until))),
+            RentalState::Ending | RentalState::Ended | RentalState::Cancelled | RentalState::NoShow => None,
         });
+        let leases = self.keys.iter().filter(|_| is_online).filter_map(|key| self.renew_at(key));
         let requests = self
             .requests
             .iter()
             .filter(|request| request.state == RequestState::Requested)
             .map(|request| request.until);
-        commands.chain(rentals).chain(requests).min()
+        commands.chain(rentals).chain(requests).chain(leases).min()
+    }
+
+    /// When an unused rental is over, where the car is lent on such terms.
+    fn no_show_at(&self, rental: &Rental) -> Option<Timestamp> {
+        let wait_ms = self.details.lending.as_ref()?.no_show_ms()?;
+        rental.first_used_at.is_none().then(|| rental.from.plus_ms(wait_ms))
+    }
+
+    /// When the car is to be told again of a key that it has on lease.
+    fn renew_at(&self, key: &Key) -> Option<Timestamp> {
+        let lease_ms = self.details.lending.as_ref()?.lease_ms()?;
+        let until = key.leased_until.filter(|until| *until < key.grant.not_after && key.revoked_at.is_none())?;
+        let is_lent = self.rental(key.rental_id).is_some_and(|rental| rental.state.is_open());
+        is_lent.then(|| until.plus_ms(-lease_ms / 2))
     }
 }
 

@@ -69,6 +69,7 @@ fn car(is_rented: bool) -> Snapshot {
             until: NOW.plus_ms(3_600_000),
             state: RentalState::Active,
             history: vec![RentalPassage { state: RentalState::Active, at: began }],
+            first_used_at: None,
         });
     }
     let mut twin = Twin::new(NOW);

@@ -26,6 +26,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     outcome: Raw<'a>,
     #[serde(borrow)]
+    delegated_key_id: Raw<'a>,
+    #[serde(borrow)]
     reason: Raw<'a>,
     #[serde(borrow)]
     level_before_percent: Raw<'a>,
@@ -61,12 +63,7 @@ pub fn decode_fact(bytes: &[u8]) -> Result<Fact, PayloadError> {
 
 fn decode_kind(fields: &Fields<'_>) -> Result<FactKind, PayloadError> {
     Ok(match &*required_text("type", fields.kind)? {
-        "key_used" => FactKind::KeyUsed {
-            key_id: required("key_id", fields.key_id)?,
-            function: required("function", fields.function)?,
-            outcome: required::<KeyOutcome>("outcome", fields.outcome)?,
-            reason: optional_text("reason", fields.reason)?.map(Into::into),
-        },
+        "key_used" => decode_key_used(fields)?,
         "refuelled" => FactKind::Refuelled {
             level_before_percent: required("level_before_percent", fields.level_before_percent)?,
             level_after_percent: required("level_after_percent", fields.level_after_percent)?,
@@ -83,6 +80,21 @@ fn decode_kind(fields: &Fields<'_>) -> Result<FactKind, PayloadError> {
             tank_litres: optional("tank_litres", fields.tank_litres)?,
         },
         _ => return Err(PayloadError::new("type", "not a type of event")),
+    })
+}
+
+fn decode_key_used(fields: &Fields<'_>) -> Result<FactKind, PayloadError> {
+    let outcome = required::<KeyOutcome>("outcome", fields.outcome)?;
+    let function = match outcome {
+        KeyOutcome::Permitted => Some(required("function", fields.function)?),
+        KeyOutcome::Refused => optional("function", fields.function)?,
+    };
+    Ok(FactKind::KeyUsed {
+        key_id: required("key_id", fields.key_id)?,
+        function,
+        outcome,
+        delegated_key_id: optional("delegated_key_id", fields.delegated_key_id)?,
+        reason: optional_text("reason", fields.reason)?.map(Into::into),
     })
 }
 

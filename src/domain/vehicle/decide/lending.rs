@@ -1,0 +1,343 @@
+//! Who may have the car: requests, approvals, rentals from their begin to their end.
+
+use super::{Draft, missing, refuse};
+use crate::domain::command::{CommandState, Order};
+use crate::domain::key::{Key, KeyGrant, Profile};
+use crate::domain::rental::{Approval, Lending, Rental, RentalPassage, RentalState, RequestState, UsageRequest};
+use crate::domain::vehicle::{Event, Vehicle};
+use crate::domain::{
+    CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp,
+};
+
+/// A request may begin this far back: phones' clocks lag, and "now" is a moment ago when it arrives.
+const LATE_START_MS: i64 = 300_000;
+
+const MAX_OPEN_RENTALS: usize = 32;
+
+impl Draft<'_> {
+    pub(super) fn request_usage(&mut self, request: UsageRequest) -> Result<(), Refusal> {
+        let (now, rules) = (self.context.now, self.context.rules);
+        let lending = self.vehicle.details.lending.clone().unwrap_or_default();
+        let is_lent = lending.profiles.is_empty() || lending.profiles.contains(&request.profile);
+        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile).filter(|_| is_lent)
+        else {
+            return refuse(
+                RefusalKind::ProfileNotAllowed,
+                format!("the vehicle is not lent under the profile {}", request.profile),
+            );
+        };
+        self.carried_by_car(profile)?;
+        if request.until <= request.from {
+            return refuse(RefusalKind::Invalid, "until: later than from");
+        }
+        if request.until <= now || request.from < now.plus_ms(-LATE_START_MS) {
+            return refuse(RefusalKind::Invalid, "from: not in the past");
+        }
+        self.is_lent(request.from, request.until)?;
+        self.is_free(request.from, request.until, None)?;
+        let open = self.vehicle.requests.iter().filter(|known| known.state == RequestState::Requested).count();
+        if open >= Vehicle::MAX_OPEN_REQUESTS {
+            return refuse(RefusalKind::VehicleBusy, format!("{open} requests wait for the owner"));
+        }
+        self.push(Event::UsageRequested { request: request.clone() });
+        match lending.approval {
+            Approval::Auto => self.approve(&request),
+            Approval::Owner => Ok(()),
+        }
+    }
+
+    /// The functions a key of this profile carries on this car. A car has a fuel flap or a charge port, seldom both:
+    /// the one it lacks is left out. Any other missing function refuses the key.
+    pub(super) fn carried_by_car(&self, profile: &Profile) -> Result<Functions, Refusal> {
+        let capabilities = self.vehicle.capabilities();
+        let inlets = Functions::NONE.with(Function::OpenFuelFlap).with(Function::OpenChargePort);
+        let mut permits = profile.permits;
+        for function in profile.permits.iter().filter(|function| !capabilities.contains(*function)) {
+            if !inlets.contains(function) {
+                return refuse(RefusalKind::CapabilityMissing, format!("the vehicle has no {}", function.name()));
+            }
+            permits = permits.without(function);
+        }
+        Ok(permits)
+    }
+
+    /// May anybody have it for so long, and then?
+    fn is_lent(&self, from: Timestamp, until: Timestamp) -> Result<(), Refusal> {
+        let lending = self.vehicle.details.lending.clone().unwrap_or_default();
+        let limit = self.context.rules.max_key_ms;
+        let minutes = lending.max_minutes.and_then(|minutes| i64::try_from(minutes).ok());
+        let max_ms = minutes.map_or(limit, |minutes| minutes.saturating_mul(60_000).min(limit));
+        if until.since_ms(from) > max_ms {
+            let detail = format!("the vehicle is lent for at most {} min", max_ms / 60_000);
+            return refuse(RefusalKind::NotAvailable, detail);
+        }
+        if !lending.allows(from, until) {
+            return refuse(RefusalKind::NotAvailable, "the vehicle is not lent at that time");
+        }
+        Ok(())
+    }
+
+    /// Is nobody else's rental in the way?
+    fn is_free(&self, from: Timestamp, until: Timestamp, own: Option<RentalId>) -> Result<(), Refusal> {
+        let mut others = self
+            .vehicle
+            .rentals
+            .iter()
+            .filter(|rental| rental.state.is_open() && own.is_none_or(|own| rental.rental_id != own));
+        if others.clone().count() >= MAX_OPEN_RENTALS {
+            return refuse(RefusalKind::VehicleBusy, format!("{MAX_OPEN_RENTALS} rentals are open"));
+        }
+        match others.find(|rental| rental.overlaps(from, until)) {
+            Some(taken) => refuse(
+                RefusalKind::NotAvailable,
+                format!("the vehicle is taken from {} to {}", taken.from, taken.until),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn open_request(&self, id: RequestId) -> Result<UsageRequest, Refusal> {
+        let request = self.vehicle.usage_request(id).ok_or_else(|| missing("request"))?;
+        match request.state {
+            RequestState::Requested => Ok(request.clone()),
+            RequestState::Expired => refuse(RefusalKind::Expired, "the requested time is over"),
+            RequestState::Approved | RequestState::Declined => {
+                refuse(RefusalKind::Conflict, "the request was decided already")
+            }
+        }
+    }
+
+    pub(super) fn approve(&mut self, request: &UsageRequest) -> Result<(), Refusal> {
+        let (now, rules) = (self.context.now, self.context.rules);
+        if request.until <= now {
+            return refuse(RefusalKind::Expired, "the requested time is over");
+        }
+        self.is_free(request.from, request.until, None)?;
+        let Some(profile) = rules.profiles.iter().find(|profile| profile.name == request.profile) else {
+            return refuse(RefusalKind::ProfileNotAllowed, "the profile is no longer configured");
+        };
+        let permits = self.carried_by_car(profile)?;
+        let rental_id = RentalId((self.context.new_id)());
+        let key_id = KeyId((self.context.new_id)());
+        let grant = KeyGrant {
+            key_id,
+            holder_key: request.holder_key.clone(),
+            permits,
+            not_before: request.from,
+            not_after: request.until,
+            generation: self.vehicle.key_generation,
+            geofence: None,
+            max_delegation: profile.max_delegation,
+        };
+        let state = RentalState::Reserved;
+        self.push(Event::UsageDecided { request_id: request.request_id, state: RequestState::Approved, at: now });
+        self.push(Event::RentalReserved {
+            rental: Rental {
+                rental_id,
+                request_id: request.request_id,
+                renter: request.renter.clone(),
+                profile: request.profile.clone(),
+                key_id,
+                from: request.from,
+                until: request.until,
+                state,
+                history: vec![RentalPassage { state, at: now }],
+                first_used_at: None,
+            },
+        });
+        let lease_ms = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms);
+        let leased_until = lease_ms.map(|ms| request.from.max(now).plus_ms(ms)).filter(|at| *at < request.until);
+        let key = Key {
+            grant,
+            rental_id,
+            holder: request.renter.clone(),
+            profile: request.profile.clone(),
+            issued_at: now,
+            delivered_at: None,
+            revoked_at: None,
+            leased_until,
+            delegations: Vec::new(),
+        };
+        self.push(Event::KeyGranted { key: key.clone() });
+        self.tell_car_of(&key);
+        self.start_and_end_rentals();
+        Ok(())
+    }
+
+    /// A later end of a running or coming rental, on the same terms as a new one. The key stays the same key: the car and
+    /// the phone get it with its new end.
+    pub(super) fn extend(&mut self, id: RentalId, until: Timestamp, by: &Principal) -> Result<(), Refusal> {
+        let now = self.context.now;
+        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
+        if by.role == Role::Renter && by.subject != rental.renter {
+            return Err(missing("rental"));
+        }
+        if !rental.state.is_open() || rental.until <= now {
+            return refuse(RefusalKind::Conflict, "the rental is over");
+        }
+        if until == rental.until {
+            return Ok(());
+        }
+        if until < rental.until {
+            return refuse(RefusalKind::Invalid, "until: later than now; a rental that is over early is ended");
+        }
+        let needs_owner = self.vehicle.details.lending.as_ref().is_some_and(|lent| lent.approval == Approval::Owner);
+        if needs_owner && by.role == Role::Renter {
+            return refuse(RefusalKind::Forbidden, "the owner decides on a longer rental of this vehicle");
+        }
+        let key = self.vehicle.key(rental.key_id).filter(|key| key.revoked_at.is_none());
+        if key.is_none() {
+            return refuse(RefusalKind::Conflict, "the key was revoked");
+        }
+        self.is_lent(rental.from, until)?;
+        self.is_free(rental.from, until, Some(id))?;
+        self.push(Event::RentalExtended { rental_id: id, key_id: rental.key_id, until, at: now });
+        if let Some(key) = self.vehicle.key(rental.key_id).cloned() {
+            self.tell_car_of(&key);
+        }
+        Ok(())
+    }
+
+    /// Brings a key to the car, for as long as the car may hold it without hearing of it again.
+    fn tell_car_of(&mut self, key: &Key) {
+        let grant = key.leased();
+        let expires_at = grant.not_after;
+        let command_id = CommandId((self.context.new_id)());
+        self.issue(command_id, Order::GrantKey { key: grant }, expires_at, Principal::gateway());
+    }
+
+    /// A lease is renewed at its half, while the car is there and the key is still good.
+    pub(super) fn renew_leases(&mut self) {
+        let now = self.context.now;
+        let Some(lease_ms) = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms) else { return };
+        if !self.context.twin.is_online() {
+            return;
+        }
+        let due = self.vehicle.keys.iter().filter(|key| self.vehicle.renew_at(key).is_some_and(|at| at <= now));
+        for key in due.map(|key| key.grant.clone()).collect::<Vec<_>>() {
+            let until = now.plus_ms(lease_ms).min(key.not_after);
+            self.push(Event::KeyLeased { key_id: key.key_id, until });
+            if let Some(renewed) = self.vehicle.key(key.key_id).cloned() {
+                self.tell_car_of(&renewed);
+            }
+        }
+    }
+
+    pub(super) fn note_key_used(&mut self, key_id: KeyId) {
+        let at = self.context.now;
+        let unused =
+            self.vehicle.rentals.iter().find(|rental| rental.key_id == key_id && rental.first_used_at.is_none());
+        if let Some(rental_id) = unused.map(|rental| rental.rental_id) {
+            self.push(Event::RentalUsed { rental_id, at });
+        }
+    }
+
+    /// A running rental's car was seen in use: by its ignition, or by what its renter asked for from afar.
+    pub(super) fn note_use(&mut self) {
+        let unused = self
+            .vehicle
+            .rentals
+            .iter()
+            .find(|rental| rental.state == RentalState::Active && rental.first_used_at.is_none());
+        let Some(rental) = unused else { return };
+        let is_driven = self.context.twin.is_ignition_on().is_some_and(|(is_on, at)| is_on && at >= rental.from);
+        let is_opened = self.vehicle.commands.iter().any(|command| {
+            command.state == CommandState::Succeeded
+                && command.by.role == Role::Renter
+                && command.by.subject == rental.renter
+                && command.issued_at >= rental.from
+        });
+        if is_driven || is_opened {
+            let (rental_id, at) = (rental.rental_id, self.context.now);
+            self.push(Event::RentalUsed { rental_id, at });
+        }
+    }
+
+    pub(super) fn end_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
+        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
+        match rental.state {
+            RentalState::Active => {
+                self.close(&rental);
+                Ok(())
+            }
+            RentalState::Reserved => refuse(RefusalKind::Conflict, "the rental has not begun: cancel it"),
+            RentalState::Cancelled => refuse(RefusalKind::Conflict, "the rental was cancelled"),
+            RentalState::NoShow => refuse(RefusalKind::Conflict, "the rental is over: nobody came for the vehicle"),
+            RentalState::Ending | RentalState::Ended => Ok(()),
+        }
+    }
+
+    pub(super) fn cancel_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
+        let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
+        match rental.state {
+            RentalState::Reserved => {
+                self.push(Event::RentalMoved { rental_id: id, state: RentalState::Cancelled, at: self.context.now });
+                self.revoke_by_id(rental.key_id);
+                Ok(())
+            }
+            RentalState::Active | RentalState::Ending => refuse(RefusalKind::Conflict, "the rental has begun: end it"),
+            RentalState::Ended | RentalState::NoShow => refuse(RefusalKind::Conflict, "the rental has ended"),
+            RentalState::Cancelled => Ok(()),
+        }
+    }
+
+    /// Over for the renter: the key goes, but never under a driving car.
+    pub(super) fn close(&mut self, rental: &Rental) {
+        let at = self.context.now;
+        self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Ending, at });
+        self.revoke_by_id(rental.key_id);
+        self.finish_endings();
+    }
+
+    pub(super) fn expire_requests(&mut self) {
+        let now = self.context.now;
+        let due: Vec<RequestId> = self
+            .vehicle
+            .requests
+            .iter()
+            .filter(|request| request.state == RequestState::Requested && request.until <= now)
+            .map(|request| request.request_id)
+            .collect();
+        for request_id in due {
+            self.push(Event::UsageDecided { request_id, state: RequestState::Expired, at: now });
+        }
+    }
+
+    pub(super) fn start_and_end_rentals(&mut self) {
+        let now = self.context.now;
+        for rental in self.vehicle.rentals.clone() {
+            if rental.state == RentalState::Reserved && rental.from <= now {
+                self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::Active, at: now });
+            }
+            if rental.state.is_open() && rental.until <= now {
+                self.close(&rental);
+                continue;
+            }
+            let is_active = self.vehicle.rental(rental.rental_id).is_some_and(|now| now.state == RentalState::Active);
+            if is_active && self.vehicle.no_show_at(&rental).is_some_and(|at| at <= now) {
+                self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::NoShow, at: now });
+                self.revoke_by_id(rental.key_id);
+            }
+        }
+    }
+
+    /// A rental has ended once nothing is left to tell the car about its key.
+    pub(super) fn finish_endings(&mut self) {
+        let now = self.context.now;
+        let is_revoking = |key_id: KeyId| {
+            self.vehicle
+                .open_commands()
+                .any(|command| matches!(command.order, Order::RevokeKey { key_id: revoked, .. } if revoked == key_id))
+        };
+        let ended: Vec<RentalId> = self
+            .vehicle
+            .rentals
+            .iter()
+            .filter(|rental| rental.state == RentalState::Ending && !is_revoking(rental.key_id))
+            .map(|rental| rental.rental_id)
+            .collect();
+        for rental_id in ended {
+            self.push(Event::RentalMoved { rental_id, state: RentalState::Ended, at: now });
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Claims about rentals and keys after their begin: longer, unused, on lease, handed on.
+
+use super::bench::*;
+use super::*;
+use crate::domain::RefusalKind;
+use crate::domain::command::AckStatus;
+use crate::domain::key::{Delegation, KeyGrant, KeyState, RevocationEffect};
+use crate::domain::rental::{Approval, Lending};
+
+const MIN_MS: i64 = 60_000;
+
+/// A car online with a running rental of ann's, whose key the car has.
+fn rented(profile: &str, lending: Lending) -> (Bench, Rental) {
+    let mut bench = Bench::new();
+    bench.lend(lending);
+    bench.connect();
+    bench.request("ann", profile, 0, HOUR_MS).expect("granted");
+    deliver(&mut bench);
+    let rental = bench.vehicle.rentals[0].clone();
+    (bench, rental)
+}
+
+fn deliver(bench: &mut Bench) {
+    for id in bench.send_all() {
+        bench.ack(id, AckStatus::Succeeded);
+    }
+}
+
+fn review(bench: &mut Bench) {
+    bench.ask(Request::Review).expect("review");
+}
+
+fn told_grants(bench: &Bench) -> Vec<&KeyGrant> {
+    let grants = bench.vehicle.commands.iter().filter_map(|command| match &command.order {
+        Order::GrantKey { key } => Some(key),
+        _ => None,
+    });
+    grants.collect()
+}
+
+#[test]
+fn a_longer_rental_takes_its_key_along_and_the_car_is_told() {
+    let (mut bench, rental) = rented("cabin", Lending::default());
+    let until = START.plus_ms(2 * HOUR_MS);
+    let extend = Request::Extend { rental_id: rental.rental_id, until, by: renter("ann") };
+    assert!(!bench.ask(extend.clone()).expect("extended").is_empty());
+    assert_eq!(bench.ask(extend).expect("again").len(), 0, "the same wish again changes nothing");
+    let key = bench.vehicle.key(rental.key_id).expect("its key");
+    assert_eq!((key.grant.not_after, bench.vehicle.rentals[0].until), (until, until));
+    let newest = told_grants(&bench).last().copied().expect("told").clone();
+    assert_eq!((newest.key_id, newest.not_after), (rental.key_id, until));
+    bench.pass(90 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Active);
+}
+
+#[test]
+fn a_rental_is_not_made_longer_into_the_next_one_nor_beyond_the_terms() {
+    let (mut bench, rental) = rented("cabin", Lending { max_minutes: Some(180), ..Lending::default() });
+    bench.request("bob", "cabin", 2 * HOUR_MS, 3 * HOUR_MS).expect("granted");
+    let mut extend = |until_ms: i64, by: &str| {
+        let until = START.plus_ms(until_ms);
+        let wish = Request::Extend { rental_id: rental.rental_id, until, by: renter(by) };
+        bench.ask(wish).err().map(|refusal| refusal.kind)
+    };
+    assert_eq!(extend(2 * HOUR_MS + 1, "ann"), Some(RefusalKind::NotAvailable), "bob has it then");
+    assert_eq!(extend(4 * HOUR_MS, "ann"), Some(RefusalKind::NotAvailable), "longer than it is lent");
+    assert_eq!(extend(30 * MIN_MS, "ann"), Some(RefusalKind::Invalid), "shorter");
+    assert_eq!(extend(90 * MIN_MS, "bob"), Some(RefusalKind::NotFound), "not his");
+    assert_eq!(extend(2 * HOUR_MS, "ann"), None, "up to the very begin of bob's");
+    bench.ask(Request::Revoke { key_id: rental.key_id, effect: RevocationEffect::Immediate }).expect("revoked");
+    let late =
+        Request::Extend { rental_id: rental.rental_id, until: START.plus_ms(119 * MIN_MS + 59_000), by: operator() };
+    assert!(bench.ask(late).is_err());
+}
+
+#[test]
+fn where_the_owner_decides_a_renter_does_not_make_a_rental_longer_alone() {
+    let (mut bench, rental) = rented("cabin", Lending::default());
+    bench.lend(Lending { approval: Approval::Owner, ..Lending::default() });
+    let until = START.plus_ms(2 * HOUR_MS);
+    let mut extend = |by| bench.ask(Request::Extend { rental_id: rental.rental_id, until, by });
+    assert_eq!(extend(renter("ann")).expect_err("asks").kind, RefusalKind::Forbidden);
+    assert!(extend(operator()).is_ok());
+}
+
+#[test]
+fn a_car_nobody_comes_for_is_free_again_and_one_that_is_used_is_not() {
+    let terms = Lending { no_show_minutes: Some(15), ..Lending::default() };
+    let (mut bench, rental) = rented("cabin", terms.clone());
+    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(15 * MIN_MS)));
+    bench.pass(15 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::NoShow);
+    assert!(bench.vehicle.key(rental.key_id).is_some_and(|key| key.revoked_at.is_some()));
+    assert_eq!(bench.vehicle.usage(bench.now), Usage::Free);
+    bench.request("bob", "cabin", 0, HOUR_MS).expect("free for others");
+
+    let uses: [fn(&mut Bench, &Rental); 3] = [
+        |bench, rental| bench.key_used(rental.key_id),
+        |bench, _| bench.drives(true),
+        |bench, rental| {
+            let (command_id, key_id) = (CommandId(bench.new_id()), rental.key_id);
+            let function = Function::UnlockDoors;
+            bench.ask(Request::Act { command_id, key_id, function, by: renter("ann") }).expect("asked");
+            deliver(bench);
+        },
+    ];
+    for use_it in uses {
+        let (mut bench, rental) = rented("drive", terms.clone());
+        bench.pass(MIN_MS);
+        use_it(&mut bench, &rental);
+        bench.pass(20 * MIN_MS);
+        review(&mut bench);
+        assert_eq!(bench.vehicle.rentals[0].state, RentalState::Active);
+    }
+}
+
+#[test]
+fn a_key_on_lease_is_renewed_while_the_car_is_there_and_runs_out_while_it_is_not() {
+    let (mut bench, rental) = rented("cabin", Lending { lease_minutes: Some(10), ..Lending::default() });
+    assert_eq!(told_grants(&bench)[0].not_after, START.plus_ms(10 * MIN_MS), "the car hears of ten minutes");
+    let whole = bench.vehicle.key(rental.key_id).expect("key").grant.not_after;
+    assert_eq!(whole, START.plus_ms(HOUR_MS), "the token is good to the end");
+    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(5 * MIN_MS)));
+    bench.pass(5 * MIN_MS);
+    review(&mut bench);
+    deliver(&mut bench);
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, START.plus_ms(15 * MIN_MS));
+    bench.disconnect();
+    assert_eq!(bench.vehicle.next_due(false), Some(whole), "nothing to do for a car that cannot hear");
+    bench.pass(20 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(told_grants(&bench).len(), 2);
+    bench.connect();
+    review(&mut bench);
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, START.plus_ms(35 * MIN_MS));
+    for minutes in [5, 5, 5, 5, 5] {
+        deliver(&mut bench);
+        bench.pass(minutes * MIN_MS);
+        review(&mut bench);
+    }
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, whole, "never beyond the key's own end");
+    let count = told_grants(&bench).len();
+    bench.pass(MIN_MS);
+    review(&mut bench);
+    assert_eq!(told_grants(&bench).len(), count);
+}
+
+fn handed_on(rental: &Rental, number: u128) -> Delegation {
+    Delegation {
+        key_id: KeyId(Uuid::from_u128(1_000_000 + number)),
+        holder: "bob".into(),
+        permits: vec![Function::UnlockDoors].into(),
+        not_before: rental.from,
+        not_after: START.plus_ms(30 * MIN_MS),
+        told_at: START,
+        revoked_at: None,
+    }
+}
+
+#[test]
+fn a_key_is_handed_on_with_less_and_ends_with_the_one_it_was_made_of() {
+    let (mut bench, rental) = rented("drive", Lending::default());
+    let key_id = rental.key_id;
+    let delegation = handed_on(&rental, 1);
+    let tell = |delegation: &Delegation| Request::Delegate { key_id, delegation: delegation.clone() };
+    assert_eq!(bench.ask(tell(&delegation)).expect("told").len(), 1);
+    assert_eq!(bench.ask(tell(&delegation)).expect("told again").len(), 0);
+    let kind = |outcome: Result<Vec<Event>, Refusal>| outcome.err().map(|refusal| refusal.kind);
+    let other = Delegation { holder: "eve".into(), ..delegation.clone() };
+    assert_eq!(kind(bench.ask(tell(&other))), Some(RefusalKind::Conflict), "the id is taken");
+    let greedy = Delegation { permits: Functions::ALL, ..handed_on(&rental, 2) };
+    assert_eq!(kind(bench.ask(tell(&greedy))), Some(RefusalKind::Forbidden));
+    let longer = Delegation { not_after: START.plus_ms(2 * HOUR_MS), ..handed_on(&rental, 2) };
+    assert_eq!(kind(bench.ask(tell(&longer))), Some(RefusalKind::Forbidden));
+    let state = |bench: &Bench| {
+        let key = bench.vehicle.key(key_id).expect("key");
+        key.delegation_state(&key.delegations[0], bench.now)
+    };
+    assert_eq!(state(&bench), KeyState::Delivered);
+    bench.ask(Request::Revoke { key_id, effect: RevocationEffect::Immediate }).expect("revoked");
+    assert_eq!(state(&bench), KeyState::Revoked);
+    assert_eq!(kind(bench.ask(tell(&handed_on(&rental, 3)))), Some(RefusalKind::Expired));
+}
+
+#[test]
+fn a_key_that_was_handed_on_is_taken_back_alone() {
+    let (mut bench, rental) = rented("drive", Lending::default());
+    let (key_id, delegation) = (rental.key_id, handed_on(&rental, 1));
+    let delegated_key_id = delegation.key_id;
+    bench.ask(Request::Delegate { key_id, delegation }).expect("told");
+    let wish = Request::RevokeDelegation { key_id, delegated_key_id, effect: RevocationEffect::Immediate };
+    bench.ask(wish.clone()).expect("revoked");
+    assert_eq!(bench.ask(wish).expect("again").len(), 0);
+    let told = bench.vehicle.commands.last().expect("a command");
+    assert!(matches!(told.order, Order::RevokeKey { key_id, .. } if key_id == delegated_key_id));
+    let key = bench.vehicle.key(key_id).expect("key");
+    assert_eq!(key.state(bench.now), KeyState::Delivered, "the one it was made of stays");
+    assert_eq!(key.delegation_state(&key.delegations[0], bench.now), KeyState::Revoked);
+}
+
+#[test]
+fn a_cabin_key_is_not_handed_on() {
+    let (mut bench, rental) = rented("cabin", Lending::default());
+    let wish = Request::Delegate { key_id: rental.key_id, delegation: handed_on(&rental, 1) };
+    assert_eq!(bench.ask(wish).expect_err("kept").kind, RefusalKind::Forbidden);
+}
