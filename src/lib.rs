@@ -149,6 +149,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
             outbound: mqtt.outbound(),
             vehicles_feed: feed.clone().recipient(),
             commands_feed: feed.clone().recipient(),
+            alerts_feed: feed.clone().recipient(),
             audience,
         },
     )?;

@@ -179,6 +179,7 @@ fn car(is_rented: bool) -> Snapshot {
             state: RentalState::Active,
             history: vec![RentalPassage { state: RentalState::Active, at: began }],
             first_used_at: None,
+            is_late: false,
         });
     }
     Snapshot { now, vehicle, twin: Twin::new(now) }

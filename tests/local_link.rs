@@ -172,7 +172,7 @@ async fn a_key_handed_on_opens_what_it_says_once_deep_and_is_taken_back_alone() 
     let terms = Terms {
         key_id: KeyId(uuid::Uuid::now_v7()),
         permits: vec![Function::UnlockDoors, Function::OpenGlovebox].into(),
-        not_before: now().plus_ms(-1_000),
+        not_before: now(),
         not_after: now().plus_ms(600_000),
         max_delegation: 0,
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::feed::{CommandChanged, VehicleChanged};
+use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 pub use super::fleet_metrics::FleetMetrics;
 use super::loading::{load, load_registered};
 use super::schedule::{Schedule, TICK};
@@ -36,6 +36,7 @@ pub struct Shared {
     pub outbound: Recipient<SendToCar>,
     pub vehicles_feed: Recipient<VehicleChanged>,
     pub commands_feed: Recipient<CommandChanged>,
+    pub alerts_feed: Recipient<AlertChanged>,
     /// Consoles attached; with none, telemetry is not sent to the feed.
     pub audience: Arc<AtomicUsize>,
     pub mailbox: usize,
@@ -56,6 +57,7 @@ pub struct Parts {
     pub outbound: Recipient<SendToCar>,
     pub vehicles_feed: Recipient<VehicleChanged>,
     pub commands_feed: Recipient<CommandChanged>,
+    pub alerts_feed: Recipient<AlertChanged>,
     pub audience: Arc<AtomicUsize>,
 }
 
@@ -150,6 +152,7 @@ impl FleetHandle {
             outbound: parts.outbound,
             vehicles_feed: parts.vehicles_feed,
             commands_feed: parts.commands_feed,
+            alerts_feed: parts.alerts_feed,
             audience: parts.audience,
             mailbox: config.mailbox,
             max_in_flight: config.max_observations_in_flight,

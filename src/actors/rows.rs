@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::domain::card::Alert;
 use crate::domain::twin::{SignalValue, Twin};
 use crate::domain::vehicle::{Details, Event, Registered, Vehicle};
 use crate::domain::{CommandId, KeyId, RentalId, RequestId, Timestamp, VehicleId};
@@ -68,6 +69,7 @@ pub struct Touched {
     requests: BTreeSet<RequestId>,
     rentals: BTreeSet<RentalId>,
     keys: BTreeSet<KeyId>,
+    alerts: Vec<Alert>,
 }
 
 impl Touched {
@@ -98,6 +100,10 @@ impl Touched {
             Event::RentalReserved { rental } => {
                 self.rentals.insert(rental.rental_id);
                 self.requests.insert(rental.request_id);
+            }
+            Event::ReturnDoubted { rental_id, alert } => {
+                self.rentals.insert(*rental_id);
+                self.alerts.push(alert.clone());
             }
             Event::RentalMoved { rental_id, .. } | Event::RentalUsed { rental_id, .. } => {
                 self.rentals.insert(*rental_id);
@@ -152,7 +158,14 @@ impl Touched {
             let item = KeyRow { vehicle_id: vehicle_id.clone(), token: token(key), item: key };
             rows.push(row(Table::Keys, key.grant.key_id.to_string(), &item));
         }
+        let alerts = self.alerts.iter();
+        rows.extend(alerts.map(|alert| row(Table::Alerts, alert.alert_id.to_string(), alert)));
         rows.into_iter().flatten().collect()
+    }
+
+    /// Opened by these events.
+    pub fn alerts(&self) -> &[Alert] {
+        &self.alerts
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
 
-use super::feed::{CommandChanged, VehicleChanged};
+use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 use super::fleet::{FleetHandle, Mint, Parts};
 use super::vehicle::SendToCar;
 use crate::clock::Clock;
@@ -19,6 +19,7 @@ pub struct Recorder {
     pub to_cars: Arc<Mutex<Vec<SendToCar>>>,
     pub commands: Arc<Mutex<Vec<CommandChanged>>>,
     pub vehicles: Arc<Mutex<Vec<VehicleChanged>>>,
+    pub alerts: Arc<Mutex<Vec<AlertChanged>>>,
 }
 
 impl Actor for Recorder {
@@ -38,6 +39,14 @@ impl Handler<VehicleChanged> for Recorder {
 
     fn handle(&mut self, message: VehicleChanged, _: &mut Context<Self>) {
         self.vehicles.lock().unwrap().push(message);
+    }
+}
+
+impl Handler<AlertChanged> for Recorder {
+    type Result = ();
+
+    fn handle(&mut self, message: AlertChanged, _: &mut Context<Self>) {
+        self.alerts.lock().unwrap().push(message);
     }
 }
 
@@ -89,7 +98,8 @@ pub fn fleet_minting(
         mint,
         outbound: addr.clone().recipient(),
         vehicles_feed: addr.clone().recipient(),
-        commands_feed: addr.recipient(),
+        commands_feed: addr.clone().recipient(),
+        alerts_feed: addr.recipient(),
         audience: Arc::new(1.into()),
     };
     let fleet = FleetHandle::start(config, parts).expect("the fleet starts");

@@ -90,6 +90,9 @@ pub struct Rental {
     /// When its key was first used, or the car was first seen in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_used_at: Option<Timestamp>,
+    /// Somebody was told that the car is not back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_late: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,6 +102,14 @@ pub struct RentalPassage {
 }
 
 impl Rental {
+    /// How long after its end a car may be on its way to rest before anybody is told.
+    pub const LATE_MS: i64 = 600_000;
+
+    /// When somebody is told that the car is not back, if it is not by then.
+    pub fn late_at(&self) -> Option<Timestamp> {
+        (self.state == RentalState::Ending && !self.is_late).then(|| self.until.plus_ms(Self::LATE_MS))
+    }
+
     pub fn overlaps(&self, from: Timestamp, until: Timestamp) -> bool {
         self.from < until && from < self.until
     }
@@ -218,9 +229,9 @@ fn minutes_ms(minutes: Option<u64>) -> Option<i64> {
 }
 
 impl ReturnArea {
-    pub fn contains(self, position: Position) -> bool {
-        let centre = Position { latitude: self.latitude, longitude: self.longitude };
-        centre.distance_m(position) <= self.radius_m
+    /// From its middle.
+    pub fn distance_m(self, position: Position) -> f64 {
+        Position { latitude: self.latitude, longitude: self.longitude }.distance_m(position)
     }
 }
 

@@ -16,11 +16,12 @@ use crate::domain::AlertId;
 use crate::domain::card::Alert;
 use crate::store::Table;
 
-/// One alert. It is evidence to look into, not proof, and concerns a vehicle and a card.
+/// One alert. It is evidence to look into, not proof, and concerns a vehicle, its card or its rental.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AlertBody {
     pub alert_id: String,
-    /// `card_declined`, or `card_unverified`: declined for lack of knowledge, without a sign of misuse.
+    /// `card_declined`, `card_unverified` (declined for lack of knowledge, without a sign of misuse), `late_return`, or
+    /// `outside_return_area`.
     pub kind: String,
     /// `info`, `warning` or `critical`.
     pub severity: String,
@@ -30,6 +31,8 @@ pub struct AlertBody {
     pub card_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rental_id: Option<String>,
     /// `open`, `acknowledged`, `resolved` or `withdrawn`.
     pub state: String,
     pub text: String,

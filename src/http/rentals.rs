@@ -44,7 +44,8 @@ pub async fn get(app: web::Data<App>, caller: Caller, request: HttpRequest) -> R
 #[utoipa::path(post, path = "/v1/rentals/{id}/end", tag = "rentals", params(("id" = String, Path)),
     responses((status = 200, description = "`ending` until the car has confirmed", body = RentalBody)))]
 pub async fn end(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    close(&app, caller, &request, "end", |rental_id| Request::EndRental { rental_id }).await
+    let by = caller.principal.clone();
+    close(&app, caller, &request, "end", |rental_id| Request::EndRental { rental_id, by: by.clone() }).await
 }
 
 #[utoipa::path(post, path = "/v1/rentals/{id}/cancel", tag = "rentals", params(("id" = String, Path)),

@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
 pub(in crate::actors) use message::{Letter, Reply};
 
-use super::feed::{CommandChanged, VehicleChanged};
+use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 use super::fleet::Shared;
 use super::rows::{self, Touched};
 use super::schedule::Schedule;
@@ -89,7 +89,7 @@ impl Wanted {
             Request::Use { request_id, .. } | Request::Approve { request_id } | Request::Decline { request_id } => {
                 Self::Usage(*request_id)
             }
-            Request::EndRental { rental_id }
+            Request::EndRental { rental_id, .. }
             | Request::CancelRental { rental_id }
             | Request::Extend { rental_id, .. } => Self::Rental(*rental_id),
             Request::Revoke { key_id, .. }
@@ -179,6 +179,12 @@ impl VehicleActor {
                     self.shared.metrics.feed_full.fetch_add(1, Ordering::Relaxed);
                 }
             }
+        }
+        for alert in touched.alerts() {
+            let changed =
+                rows::json(alert).map(|body| AlertChanged { id: alert.alert_id, open: true, body: body.into() });
+            // An alert a vehicle opens is rare, and must not be lost to a full mailbox.
+            changed.into_iter().for_each(|changed| self.shared.alerts_feed.do_send(changed));
         }
         self.answer_waiters();
         if touched.is_vehicle() {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{AlertId, DecisionId, Money, Principal, Refusal, RefusalKind, Timestamp, VehicleId};
+use super::super::{AlertId, DecisionId, Money, Principal, Refusal, RefusalKind, RentalId, Timestamp, VehicleId};
 use super::{CardId, Decision, Outcome};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,6 +14,10 @@ pub enum AlertKind {
     CardDeclined,
     /// A purchase was declined because too little was known; no sign of misuse.
     CardUnverified,
+    /// A rental is over and its car has not come back to rest.
+    LateReturn,
+    /// A rental has ended with its car outside of where it is to be returned.
+    OutsideReturnArea,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -63,6 +67,8 @@ pub struct Alert {
     pub card_id: Option<CardId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision_id: Option<DecisionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rental_id: Option<RentalId>,
     pub state: AlertState,
     pub text: String,
     pub opened_at: Timestamp,
@@ -97,11 +103,36 @@ impl Alert {
             vehicle_id: decision.vehicle_id.clone(),
             card_id: decision.card_id.clone(),
             decision_id: Some(decision.decision_id),
+            rental_id: None,
             state: AlertState::Open,
             text: text(decision, kind),
             opened_at: decision.at,
             history: vec![AlertPassage { state: AlertState::Open, at: decision.at, by: None }],
         })
+    }
+
+    /// What is wrong with the end of a rental. No person is named.
+    pub fn for_return(
+        alert_id: AlertId,
+        kind: AlertKind,
+        vehicle_id: VehicleId,
+        rental_id: RentalId,
+        text: String,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            alert_id,
+            kind,
+            severity: Severity::Warning,
+            vehicle_id: Some(vehicle_id),
+            card_id: None,
+            decision_id: None,
+            rental_id: Some(rental_id),
+            state: AlertState::Open,
+            text,
+            opened_at: at,
+            history: vec![AlertPassage { state: AlertState::Open, at, by: None }],
+        }
     }
 
     /// Somebody still has to look at it.
@@ -151,7 +182,7 @@ fn text(decision: &Decision, kind: AlertKind) -> String {
             let found: Vec<&str> = decision.ruling.failed_checks().map(|check| check.detail.as_str()).collect();
             format!("{head} Found: {}. This is evidence to look into, not proof of misuse.", found.join("; "))
         }
-        AlertKind::CardUnverified => {
+        AlertKind::CardUnverified | AlertKind::LateReturn | AlertKind::OutsideReturnArea => {
             format!("{head} Too little was known to check it; there is no sign of misuse.")
         }
     }

@@ -174,6 +174,7 @@ mod tests {
                 state: RentalState::Active,
                 history: vec![passage(RentalState::Reserved, reserved_at), passage(RentalState::Active, active_at)],
                 first_used_at: None,
+                is_late: false,
             });
             VehicleFacts::of(&vehicle, &Twin::new(Timestamp(900))).uses[0].from
         };

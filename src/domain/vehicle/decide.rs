@@ -47,7 +47,7 @@ pub(super) fn decide(vehicle: &Vehicle, context: &Context<'_>, request: Request)
             draft.open_request(request_id)?;
             draft.push(Event::UsageDecided { request_id, state: RequestState::Declined, at: context.now });
         }
-        Request::EndRental { rental_id } => draft.end_rental(rental_id)?,
+        Request::EndRental { rental_id, by } => draft.end_rental(rental_id, &by)?,
         Request::CancelRental { rental_id } => draft.cancel_rental(rental_id)?,
         Request::Extend { rental_id, until, by } => draft.extend(rental_id, until, &by)?,
         Request::Revoke { key_id, effect } => {
@@ -270,6 +270,7 @@ impl Draft<'_> {
         self.note_use();
         self.start_and_end_rentals();
         self.renew_leases();
+        self.tell_of_late_returns();
         self.finish_endings();
     }
 

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::card::Alert;
 use crate::domain::command::{Ack, Command, CommandState, Fact, Order};
 use crate::domain::key::{Delegation, HolderKey, Key, RevocationEffect};
 use crate::domain::rental::{Lending, Rental, RentalState, RequestState, UsageRequest};
@@ -63,6 +64,7 @@ pub enum Request {
     },
     EndRental {
         rental_id: RentalId,
+        by: Principal,
     },
     CancelRental {
         rental_id: RentalId,
@@ -166,6 +168,11 @@ pub enum Event {
     RentalUsed {
         rental_id: RentalId,
         at: Timestamp,
+    },
+    /// Its end needs somebody to look at it.
+    ReturnDoubted {
+        rental_id: RentalId,
+        alert: Alert,
     },
     KeyGranted {
         key: Key,

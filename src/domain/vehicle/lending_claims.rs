@@ -3,9 +3,11 @@
 use super::bench::*;
 use super::*;
 use crate::domain::RefusalKind;
-use crate::domain::command::AckStatus;
+use crate::domain::card::AlertKind;
+use crate::domain::command::{Ack, AckStatus};
 use crate::domain::key::{Delegation, KeyGrant, KeyState, RevocationEffect};
-use crate::domain::rental::{Approval, Lending};
+use crate::domain::rental::{Approval, Lending, ReturnArea};
+use crate::domain::twin::{SignalValue, path};
 
 const MIN_MS: i64 = 60_000;
 
@@ -145,6 +147,67 @@ fn a_key_on_lease_is_renewed_while_the_car_is_there_and_runs_out_while_it_is_not
     bench.pass(MIN_MS);
     review(&mut bench);
     assert_eq!(told_grants(&bench).len(), count);
+}
+
+fn at_km(bench: &mut Bench, north_km: f64) {
+    bench.report(&[
+        (path::LATITUDE, SignalValue::Number(45.0 + north_km / 111.195)),
+        (path::LONGITUDE, SignalValue::Number(7.0)),
+    ]);
+}
+
+fn alerts(events: &[Event]) -> Vec<AlertKind> {
+    let opened = events.iter().filter_map(|event| match event {
+        Event::ReturnDoubted { alert, .. } => Some(alert.kind),
+        _ => None,
+    });
+    opened.collect()
+}
+
+#[test]
+fn a_car_is_given_back_where_it_belongs() {
+    let return_area = Some(ReturnArea { latitude: 45.0, longitude: 7.0, radius_m: 1_000.0 });
+    let (mut bench, rental) = rented("cabin", Lending { return_area, ..Lending::default() });
+    let end = |by| Request::EndRental { rental_id: rental.rental_id, by };
+    at_km(&mut bench, 3.0);
+    let refused = bench.ask(end(renter("ann"))).expect_err("elsewhere");
+    assert!(refused.kind == RefusalKind::Conflict && refused.detail.contains("2.0 km"), "{refused:?}");
+    bench.ask(end(operator())).expect("the fleet may take it anywhere");
+    let ids = bench.send_all();
+    let mut events = Vec::new();
+    for command_id in ids {
+        let ack = Ack { command_id, at: bench.now, status: AckStatus::Succeeded, reason: None };
+        events.extend(bench.ask(Request::Ack(ack)).expect("ack"));
+    }
+    assert_eq!(alerts(&events), [AlertKind::OutsideReturnArea]);
+
+    let (mut bench, rental) = rented("cabin", Lending { return_area, ..Lending::default() });
+    let end = Request::EndRental { rental_id: rental.rental_id, by: renter("ann") };
+    at_km(&mut bench, 3.0);
+    bench.pass(11 * MIN_MS);
+    bench.ask(end).expect("a position that old keeps nobody");
+    let (mut bench, rental) = rented("cabin", Lending { return_area, ..Lending::default() });
+    at_km(&mut bench, 0.9);
+    bench.ask(Request::EndRental { rental_id: rental.rental_id, by: renter("ann") }).expect("inside");
+}
+
+#[test]
+fn a_car_that_drives_on_is_told_of_once_and_never_stopped() {
+    let (mut bench, _) = rented("drive", Lending::default());
+    bench.pass(HOUR_MS - MIN_MS);
+    bench.drives(true);
+    bench.pass(MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Ending);
+    let told = bench.vehicle.commands.last().expect("told").order.clone();
+    assert!(matches!(told, Order::RevokeKey { effect: RevocationEffect::AtSafeState, .. }));
+    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(HOUR_MS + Rental::LATE_MS)));
+    bench.pass(Rental::LATE_MS);
+    bench.drives(true);
+    assert!(bench.vehicle.rentals[0].is_late);
+    let events = bench.ask(Request::Review).expect("review");
+    assert_eq!(alerts(&events), [], "once");
+    assert!(bench.vehicle.outbox(&bench.twin).iter().all(|command| !command.order.endangers_a_moving_car()));
 }
 
 fn handed_on(rental: &Rental, number: u128) -> Delegation {

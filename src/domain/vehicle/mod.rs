@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 pub use event::{Details, Event, Request};
 
+use super::card::AlertKind;
 use super::command::{Command, CommandState, FactKind, Order};
 use super::key::{Key, Profile};
 use super::rental::{Rental, RentalState, RequestState, Usage, UsageRequest};
@@ -168,6 +169,11 @@ impl Vehicle {
             Event::RentalUsed { rental_id, at } => {
                 if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
                     rental.first_used_at.get_or_insert(*at);
+                }
+            }
+            Event::ReturnDoubted { rental_id, alert } => {
+                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
+                    rental.is_late |= alert.kind == AlertKind::LateReturn;
                 }
             }
             Event::KeyGranted { key } => self.keys.push(key.clone()),
@@ -341,7 +347,8 @@ impl Vehicle {
         let rentals = self.rentals.iter().filter_map(|rental| match rental.state {
             RentalState::Reserved => Some(rental.from),
             RentalState::Active => Some(self.no_show_at(rental).map_or(rental.until, |at| at.min(rental.until))),
-            RentalState::Ending | RentalState::Ended | RentalState::Cancelled | RentalState::NoShow => None,
+            RentalState::Ending => rental.late_at(),
+            RentalState::Ended | RentalState::Cancelled | RentalState::NoShow => None,
         });
         let leases = self.keys.iter().filter(|_| is_online).filter_map(|key| self.renew_at(key));
         let requests = self

@@ -122,7 +122,7 @@ fn step(bench: &mut Bench, step: &Move) {
         }
         Move::EndRental(nth) => {
             if let Some(rental_id) = bench.vehicle.rentals.iter().rev().nth(nth).map(|rental| rental.rental_id) {
-                let _ = bench.ask(Request::EndRental { rental_id });
+                let _ = bench.ask(Request::EndRental { rental_id, by: operator() });
             }
         }
         Move::CancelRental(nth) => {

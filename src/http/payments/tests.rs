@@ -70,6 +70,7 @@ fn car(is_rented: bool) -> Snapshot {
             state: RentalState::Active,
             history: vec![RentalPassage { state: RentalState::Active, at: began }],
             first_used_at: None,
+            is_late: false,
         });
     }
     let mut twin = Twin::new(NOW);

@@ -1,18 +1,23 @@
 //! Who may have the car: requests, approvals, rentals from their begin to their end.
 
 use super::{Draft, missing, refuse};
+use crate::domain::card::{Alert, AlertKind};
 use crate::domain::command::{CommandState, Order};
 use crate::domain::key::{Key, KeyGrant, Profile};
 use crate::domain::rental::{Approval, Lending, Rental, RentalPassage, RentalState, RequestState, UsageRequest};
 use crate::domain::vehicle::{Event, Vehicle};
 use crate::domain::{
-    CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp,
+    AlertId, CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role,
+    Timestamp,
 };
 
 /// A request may begin this far back: phones' clocks lag, and "now" is a moment ago when it arrives.
 const LATE_START_MS: i64 = 300_000;
 
 const MAX_OPEN_RENTALS: usize = 32;
+
+/// A position older than this says nothing about where the car is returned.
+const FRESH_MS: i64 = 600_000;
 
 impl Draft<'_> {
     pub(super) fn request_usage(&mut self, request: UsageRequest) -> Result<(), Refusal> {
@@ -143,6 +148,7 @@ impl Draft<'_> {
                 state,
                 history: vec![RentalPassage { state, at: now }],
                 first_used_at: None,
+                is_late: false,
             },
         });
         let lease_ms = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms);
@@ -162,6 +168,34 @@ impl Draft<'_> {
         self.tell_car_of(&key);
         self.start_and_end_rentals();
         Ok(())
+    }
+
+    /// How far outside of its return area the car is; `None` when it is inside, has none, or it is not known.
+    fn outside_return_area(&self) -> Option<f64> {
+        let area = self.vehicle.details.lending.as_ref()?.return_area?;
+        let fix = self.context.twin.fix().filter(|fix| self.context.now.since_ms(fix.at) <= FRESH_MS)?;
+        let beyond_m = area.distance_m(fix.position) - area.radius_m - fix.accuracy_m.unwrap_or(0.0);
+        (beyond_m > 0.0).then_some(beyond_m)
+    }
+
+    /// A car that drives on after its rental is not stopped: people are told.
+    pub(super) fn tell_of_late_returns(&mut self) {
+        let now = self.context.now;
+        let late = self.vehicle.rentals.iter().filter(|rental| rental.late_at().is_some_and(|at| at <= now));
+        for rental in late.cloned().collect::<Vec<_>>() {
+            let why = match self.context.twin.is_online() {
+                true => "it has not come to rest with ignition off",
+                false => "it has no connection, and may still open for the key until that ends",
+            };
+            let head = format!("Vehicle {}: its rental ended at {}, and ", self.vehicle.vehicle_id, rental.until);
+            self.doubt_return(AlertKind::LateReturn, rental.rental_id, format!("{head}{why}."));
+        }
+    }
+
+    fn doubt_return(&mut self, kind: AlertKind, rental_id: RentalId, text: String) {
+        let (alert_id, at) = (AlertId((self.context.new_id)()), self.context.now);
+        let alert = Alert::for_return(alert_id, kind, self.vehicle.vehicle_id.clone(), rental_id, text, at);
+        self.push(Event::ReturnDoubted { rental_id, alert });
     }
 
     /// A later end of a running or coming rental, on the same terms as a new one. The key stays the same key: the car and
@@ -253,10 +287,15 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn end_rental(&mut self, id: RentalId) -> Result<(), Refusal> {
+    /// A renter brings the car back to where it belongs first, where the car says that it is elsewhere.
+    pub(super) fn end_rental(&mut self, id: RentalId, by: &Principal) -> Result<(), Refusal> {
         let rental = self.vehicle.rental(id).cloned().ok_or_else(|| missing("rental"))?;
         match rental.state {
             RentalState::Active => {
+                if let Some(away_m) = self.outside_return_area().filter(|_| by.role == Role::Renter) {
+                    let detail = format!("the vehicle is {:.1} km outside of its return area", away_m / 1000.0);
+                    return refuse(RefusalKind::Conflict, detail);
+                }
                 self.close(&rental);
                 Ok(())
             }
@@ -338,6 +377,14 @@ impl Draft<'_> {
             .collect();
         for rental_id in ended {
             self.push(Event::RentalMoved { rental_id, state: RentalState::Ended, at: now });
+            if let Some(away_m) = self.outside_return_area() {
+                let away_km = away_m / 1000.0;
+                let text = format!(
+                    "Vehicle {}: its rental has ended {away_km:.1} km outside of its return area.",
+                    self.vehicle.vehicle_id
+                );
+                self.doubt_return(AlertKind::OutsideReturnArea, rental_id, text);
+            }
         }
     }
 }
