@@ -232,6 +232,8 @@ impl Default for Fleet {
 pub struct Keys {
     /// PKCS#8 PEM of the fleet's Ed25519 signing key.
     pub signing_key: PathBuf,
+    /// Keys that tokens still in use were signed by: published with it, and signing nothing.
+    pub retired_signing_keys: Vec<PathBuf>,
     /// The token's `iss`.
     pub issuer: String,
     /// The longest a key may be valid.
@@ -245,12 +247,13 @@ impl Default for Keys {
         let built_in = key::Profile::built_in().into_iter();
         Self {
             signing_key: "certs/signing.key.pem".into(),
+            retired_signing_keys: Vec::new(),
             issuer: "cardea".into(),
             max_minutes: 30 * 24 * 60,
             profiles: built_in
                 .map(|profile| {
-                    let key::Profile { name, permits, max_delegation } = profile;
-                    (name, KeyProfile { permits, max_delegation })
+                    let key::Profile { name, permits, max_delegation, max_speed_kmh } = profile;
+                    (name, KeyProfile { permits, max_delegation, max_speed_kmh })
                 })
                 .collect(),
         }
@@ -258,10 +261,13 @@ impl Default for Keys {
 }
 
 impl Keys {
+    /// With the one that signs, a set that a car holds in memory.
+    pub const MAX_RETIRED: usize = 15;
+
     /// The profiles as the domain knows them. [`load`] has called this already, so that it does not fail afterwards.
     pub fn profiles(&self) -> Result<Vec<key::Profile>, Malformed> {
         let profiles = self.profiles.iter();
-        profiles.map(|(name, table)| key::Profile::new(name, table.permits, table.max_delegation)).collect()
+        profiles.map(|(name, table)| table.profile(name)).collect()
     }
 }
 
@@ -274,6 +280,15 @@ pub struct KeyProfile {
     /// 1 = the holder may pass a narrower key on, once.
     #[serde(default)]
     pub max_delegation: u8,
+    /// The car keeps to it while it is driven with such a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_speed_kmh: Option<u16>,
+}
+
+impl KeyProfile {
+    pub fn profile(&self, name: &str) -> Result<key::Profile, Malformed> {
+        key::Profile::new(name, self.permits, self.max_delegation, self.max_speed_kmh)
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

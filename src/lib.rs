@@ -42,7 +42,7 @@ use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
 use crate::mqtt::{Kicker, MqttHandle, Reason};
 use crate::store::{LocalStore, Store};
-use crate::token::Signer;
+use crate::token::{Keyset, Signer};
 
 /// Why the gateway did not start, or ended otherwise than by a signal. The text names what to look at.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +120,8 @@ const WATCH: Duration = Duration::from_millis(500);
 fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<Gateway, RunError> {
     let certs = Arc::new(Certs::load(&config.certs)?);
     certs.restore(http::certificates::revocations(&**store)?.into_iter().map(trust_withdrawn));
-    let signer = Arc::new(read_signer(&config)?);
+    let signer = Arc::new(read_signer("keys.signing_key", &config.keys.signing_key, &config)?);
+    let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
@@ -171,6 +172,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
         clock: clock.clone(),
         config: Arc::clone(&config),
         signer,
+        keyset,
         rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
         guard,
@@ -248,11 +250,19 @@ fn rules(config: &Config) -> Result<Rules, RunError> {
     })
 }
 
-fn read_signer(config: &Config) -> Result<Signer, RunError> {
-    let path = &config.keys.signing_key;
-    let unfit = |problem: String| RunError::Config { key: "keys.signing_key", problem };
+fn read_signer(key: &'static str, path: &std::path::Path, config: &Config) -> Result<Signer, RunError> {
+    let unfit = |problem: String| RunError::Config { key, problem };
     let pem = std::fs::read_to_string(path).map_err(|error| unfit(format!("{}: {error}", path.display())))?;
     Signer::from_pem(&pem, &config.keys.issuer).map_err(|error| unfit(format!("{}: {error}", path.display())))
+}
+
+/// The signer's own key and those of before.
+fn read_keyset(signer: &Signer, config: &Config) -> Result<Keyset, RunError> {
+    let retired = config.keys.retired_signing_keys.iter();
+    let read = |path: &std::path::PathBuf| {
+        read_signer("keys.retired_signing_keys", path, config).map(|signer| signer.keyset())
+    };
+    retired.map(read).try_fold(signer.keyset(), |keyset, other| Ok(keyset.with(other?)))
 }
 
 fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

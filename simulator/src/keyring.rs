@@ -257,6 +257,7 @@ mod tests {
             generation: 3,
             geofence: None,
             max_delegation: 0,
+            max_speed_kmh: None,
         }
     }
 
@@ -354,6 +355,7 @@ mod tests {
             not_before: NOW.plus_ms(1_000),
             not_after: NOW.plus_ms(2_000),
             geofence: Some(Geofence { latitude: HERE.latitude, longitude: HERE.longitude, radius_m: 50.0 }),
+            max_speed_kmh: None,
         };
         let (holder_key, generation) = (parent.holder_key.clone(), parent.generation);
         let proven = Proven { key_id: parent.key_id, holder_key, generation, delegated: Some(delegated) };

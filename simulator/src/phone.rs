@@ -171,6 +171,7 @@ impl Phone {
             generation: 0,
             geofence: None,
             max_delegation,
+            max_speed_kmh: None,
         };
         let delegation = token::Delegation {
             parent: &parent,

@@ -60,6 +60,7 @@ pub struct DelegatedKey {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub geofence: Option<Geofence>,
+    pub max_speed_kmh: Option<u16>,
 }
 
 /// A token that was presented and refused, as far as it says which key it is.
@@ -112,6 +113,7 @@ impl Dialogue {
             not_before: grant.not_before,
             not_after: grant.not_after,
             geofence: grant.geofence,
+            max_speed_kmh: grant.max_speed_kmh,
         });
         let proven = Proven {
             key_id: own.grant.key_id,
@@ -179,6 +181,7 @@ mod tests {
             generation: 2,
             geofence: None,
             max_delegation: 0,
+            max_speed_kmh: None,
         };
         let token = token::decode(&fleet.mint(&grant, &car, "renter", NOW)).unwrap();
         let dialogue = Dialogue::new(car.clone(), Some(fleet.keyset()));

@@ -273,13 +273,29 @@ impl Unit {
 
     fn use_key(&mut self, now: Timestamp, key_id: KeyId, function: Function) -> Result<(), KeyDenial> {
         let verdict = self.keyring.permits(now, key_id, function, self.world.position());
-        self.use_if(now, key_id, None, function, verdict)
+        let limit = self.keyring.grant(key_id).and_then(|grant| grant.max_speed_kmh);
+        self.use_if(now, key_id, None, function, verdict)?;
+        self.limit_speed(function, limit);
+        Ok(())
+    }
+
+    /// Whoever releases the immobiliser drives under their key's limit.
+    fn limit_speed(&mut self, function: Function, max_speed_kmh: Option<u16>) {
+        if function == Function::Drive {
+            self.world.max_speed_kmh = max_speed_kmh.map(f64::from);
+        }
     }
 
     fn use_proven(&mut self, now: Timestamp, proven: &Proven, function: Function) -> Result<(), KeyDenial> {
         let verdict = self.keyring.permits_proven(now, proven, function, self.world.position());
         let delegated_key_id = proven.delegated.as_ref().map(|delegated| delegated.key_id);
-        self.use_if(now, proven.key_id, delegated_key_id, function, verdict)
+        let limit = match &proven.delegated {
+            Some(delegated) => delegated.max_speed_kmh,
+            None => self.keyring.grant(proven.key_id).and_then(|grant| grant.max_speed_kmh),
+        };
+        self.use_if(now, proven.key_id, delegated_key_id, function, verdict)?;
+        self.limit_speed(function, limit);
+        Ok(())
     }
 
     /// Whatever comes of it is a fact for the gateway, also when it could not be told at once.

@@ -82,6 +82,7 @@ fn grant(permits: &[Function]) -> KeyGrant {
         generation: 1,
         geofence: None,
         max_delegation: 0,
+        max_speed_kmh: None,
     }
 }
 
@@ -336,4 +337,29 @@ fn whatever_happens_commands_run_once_and_a_moving_car_is_not_stopped() {
             assert!(bench.unit.deferred.len() <= MAX_DEFERRED);
         }
     }
+}
+
+#[test]
+fn a_car_driven_with_a_slow_key_stays_slow_until_somebody_else_takes_over() {
+    let mut bench = Bench::linked();
+    let limited = KeyGrant { max_speed_kmh: Some(20), ..grant(&[Function::Drive]) };
+    let free = KeyGrant { key_id: KeyId(Uuid::from_u128(78)), ..grant(&[Function::Drive]) };
+    bench.order(Order::GrantKey { key: limited.clone() });
+    bench.order(Order::GrantKey { key: free.clone() });
+    let fastest = |bench: &mut Bench| {
+        let mut fastest = 0.0_f64;
+        for _ in 0..60 {
+            bench.after_s(1);
+            fastest = fastest.max(bench.unit.world().speed_kmh());
+        }
+        fastest
+    };
+    bench.act(Act::UseKey(limited.key_id, Function::Drive)).0.expect("permitted");
+    bench.act(Act::Drive(true)).0.expect("drives");
+    let slow = fastest(&mut bench);
+    assert!(slow > 15.0 && slow <= 20.0, "{slow}");
+    bench.act(Act::UseKey(free.key_id, Function::Drive)).0.expect("permitted");
+    bench.act(Act::Drive(true)).0.expect("drives");
+    let fast = fastest(&mut bench);
+    assert!(fast > 24.0, "{fast}");
 }

@@ -47,6 +47,8 @@ pub struct World {
     along_m: f64,
     position: Position,
     speed_kmh: f64,
+    /// Of the key it is driven with.
+    pub max_speed_kmh: Option<f64>,
     cruise_kmh: f64,
     odometer_km: f64,
     fuel_l: f64,
@@ -104,6 +106,7 @@ impl World {
             along_m: 0.0,
             position,
             speed_kmh: 0.0,
+            max_speed_kmh: None,
             cruise_kmh: dice.between(30.0, 60.0),
             odometer_km: dice.between(5_000.0, 90_000.0),
             fuel_l: tank_l * dice.between(0.3, 0.8),
@@ -280,7 +283,9 @@ impl World {
 
     fn change_speed(&mut self, elapsed_s: f64) {
         let target_kmh = match self.driver {
-            Driver::Driving if self.fuel_l > 0.0 => self.cruise_kmh,
+            Driver::Driving if self.fuel_l > 0.0 => {
+                self.max_speed_kmh.map_or(self.cruise_kmh, |limit| self.cruise_kmh.min(limit))
+            }
             Driver::Driving | Driver::Parked | Driver::Waiting | Driver::Parking => 0.0,
         };
         let (up, down) = (ACCELERATION_KMH_PER_S * elapsed_s, BRAKING_KMH_PER_S * elapsed_s);

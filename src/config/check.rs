@@ -147,6 +147,10 @@ fn fleet(checks: &mut Checks, config: &Config) {
 
 fn keys(checks: &mut Checks, keys: &Keys) {
     checks.path("keys.signing_key", &keys.signing_key);
+    if keys.retired_signing_keys.len() > Keys::MAX_RETIRED {
+        let count = keys.retired_signing_keys.len();
+        checks.refuse("keys.retired_signing_keys", format!("{count} keys; expected at most {}", Keys::MAX_RETIRED));
+    }
     // The issuer is part of every token, and a token is at most 1 KiB.
     if keys.issuer.is_empty() || keys.issuer.len() > 64 || keys.issuer.chars().any(char::is_control) {
         checks.refuse("keys.issuer", format!("{:?} is no issuer; expected 1 to 64 bytes of text", keys.issuer));
@@ -162,7 +166,11 @@ fn keys(checks: &mut Checks, keys: &Keys) {
         if name.is_empty() || name.len() > 32 || !name.bytes().all(is_name_byte) {
             checks.refuse("keys.profiles", format!("{name:?} is no profile name; expected 1 to 32 of a-z 0-9 _ -"));
         }
-        if let Err(error) = Profile::new(name, profile.permits, profile.max_delegation) {
+        if let Some(kmh) = profile.max_speed_kmh {
+            let limits = u64::from(*Profile::MAX_SPEED_KMH.start())..=u64::from(*Profile::MAX_SPEED_KMH.end());
+            checks.range(&format!("{key}.max_speed_kmh"), kmh, limits);
+        }
+        if let Err(error) = profile.profile(name) {
             checks.refuse(&key, format!("refused: {error}"));
         }
     }

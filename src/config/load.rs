@@ -119,7 +119,8 @@ impl Config {
             &mut self.keys.signing_key,
         ];
         let optional = [&mut self.certs.ca_key, &mut self.certs.crl, &mut self.card_guard.rules];
-        for path in required.into_iter().chain(optional.into_iter().flatten()) {
+        let retired = self.keys.retired_signing_keys.iter_mut();
+        for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {
             *path = folder.join(&path);
         }
         self

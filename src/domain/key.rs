@@ -65,6 +65,9 @@ pub struct KeyGrant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geofence: Option<Geofence>,
     pub max_delegation: u8,
+    /// The car keeps to it while it is driven with this key; `None` = no limit of the key's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_speed_kmh: Option<u16>,
 }
 
 impl KeyGrant {
@@ -209,11 +212,19 @@ pub struct Profile {
     pub name: String,
     pub permits: Functions,
     pub max_delegation: u8,
+    pub max_speed_kmh: Option<u16>,
 }
 
 impl Profile {
+    pub const MAX_SPEED_KMH: std::ops::RangeInclusive<u16> = 5..=300;
+
     /// A renter's profile that prohibits nothing is a mistake: the key would be the owner's.
-    pub fn new(name: impl Into<String>, permits: Functions, max_delegation: u8) -> Result<Self, Malformed> {
+    pub fn new(
+        name: impl Into<String>,
+        permits: Functions,
+        max_delegation: u8,
+        max_speed_kmh: Option<u16>,
+    ) -> Result<Self, Malformed> {
         if permits.is_empty() {
             return Err(Malformed("a profile permits at least one function"));
         }
@@ -223,17 +234,24 @@ impl Profile {
         if max_delegation > 1 {
             return Err(Malformed("a key is delegated at most once"));
         }
-        Ok(Self { name: name.into(), permits, max_delegation })
+        if max_speed_kmh.is_some_and(|kmh| !Self::MAX_SPEED_KMH.contains(&kmh) || !permits.contains(Function::Drive)) {
+            return Err(Malformed("a speed limit is 5 to 300 km/h, on a profile that permits driving"));
+        }
+        Ok(Self { name: name.into(), permits, max_delegation, max_speed_kmh })
     }
 
     /// `cabin`: open, enter and wait in comfort, no driving. `delivery`: the boot only, for a parcel. `drive`: the whole
-    /// car but what is the owner's. `valet`: to park it, with nothing opened but the doors. `service`: to clean and charge
+    /// car but what is the owner's. `valet`: to park it slowly, with nothing opened but the doors. `service`: to clean and charge
     /// it where it stands.
     pub fn built_in() -> Vec<Self> {
         use Function as F;
         let permits = |list: &[Function]| list.iter().copied().fold(Functions::NONE, Functions::with);
-        let profile =
-            |name: &str, permits: Functions, max_delegation: u8| Self { name: name.into(), permits, max_delegation };
+        let profile = |name: &str, permits: Functions, max_delegation: u8| Self {
+            name: name.into(),
+            permits,
+            max_delegation,
+            max_speed_kmh: None,
+        };
         let cabin = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::AccessoryPower, F::Climate, F::Locate];
         let delivery = [F::OpenTrunk, F::LockDoors, F::Locate];
         let valet = [F::UnlockDoors, F::LockDoors, F::EnterCabin, F::Drive, F::Climate, F::Locate];
@@ -251,7 +269,7 @@ impl Profile {
             profile("cabin", permits(&cabin), 0),
             profile("delivery", permits(&delivery), 0),
             profile("drive", permits(&[F::OpenGlovebox]).complement(), 1),
-            profile("valet", permits(&valet), 0),
+            Self { max_speed_kmh: Some(30), ..profile("valet", permits(&valet), 0) },
             profile("service", permits(&service), 0),
         ]
     }

@@ -44,7 +44,7 @@ pub async fn tell(
     let idempotency = idempotency(&request, &caller, "delegations", &body.hash)?;
     let row = stored(&app, &caller, key_id).await?;
     let now = app.clock.now();
-    let delegation = verified(&row, &app.signer.keyset(), &body.value.token, now)
+    let delegation = verified(&row, &app.keyset, &body.value.token, now)
         .map_err(|error| Problem::invalid("token", error.to_string()))?;
     check_name("token.sub", &delegation.holder)?;
     let delegated_key_id = delegation.key_id;

@@ -12,7 +12,7 @@ const COSE: &str = "application/cose-key-set";
     responses((status = 200, description = "RFC 7517, or RFC 9052 by `Accept: application/cose-key-set`",
         content((Value = "application/jwk-set+json"), (Vec<u8> = "application/cose-key-set")))))]
 pub async fn get(app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let keyset = app.signer.keyset();
+    let keyset = &app.keyset;
     let accept = accept(&request);
     let mut answer = HttpResponse::Ok();
     answer.insert_header(("Cache-Control", "public, max-age=300"));

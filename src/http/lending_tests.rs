@@ -92,6 +92,7 @@ async fn a_delegation_is_verified_shown_and_taken_back_by_its_holder() {
             generation: 0,
             geofence: None,
             max_delegation: 0,
+            max_speed_kmh: None,
         };
         let delegation = token::Delegation {
             parent: &parent,

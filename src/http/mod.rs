@@ -64,7 +64,7 @@ use crate::domain::{Timestamp, VehicleId};
 use crate::metrics::{Count, Level, Metrics, Reading, Timing};
 use crate::pki::Ca;
 use crate::store::{ReadError, Store};
-use crate::token::Signer;
+use crate::token::{Keyset, Signer};
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
 #[derive(Clone)]
@@ -76,6 +76,8 @@ pub struct App {
     pub api_keys: Arc<auth::ApiKeys>,
     pub tickets: Arc<auth::Tickets>,
     pub signer: Arc<Signer>,
+    /// What tokens still in use are signed by, the signer's own key first.
+    pub keyset: Arc<Keyset>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
     /// What the fleet decides by; for questions like "which car could be had".
@@ -94,6 +96,8 @@ pub struct Parts {
     pub clock: Clock,
     pub config: Arc<Config>,
     pub signer: Arc<Signer>,
+    /// What tokens still in use are signed by, the signer's own key first.
+    pub keyset: Arc<Keyset>,
     pub rules: Arc<Rules>,
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
@@ -104,7 +108,7 @@ pub struct Parts {
 impl App {
     /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
     pub fn new(parts: Parts) -> Result<Self, ReadError> {
-        let Parts { store, fleet, clock, config, signer, rules, certificates, guard, feed, metrics } = parts;
+        let Parts { store, fleet, clock, config, signer, keyset, rules, certificates, guard, feed, metrics } = parts;
         let http = &config.http;
         let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
         // The configuration was checked, so this names a fault of ours rather than the operator's.
@@ -123,6 +127,7 @@ impl App {
             api_keys: Arc::new(api_keys),
             tickets: Arc::default(),
             signer,
+            keyset,
             certificates,
             guard,
             rules,

@@ -303,6 +303,9 @@ pub struct KeyBody {
     pub not_after: Timestamp,
     pub generation: u32,
     pub max_delegation: u8,
+    /// The car keeps to it while it is driven with this key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_speed_kmh: Option<u16>,
     /// Until when the car opens for it without hearing of it again; on a vehicle that is lent with short leases.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -365,6 +368,7 @@ impl KeyBody {
             not_after: key.grant.not_after,
             generation: key.grant.generation,
             max_delegation: key.grant.max_delegation,
+            max_speed_kmh: key.grant.max_speed_kmh,
             leased_until: key.leased_until,
             delegations: key.delegations.iter().map(|delegation| DelegationBody::of(key, delegation, now)).collect(),
         }

@@ -240,6 +240,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),
         tickets: Arc::new(Tickets::new()),
+        keyset: Arc::new(signer.keyset()),
         signer,
         certificates: CertificatePort {
             ca: Arc::new(|| None),

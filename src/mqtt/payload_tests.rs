@@ -246,6 +246,7 @@ fn grant() -> impl Strategy<Value = KeyGrant> {
             generation,
             geofence,
             max_delegation,
+            max_speed_kmh: generation.is_multiple_of(2).then_some(generation as u16),
         })
 }
 

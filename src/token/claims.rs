@@ -15,6 +15,8 @@ const GEOFENCE: i64 = -70_003;
 const MAX_DELEGATION: i64 = -70_004;
 /// SHA-256 of the parent's bytes; in delegated tokens only.
 const PARENT: i64 = -70_005;
+/// km/h; absent = no limit.
+const MAX_SPEED: i64 = -70_006;
 
 /// A token that passed every check.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +62,9 @@ pub fn encode(grant: &KeyGrant, frame: &Frame<'_>) -> Vec<u8> {
         claims = claims.private_claim(GEOFENCE, Value::Array(numbers.map(Value::Float).into()));
     }
     claims = claims.private_claim(MAX_DELEGATION, Value::from(grant.max_delegation));
+    if let Some(max_speed_kmh) = grant.max_speed_kmh {
+        claims = claims.private_claim(MAX_SPEED, Value::from(max_speed_kmh));
+    }
     if let Some(parent) = parent {
         claims = claims.private_claim(PARENT, Value::Bytes(parent.to_vec()));
     }
@@ -82,6 +87,7 @@ pub fn decode(payload: &[u8], hash: [u8; 32]) -> Result<VerifiedToken, TokenErro
         generation: rest.generation.ok_or(bad("generation is missing"))?,
         geofence: rest.geofence,
         max_delegation: rest.max_delegation.ok_or(bad("max_delegation is missing"))?,
+        max_speed_kmh: rest.max_speed_kmh,
     };
     Ok(VerifiedToken {
         issuer: set.issuer.ok_or(bad("iss is missing"))?,
@@ -117,6 +123,7 @@ struct Rest {
     generation: Option<u32>,
     geofence: Option<Geofence>,
     max_delegation: Option<u8>,
+    max_speed_kmh: Option<u16>,
     parent: Option<[u8; 32]>,
 }
 
@@ -133,6 +140,7 @@ impl Rest {
                 ClaimName::PrivateUse(GENERATION) => rest.generation = Some(integer(&value, "generation")?),
                 ClaimName::PrivateUse(GEOFENCE) => rest.geofence = Some(geofence(&value)?),
                 ClaimName::PrivateUse(MAX_DELEGATION) => rest.max_delegation = Some(depth(&value)?),
+                ClaimName::PrivateUse(MAX_SPEED) => rest.max_speed_kmh = Some(integer(&value, "max_speed")?),
                 ClaimName::PrivateUse(PARENT) => {
                     let hash = value.as_bytes().and_then(|bytes| bytes.as_slice().try_into().ok());
                     rest.parent = Some(hash.ok_or(TokenError::Malformed("the parent is not a SHA-256"))?);

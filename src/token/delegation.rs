@@ -51,6 +51,7 @@ pub fn verify_delegated(token: &[u8], parent: &VerifiedToken, now: Timestamp) ->
     grant.permits = grant.permits.intersect(limit.permits);
     grant.not_before = grant.not_before.max(limit.not_before);
     grant.not_after = grant.not_after.min(limit.not_after);
+    grant.max_speed_kmh = [grant.max_speed_kmh, limit.max_speed_kmh].into_iter().flatten().min();
     in_time(&verified, now)?;
     Ok(verified)
 }
@@ -116,6 +117,7 @@ mod tests {
             not_after: NOW.plus_ms(600_000),
             geofence: None,
             max_delegation: 0,
+            max_speed_kmh: None,
             ..grant()
         }
     }

@@ -24,6 +24,16 @@ impl Keyset {
         Self(vec![(kid(&key), key)])
     }
 
+    /// Another key that tokens may be signed by; the first one stays first. Again is no mistake.
+    pub fn with(mut self, other: Self) -> Self {
+        for (kid, key) in other.0 {
+            if self.get(&kid).is_none() {
+                self.0.push((kid, key));
+            }
+        }
+        self
+    }
+
     pub fn get(&self, name: &[u8]) -> Option<&VerifyingKey> {
         self.0.iter().find(|(kid, _)| kid == name).map(|(_, key)| key)
     }

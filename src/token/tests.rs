@@ -46,6 +46,7 @@ pub fn grant() -> KeyGrant {
         generation: 4,
         geofence: Some(Geofence { latitude: 45.07, longitude: 7.68, radius_m: 5_000.0 }),
         max_delegation: 1,
+        max_speed_kmh: None,
     }
 }
 
@@ -318,6 +319,7 @@ fn any_grant() -> impl Strategy<Value = KeyGrant> {
             generation,
             geofence,
             max_delegation,
+            max_speed_kmh: generation.is_multiple_of(2).then_some(generation as u16),
         })
 }
 

@@ -156,6 +156,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// A further `--set` override for the next launch.
+    pub fn set(&mut self, key_value: &str) {
+        self.sets.push(key_value.to_owned());
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }

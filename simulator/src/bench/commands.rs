@@ -50,6 +50,29 @@ pub struct LatencyArgs {
     rate: f64,
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Not commands but keys: each car is requested once, and what is timed is the way of its grant
+    #[arg(long)]
+    grants: bool,
+}
+
+impl LatencyArgs {
+    fn timed(&self) -> usize {
+        if self.grants { self.cars } else { (self.rate * self.seconds as f64) as usize }
+    }
+
+    /// What is asked of a car.
+    fn request(&self, car: &str) -> (String, Vec<u8>) {
+        if !self.grants {
+            return (format!("/v1/vehicles/{car}/commands"), json!({"type": "report_state"}).to_string().into_bytes());
+        }
+        let now = Clock::start().now();
+        // The curve's base point: a key whose secret half is 1.
+        let holder_key = json!({"kty": "EC", "crv": "P-256", "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY",
+            "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"});
+        let wish = json!({"vehicle_id": car, "profile": "cabin", "renter": "bench", "from": now,
+            "until": now.plus_ms(3_600_000), "holder_key": holder_key});
+        ("/v1/usage-requests".into(), wish.to_string().into_bytes())
+    }
 }
 
 /// A command that reached a car.
@@ -217,10 +240,11 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     let mut moments = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     let (mut arrived, mut answered) = (Latencies::default(), Latencies::default());
     let (mut asked_count, mut busy, mut failures) = (0usize, 0u64, Vec::new());
-    let warm_up = (args.rate * WARM_UP_S as f64) as usize;
-    let total = warm_up + (args.rate * args.seconds as f64) as usize;
+    // A car is rented once.
+    let warm_up = if args.grants { 0 } else { (args.rate * WARM_UP_S as f64) as usize };
+    let total = warm_up + args.timed();
     let started = Stopwatch::start();
-    let limit = Duration::from_secs(WARM_UP_S + args.seconds + 10);
+    let limit = Duration::from_secs_f64(total as f64 / args.rate + 20.0);
     let mut arrived_count = 0usize;
     while (asked_count < total || arrived_count + failures.len() < asked_count - busy as usize)
         && started.elapsed() < limit
@@ -236,8 +260,8 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
                     busy += 1;
                     continue;
                 }
-                let path = format!("/v1/vehicles/{}/commands", clients[car].name);
-                requests.spawn(ask(lines.clone(), bearer.clone(), path, watch));
+                let (path, body) = args.request(&clients[car].name);
+                requests.spawn(ask(lines.clone(), bearer.clone(), path, body, watch));
             }
             Some(arrival) = listening.arrivals.recv() => {
                 let asked_ns = asked[arrival.car].swap(0, Ordering::Relaxed);
@@ -274,13 +298,18 @@ pub async fn run_latency(args: &LatencyArgs) -> Result<Value, Failure> {
     }))
 }
 
-async fn ask(lines: Arc<Lines>, bearer: Arc<str>, path: String, watch: Stopwatch) -> Result<u64, String> {
+async fn ask(
+    lines: Arc<Lines>,
+    bearer: Arc<str>,
+    path: String,
+    body: Vec<u8>,
+    watch: Stopwatch,
+) -> Result<u64, String> {
     let sent_ns = watch.elapsed_ns();
     let key = Uuid::now_v7().to_string();
     let headers = [("Authorization", &*bearer), ("Idempotency-Key", &key)];
-    let body = json!({"type": "report_state"}).to_string().into_bytes();
     match lines.post(&path, &headers, body).await? {
-        (202, _) => Ok(watch.elapsed_ns() - sent_ns),
+        (201 | 202, _) => Ok(watch.elapsed_ns() - sent_ns),
         (status, problem) => Err(format!("answered {status}: {problem}")),
     }
 }

@@ -18,6 +18,7 @@ mod paced;
 mod reader;
 mod report;
 mod subscriber;
+mod tokens;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -51,6 +52,8 @@ enum What {
     CommandLatency(commands::LatencyArgs),
     /// Card decisions at a steady rate
     CardDecisions(cards::CardArgs),
+    /// What a token costs one core
+    Tokens(tokens::TokensArgs),
     /// Durable writes in a folder
     Fsync(fsync::FsyncArgs),
 }
@@ -73,6 +76,7 @@ pub async fn run(args: BenchArgs) -> Result<(), Failure> {
         What::BulkCommand(args) => commands::run_bulk(args).await,
         What::CommandLatency(args) => commands::run_latency(args).await,
         What::CardDecisions(args) => cards::run(args).await,
+        What::Tokens(args) => tokens::run(args),
         What::Fsync(args) => fsync::run(args).await,
     }?;
     if args.json {

@@ -62,6 +62,8 @@ struct KeyFields<'a> {
     geofence: Raw<'a>,
     #[serde(borrow)]
     max_delegation: Raw<'a>,
+    #[serde(borrow)]
+    max_speed_kmh: Raw<'a>,
 }
 
 /// What a car reads. An order it does not know is an error at `type`; [`command_id_of`] then says what to reject.
@@ -124,6 +126,7 @@ fn decode_grant(raw: Raw<'_>) -> Result<KeyGrant, PayloadError> {
             generation: required("generation", fields.generation)?,
             geofence: optional("geofence", fields.geofence)?,
             max_delegation: required("max_delegation", fields.max_delegation)?,
+            max_speed_kmh: optional("max_speed_kmh", fields.max_speed_kmh)?,
         })
     };
     read().map_err(in_key)
@@ -233,6 +236,8 @@ struct KeyWire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     geofence: Option<&'a Geofence>,
     max_delegation: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_speed_kmh: Option<u16>,
 }
 
 impl<'a> KeyWire<'a> {
@@ -246,6 +251,7 @@ impl<'a> KeyWire<'a> {
             generation: grant.generation,
             geofence: grant.geofence.as_ref(),
             max_delegation: grant.max_delegation,
+            max_speed_kmh: grant.max_speed_kmh,
         }
     }
 }

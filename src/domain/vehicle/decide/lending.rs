@@ -133,6 +133,7 @@ impl Draft<'_> {
             generation: self.vehicle.key_generation,
             geofence: None,
             max_delegation: profile.max_delegation,
+            max_speed_kmh: profile.max_speed_kmh,
         };
         let state = RentalState::Reserved;
         self.push(Event::UsageDecided { request_id: request.request_id, state: RequestState::Approved, at: now });
