@@ -200,6 +200,7 @@ impl Unit {
 
     /// Like `handle` for an act, and says whether it had an effect.
     pub fn act(&mut self, now: Timestamp, act: Act) -> (Result<(), ActDenial>, Vec<Output>) {
+        self.keyring.note_time(now);
         let result = self.act_inner(now, act);
         (result, self.flush(now))
     }
