@@ -65,6 +65,8 @@ enum Move {
     LinkUp,
     /// What was under way is lost.
     LinkDown,
+    /// Everything arrives, in order.
+    Arrive,
     ToCar {
         nth: usize,
         twice: bool,
@@ -82,20 +84,24 @@ enum Move {
 
 fn moves() -> impl Strategy<Value = Move> {
     let nth = 0usize..4;
-    let function = 0usize..Function::ALL.len();
+    // Mostly what is asked for at a door: entry and driving.
+    let function = prop_oneof![4 => 0usize..5, 1 => 5..Function::ALL.len()];
+    // Mostly `drive`, which is handed on and outlives a revocation until the car stands.
+    let profile = prop_oneof![3 => Just(2usize), 1 => 0usize..5];
     prop_oneof![
-        2 => (0usize..5, 0i64..90, 1i64..120)
+        2 => (profile, -5i64..60, 10i64..120)
             .prop_map(|(profile, from_min, minutes)| Move::Rent { profile, from_min, minutes }),
         1 => (nth.clone(), 1i64..90).prop_map(|(nth, minutes)| Move::Extend { nth, minutes }),
         1 => nth.clone().prop_map(Move::End),
         1 => (nth.clone(), any::<bool>()).prop_map(|(nth, immediate)| Move::Revoke { nth, immediate }),
         1 => (nth.clone(), 0u64..8192, 1i64..90).prop_map(|(nth, permits, minutes)| Move::Delegate { nth, permits, minutes }),
-        1 => nth.clone().prop_map(Move::RevokeDelegation),
+        3 => nth.clone().prop_map(Move::RevokeDelegation),
         1 => (nth.clone(), function.clone()).prop_map(|(nth, function)| Move::ActRemotely { nth, function }),
-        4 => (nth.clone(), function.clone(), any::<bool>())
+        8 => (nth.clone(), function.clone(), any::<bool>())
             .prop_map(|(nth, function, delegated)| Move::UseAtCar { nth, function, delegated }),
         1 => (nth.clone(), 0u8..3, function).prop_map(|(nth, kind, function)| Move::UseForged { nth, kind, function }),
-        2 => Just(Move::LinkUp),
+        3 => Just(Move::LinkUp),
+        3 => Just(Move::Arrive),
         1 => Just(Move::LinkDown),
         5 => (nth.clone(), prop::bool::weighted(0.2)).prop_map(|(nth, twice)| Move::ToCar { nth, twice }),
         5 => (nth, prop::bool::weighted(0.2)).prop_map(|(nth, twice)| Move::ToGateway { nth, twice }),
@@ -408,6 +414,7 @@ impl Scene {
             Move::UseForged { nth, kind, function } => self.use_forged(nth, kind, Function::ALL[function]),
             Move::LinkUp => self.link_up(),
             Move::LinkDown => self.link_down(),
+            Move::Arrive => self.arrive(),
             Move::ToCar { nth, twice } => {
                 if !self.to_car.is_empty() {
                     let message = self.to_car.remove(nth % self.to_car.len());
@@ -472,12 +479,16 @@ impl Scene {
             if self.to_gateway.is_empty() && self.to_car.is_empty() {
                 return;
             }
-            for message in std::mem::take(&mut self.to_gateway) {
-                self.deliver_to_gateway(message);
-            }
-            for message in std::mem::take(&mut self.to_car) {
-                self.deliver_to_car(message);
-            }
+            self.arrive();
+        }
+    }
+
+    fn arrive(&mut self) {
+        for message in std::mem::take(&mut self.to_gateway) {
+            self.deliver_to_gateway(message);
+        }
+        for message in std::mem::take(&mut self.to_car) {
+            self.deliver_to_car(message);
         }
     }
 
