@@ -5,9 +5,10 @@ mod kit;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kit::console::Console;
 use kit::{Gateway, car, until};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A small file system of its own; unmounted when dropped.
 struct SmallDisk(PathBuf);
@@ -42,6 +43,18 @@ impl Drop for SmallDisk {
     }
 }
 
+fn purchase() -> Value {
+    json!({
+        "id": "evt_full", "type": "issuing_authorization.request", "created": kit::unix_now(),
+        "data": {"object": {
+            "id": "iauth_full", "amount": 0, "currency": "eur", "created": kit::unix_now(),
+            "card": {"id": "ic_full", "last4": "4242", "status": "active"},
+            "merchant_data": {"category_code": "5542", "name": "Pump", "network_id": "net", "terminal_id": "t1"},
+            "pending_request": {"amount": 6240, "currency": "eur", "is_amount_controllable": true},
+        }}
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_promises_and_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -53,6 +66,10 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
     let gateway = Gateway::start_with(&[&dir, "data.segment_mib=8", "data.min_free_mib=16"]).await;
     gateway.register("FULL-1").await;
     let car = car::connect(&gateway, "FULL-1").await;
+    let card = json!({"card_id": "c-1", "network_ref": "ic_full", "vehicle_id": "FULL-1", "status": "active"});
+    assert_eq!(gateway.post("/v1/cards", card).await.0, 201);
+    let mut console = Console::open(&gateway).await;
+    console.hear().await;
     let (status, before) = gateway.post("/v1/vehicles/FULL-1/commands", json!({"type": "locate"})).await;
     assert_eq!(status, 202);
 
@@ -67,6 +84,16 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
     assert!(refused.headers().contains_key("Retry-After"));
     let problem: serde_json::Value = refused.json().await.expect("a problem");
     assert_eq!(problem["type"], "urn:cardea:problem:storage-unavailable");
+    let (status, problem) = gateway.stripe(&purchase()).await;
+    assert_eq!(
+        (status, &problem["type"]),
+        (503, &json!("urn:cardea:problem:storage-unavailable")),
+        "not recorded, so none"
+    );
+    let wish = json!({"vehicle_id": "FULL-1", "profile": "cabin", "renter": "ann", "from": kit::rfc3339_in(0),
+        "until": kit::rfc3339_in(3_600), "holder_key": {"kty": "OKP", "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}});
+    assert_eq!(gateway.post("/v1/usage-requests", wish.clone()).await.0, 503);
     let (status, _) = gateway.probe("/readyz").await;
     assert_eq!(status, 503, "a load balancer should know");
     assert!(gateway.metric("cardea_store_refused_total").await > 0.0);
@@ -79,6 +106,11 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
         twin["signals"]["Vehicle.Speed"]["value"].as_f64().is_some_and(|speed| speed > 0.0)
     })
     .await;
+    console
+        .hear_until("the car drives", |console| {
+            console.vehicles["FULL-1"]["signals"]["Vehicle.Speed"]["value"].as_f64().is_some_and(|speed| speed > 0.0)
+        })
+        .await;
     let id = before["command_id"].as_str().expect("an id");
     assert_eq!(gateway.get(&format!("/v1/commands/{id}")).await.0, 200, "what was promised can be read");
 
@@ -87,6 +119,9 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
         gateway.post("/v1/vehicles/FULL-1/commands", json!({"type": "locate"})).await.0 == 202
     })
     .await;
+    let (status, decided) = gateway.stripe(&purchase()).await;
+    assert_eq!((status, &decided["approved"]), (200, &json!(false)), "the retry is judged: nobody has rented the car");
+    assert_eq!(gateway.post("/v1/usage-requests", wish).await.0, 201);
     until("ready again", async || gateway.probe("/readyz").await.0 == 200).await;
     let (_, lock) = gateway.post("/v1/vehicles/FULL-1/commands", json!({"type": "lock"})).await;
     let id = lock["command_id"].as_str().expect("an id").to_owned();

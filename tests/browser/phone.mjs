@@ -34,8 +34,10 @@ export class Phone {
     return new Phone(browser, context, await context.newPage(), rest);
   }
 
-  open(hash = "") {
-    return this.page.goto(`${this.gateway.url}/terminal${hash}`);
+  /** Opens the page anew, whatever was open before. */
+  async open(hash = "") {
+    await this.page.goto("about:blank");
+    await this.page.goto(`${this.gateway.url}/terminal${hash}`);
   }
 
   /** The whole length of it, but for a sheet, which lies over what is in sight. */

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test uses a part of it")]
 
 pub mod car;
+pub mod console;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
