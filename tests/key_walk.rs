@@ -360,6 +360,44 @@ impl Scene {
         }
     }
 
+    fn delegate(&mut self, nth: usize, permits: u64, minutes: i64) {
+        let Some(key) = self.key(nth) else { return };
+        let delegation = Delegation {
+            key_id: KeyId(self.new_id()),
+            holder: "bob".into(),
+            permits: Functions::from_bits(permits).expect("thirteen bits").intersect(key.grant.permits),
+            not_before: key.grant.not_before,
+            not_after: key.grant.not_before.plus_ms(minutes * MINUTE_MS).min(key.grant.not_after),
+            told_at: self.now,
+            revoked_at: None,
+        };
+        let _ = self.ask(Request::Delegate { key_id: key.grant.key_id, delegation });
+    }
+
+    fn revoke_delegation(&mut self, nth: usize) {
+        if let Some((key, made)) = self.key(nth).and_then(|key| Some((key.clone(), key.delegations.last()?.clone()))) {
+            let (key_id, delegated_key_id) = (key.grant.key_id, made.key_id);
+            let effect = RevocationEffect::Immediate;
+            let _ = self.ask(Request::RevokeDelegation { key_id, delegated_key_id, effect });
+        }
+    }
+
+    fn crash(&mut self) {
+        // What is durable is the record; the link is known again by its next session.
+        let mut again = Vehicle::new(self.vehicle.vehicle_id.clone());
+        self.record.iter().for_each(|event| again.apply(event));
+        assert_eq!(again, self.vehicle, "the record does not give back what was promised");
+        self.to_car.clear();
+        self.to_gateway.clear();
+        let epoch = self.epoch;
+        self.twin = Twin::new(self.now);
+        self.twin.connected(self.now, epoch + 1);
+        self.twin.disconnected(self.now, epoch + 1);
+        self.epoch = epoch + 1;
+        let _ = self.ask(Request::LinkDown);
+        self.car(Input::LinkDown);
+    }
+
     fn step(&mut self, step: Move) {
         // A refusal is a fine outcome of any step.
         match step {
@@ -387,28 +425,8 @@ impl Scene {
                     let _ = self.ask(Request::Revoke { key_id: key.grant.key_id, effect });
                 }
             }
-            Move::Delegate { nth, permits, minutes } => {
-                let Some(key) = self.key(nth) else { return };
-                let delegation = Delegation {
-                    key_id: KeyId(self.new_id()),
-                    holder: "bob".into(),
-                    permits: Functions::from_bits(permits).expect("thirteen bits").intersect(key.grant.permits),
-                    not_before: key.grant.not_before,
-                    not_after: key.grant.not_before.plus_ms(minutes * MINUTE_MS).min(key.grant.not_after),
-                    told_at: self.now,
-                    revoked_at: None,
-                };
-                let _ = self.ask(Request::Delegate { key_id: key.grant.key_id, delegation });
-            }
-            Move::RevokeDelegation(nth) => {
-                if let Some((key, made)) =
-                    self.key(nth).and_then(|key| Some((key.clone(), key.delegations.last()?.clone())))
-                {
-                    let (key_id, delegated_key_id) = (key.grant.key_id, made.key_id);
-                    let effect = RevocationEffect::Immediate;
-                    let _ = self.ask(Request::RevokeDelegation { key_id, delegated_key_id, effect });
-                }
-            }
+            Move::Delegate { nth, permits, minutes } => self.delegate(nth, permits, minutes),
+            Move::RevokeDelegation(nth) => self.revoke_delegation(nth),
             Move::ActRemotely { nth, function } => self.act_remotely(nth, Function::ALL[function]),
             Move::UseAtCar { nth, function, delegated } => self.use_at_car(nth, Function::ALL[function], delegated),
             Move::UseForged { nth, kind, function } => self.use_forged(nth, kind, Function::ALL[function]),
@@ -448,21 +466,7 @@ impl Scene {
                 let _ = self.ask(Request::Review);
             }
             Move::CarClock(ms) => self.skew_ms += ms,
-            Move::Crash => {
-                // What is durable is the record; the link is known again by its next session.
-                let mut again = Vehicle::new(self.vehicle.vehicle_id.clone());
-                self.record.iter().for_each(|event| again.apply(event));
-                assert_eq!(again, self.vehicle, "the record does not give back what was promised");
-                self.to_car.clear();
-                self.to_gateway.clear();
-                let epoch = self.epoch;
-                self.twin = Twin::new(self.now);
-                self.twin.connected(self.now, epoch + 1);
-                self.twin.disconnected(self.now, epoch + 1);
-                self.epoch = epoch + 1;
-                let _ = self.ask(Request::LinkDown);
-                self.car(Input::LinkDown);
-            }
+            Move::Crash => self.crash(),
         }
         let open: Vec<_> = self.vehicle.rentals.iter().filter(|rental| rental.state.is_open()).collect();
         for (index, rental) in open.iter().enumerate() {

@@ -154,28 +154,20 @@ impl Vehicle {
                 }
                 self.rentals.push(rental.clone());
             }
-            Event::RentalMoved { rental_id, state, at } => {
-                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
-                    rental.state = *state;
-                    rental.history.push(super::rental::RentalPassage { state: *state, at: *at });
-                }
-            }
+            Event::RentalMoved { rental_id, state, at } => self.edit_rental(*rental_id, |rental| {
+                rental.state = *state;
+                rental.history.push(super::rental::RentalPassage { state: *state, at: *at });
+            }),
             Event::RentalExtended { rental_id, key_id, until, .. } => {
-                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
-                    rental.until = *until;
-                }
+                self.edit_rental(*rental_id, |rental| rental.until = *until);
                 self.edit_key(*key_id, |key| key.grant.not_after = *until);
             }
-            Event::RentalUsed { rental_id, at } => {
-                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
-                    rental.first_used_at.get_or_insert(*at);
-                }
-            }
-            Event::ReturnDoubted { rental_id, alert } => {
-                if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == *rental_id) {
-                    rental.is_late |= alert.kind == AlertKind::LateReturn;
-                }
-            }
+            Event::RentalUsed { rental_id, at } => self.edit_rental(*rental_id, |rental| {
+                rental.first_used_at.get_or_insert(*at);
+            }),
+            Event::ReturnDoubted { rental_id, alert } => self.edit_rental(*rental_id, |rental| {
+                rental.is_late |= alert.kind == AlertKind::LateReturn;
+            }),
             Event::KeyGranted { key } => self.keys.push(key.clone()),
             Event::KeyLeased { key_id, until } => self.edit_key(*key_id, |key| key.leased_until = Some(*until)),
             Event::KeyDelegated { key_id, delegation } => {
@@ -201,6 +193,12 @@ impl Vehicle {
             }
         }
         self.forget_the_oldest();
+    }
+
+    fn edit_rental(&mut self, id: RentalId, edit: impl FnOnce(&mut Rental)) {
+        if let Some(rental) = self.rentals.iter_mut().find(|rental| rental.rental_id == id) {
+            edit(rental);
+        }
     }
 
     fn edit_key(&mut self, id: KeyId, edit: impl FnOnce(&mut Key)) {

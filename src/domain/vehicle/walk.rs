@@ -80,19 +80,30 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
+fn order(kind: u8) -> Order {
+    match kind {
+        0 => Order::Lock,
+        1 => Order::Unlock,
+        2 => Order::Locate,
+        3 => Order::DisableFunction { function: Function::Drive },
+        4 => Order::EnableFunction { function: Function::Drive },
+        _ => Order::ReportState,
+    }
+}
+
+fn crash(bench: &mut Bench) {
+    let text = serde_json::to_string(&bench.vehicle).expect("the record serialises");
+    bench.vehicle = serde_json::from_str(&text).expect("the record is read back");
+    bench.twin = Twin::new(bench.now);
+    bench.epoch = 0;
+    let _ = bench.ask(Request::LinkDown);
+}
+
 fn step(bench: &mut Bench, step: &Move) {
     // A refusal is a fine outcome of any step; what must hold is checked afterwards.
     match *step {
         Move::Order(kind) => {
-            let order = match kind {
-                0 => Order::Lock,
-                1 => Order::Unlock,
-                2 => Order::Locate,
-                3 => Order::DisableFunction { function: Function::Drive },
-                4 => Order::EnableFunction { function: Function::Drive },
-                _ => Order::ReportState,
-            };
-            let _ = bench.order(order);
+            let _ = bench.order(order(kind));
         }
         Move::Use { who, profile, from_min, minutes } => {
             let (profile, from) = (if profile { "drive" } else { "cabin" }, from_min * 60_000);
@@ -160,13 +171,7 @@ fn step(bench: &mut Bench, step: &Move) {
                 bench.key_used(key_id);
             }
         }
-        Move::Crash => {
-            let text = serde_json::to_string(&bench.vehicle).expect("the record serialises");
-            bench.vehicle = serde_json::from_str(&text).expect("the record is read back");
-            bench.twin = Twin::new(bench.now);
-            bench.epoch = 0;
-            let _ = bench.ask(Request::LinkDown);
-        }
+        Move::Crash => crash(bench),
     }
 }
 
