@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::App;
 use super::auth::Caller;
 use super::error::Problem;
-use super::vehicles::READS_IN_FLIGHT;
-use super::wire::{Items, PageOf, Query, each, reply, time_param};
+use super::vehicles::each_snapshot;
+use super::wire::{Items, PageOf, Query, reply, time_param};
 use crate::actors::vehicle::Snapshot;
 use crate::domain::key::HolderKey;
 use crate::domain::rental::Approval;
@@ -143,9 +143,6 @@ fn position(text: &str) -> Result<Position, Problem> {
         .ok_or_else(|| Problem::invalid("near", "latitude,longitude in degrees, like 45.07,7.68"))
 }
 
-/// Vehicles asked in one go, so that memory holds few of their states at once.
-const BATCH: usize = 1_024;
-
 #[utoipa::path(get, path = "/v1/vehicles/available", tag = "rentals", params(AvailableParams),
     responses((status = 200, description = "Nearest first; those of unknown position last",
         body = Items<AvailableVehicle>)))]
@@ -156,21 +153,13 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     let wanted = Wanted::parse(&query.0, &app.rules, app.clock.now())?;
     let mut items: Vec<AvailableVehicle> = Vec::new();
-    let mut after: Option<VehicleId> = None;
-    loop {
-        let ids = app.fleet.vehicles(after.as_ref(), BATCH);
-        let Some(last) = ids.last().cloned() else { break };
-        let fleet = app.fleet.clone();
-        let snapshots = each(ids, READS_IN_FLIGHT, move |id| {
-            let fleet = fleet.clone();
-            async move { fleet.snapshot(&id).await }
-        });
-        // A vehicle that does not answer now cannot be had now.
-        items.extend(snapshots.await?.iter().flatten().filter_map(|snapshot| wanted.find(&app.rules, snapshot)));
+    // A vehicle that does not answer now cannot be had now.
+    each_snapshot(&app, |snapshots| {
+        items.extend(snapshots.iter().filter_map(|snapshot| wanted.find(&app.rules, snapshot)));
         nearest_first(&mut items);
         items.truncate(wanted.limit);
-        after = Some(last);
-    }
+    })
+    .await?;
     Ok(reply(StatusCode::OK, &Items { items, next: None }))
 }
 

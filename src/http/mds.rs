@@ -10,14 +10,12 @@ use uuid::Uuid;
 use super::App;
 use super::auth::Caller;
 use super::error::Problem;
-use super::vehicles::READS_IN_FLIGHT;
-use super::wire::{each, reply};
+use super::vehicles::{READERS, each_snapshot};
+use super::wire::reply;
 use crate::actors::vehicle::Snapshot;
 use crate::domain::rental::Usage;
-use crate::domain::{Role, Timestamp, VehicleId};
+use crate::domain::{Timestamp, VehicleId};
 use crate::token::sha256;
-
-const READERS: [Role; 3] = [Role::Admin, Role::Operator, Role::Auditor];
 
 /// How long a reader may keep the document.
 const TTL_MS: u64 = 60_000;
@@ -98,25 +96,14 @@ pub struct MdsLocation {
 #[utoipa::path(get, path = "/v1/export/mds/vehicles", tag = "export",
     responses((status = 200, description = "Every vehicle that answers", body = MdsVehicles)))]
 pub async fn vehicles(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
-    const BATCH: usize = 1_024;
     caller.require(&READERS)?;
     let provider_id = app.config.fleet.mds_provider_id;
     let (mut vehicles, mut vehicles_status) = (Vec::new(), Vec::new());
-    let mut after: Option<VehicleId> = None;
-    loop {
-        let ids = app.fleet.vehicles(after.as_ref(), BATCH);
-        let Some(last) = ids.last().cloned() else { break };
-        let fleet = app.fleet.clone();
-        let snapshots = each(ids, READS_IN_FLIGHT, move |id| {
-            let fleet = fleet.clone();
-            async move { fleet.snapshot(&id).await }
-        });
-        for snapshot in snapshots.await?.into_iter().flatten() {
-            vehicles.push(MdsVehicle::of(provider_id, &snapshot));
-            vehicles_status.push(MdsStatus::of(provider_id, &snapshot));
-        }
-        after = Some(last);
-    }
+    each_snapshot(&app, |snapshots| {
+        vehicles.extend(snapshots.iter().map(|snapshot| MdsVehicle::of(provider_id, snapshot)));
+        vehicles_status.extend(snapshots.iter().map(|snapshot| MdsStatus::of(provider_id, snapshot)));
+    })
+    .await?;
     let last_updated = app.clock.now().0;
     let body = MdsVehicles { version: "2.0.0", last_updated, ttl: TTL_MS, vehicles, vehicles_status };
     Ok(reply(StatusCode::OK, &body))

@@ -118,7 +118,26 @@ async fn patient_snapshot(fleet: &FleetHandle, id: &VehicleId) -> Result<Snapsho
 }
 
 /// Vehicles that one list asks at once: more would only queue in front of the actors' threads.
-pub const READS_IN_FLIGHT: usize = 256;
+const READS_IN_FLIGHT: usize = 256;
+
+/// Vehicles asked in one go, so that memory holds few of their states at once.
+const SNAPSHOT_BATCH: usize = 1_024;
+
+/// Shows `take` every vehicle that answers, in the order of their ids, some at a time.
+pub async fn each_snapshot(app: &App, mut take: impl FnMut(Vec<Snapshot>)) -> Result<(), Problem> {
+    let mut after: Option<VehicleId> = None;
+    loop {
+        let ids = app.fleet.vehicles(after.as_ref(), SNAPSHOT_BATCH);
+        let Some(last) = ids.last().cloned() else { return Ok(()) };
+        let fleet = app.fleet.clone();
+        let snapshots = each(ids, READS_IN_FLIGHT, move |id| {
+            let fleet = fleet.clone();
+            async move { fleet.snapshot(&id).await }
+        });
+        take(snapshots.await?.into_iter().flatten().collect());
+        after = Some(last);
+    }
+}
 
 #[utoipa::path(get, path = "/v1/vehicles/{id}", tag = "vehicles", params(("id" = String, Path)),
     responses((status = 200, body = TwinBody)))]
