@@ -57,6 +57,11 @@ find("logout").addEventListener("click", async () => {
 });
 
 function showConsole(session) {
+  if (session.role === "renter") {
+    // The fleet is not theirs to watch; their page has its own log-in, in the same session.
+    location.replace("/terminal");
+    return;
+  }
   find("login").hidden = true;
   find("console").hidden = false;
   say(find("caller"), `${session.subject} · ${session.role}`);

@@ -68,6 +68,12 @@ export const de = {
   "profile.cabin_hint": "Türen und Innenraum, kein Fahren.",
   "profile.drive": "Fahren",
   "profile.drive_hint": "Das ganze Auto, außer was dem Besitzer bleibt.",
+  "profile.delivery": "Paket einlegen",
+  "profile.delivery_hint": "Nur der Kofferraum.",
+  "profile.valet": "Einparken",
+  "profile.valet_hint": "Türen und langsames Fahren.",
+  "profile.service": "Reinigen und laden",
+  "profile.service_hint": "Wo es steht, kein Fahren.",
 
   "key.of": "Schlüssel",
   "key.pending": "Schlüssel ist unterwegs zum Auto",

@@ -68,6 +68,12 @@ export const en = {
   "profile.cabin_hint": "Doors and cabin, no driving.",
   "profile.drive": "Drive",
   "profile.drive_hint": "The whole car, but what is the owner's.",
+  "profile.delivery": "Put in a parcel",
+  "profile.delivery_hint": "The boot only.",
+  "profile.valet": "Park it",
+  "profile.valet_hint": "Doors and slow driving.",
+  "profile.service": "Clean and charge it",
+  "profile.service_hint": "Where it stands, no driving.",
 
   "key.of": "Key",
   "key.pending": "Key on its way to the car",

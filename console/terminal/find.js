@@ -24,7 +24,6 @@ export class Find {
   }
 
   draw(page) {
-    this.uses = make("div", { class: "choice" });
     this.startAt = make("input", { id: "start-at", type: "datetime-local", onchange: () => this.changed({ start: this.chosenStart() }) });
     this.startBox = make("div", { class: "field", hidden: true }, make("label", { for: "start-at" }, t("find.start_at")), this.startAt);
     this.near = make("button", { type: "button", id: "near", class: "quiet", "aria-pressed": "false", onclick: () => this.locate() }, icon("locate"), t("find.near"));
@@ -32,7 +31,7 @@ export class Find {
     this.count = make("p", { id: "count", role: "status" });
     this.list = make("ul", { id: "cars", class: "stack" });
     const form = make("form", { class: "card stack", autocomplete: "off" },
-      make("fieldset", {}, make("legend", {}, t("find.use")), this.uses),
+      this.useField(),
       make("div", { class: "pair" }, this.startField(), this.durationField()), this.startBox);
     form.addEventListener("submit", (event) => event.preventDefault());
     put(page, form, make("div", { class: "top" }, this.count, this.near), this.note, this.list);
@@ -57,14 +56,15 @@ export class Find {
     return make("div", { class: "field" }, make("label", { for: "duration" }, t("find.duration")), choice);
   }
 
+  useField() {
+    this.use = make("select", { id: "use" });
+    this.use.addEventListener("change", () => this.changed({ profile: this.use.value || null }));
+    return make("div", { class: "field" }, make("label", { for: "use" }, t("find.use")), this.use);
+  }
+
   showUses() {
-    const radio = (value, text, hint) => {
-      const input = make("input", { type: "radio", name: "use", value: value ?? "", checked: value === this.wanted.profile });
-      input.addEventListener("change", () => this.changed({ profile: value }));
-      return make("label", {}, input, make("span", {}, text, hint && make("small", {}, hint)));
-    };
-    const of = (name) => radio(name, named("profile", name), hintOf(name));
-    put(this.uses, radio(null, t("find.any")), ...[...this.profiles].sort().map(of));
+    const option = (value, text) => make("option", { value, selected: value === (this.wanted.profile ?? "") }, text);
+    put(this.use, option("", t("find.any")), ...[...this.profiles].sort().map((name) => option(name, named("profile", name))));
   }
 
   chosenStart() {
@@ -146,12 +146,8 @@ export class Find {
   pick(car) {
     const details = [fuelText(car), positionText(car), car.distance_m !== undefined && distance(car.distance_m)];
     const { profile } = this.wanted;
-    new RequestSheet({ car, profile, hintOf, details: details.filter(Boolean), window: () => this.window(), holdings: this.holdings, go: this.go }).open();
+    new RequestSheet({ car, profile, details: details.filter(Boolean), window: () => this.window(), holdings: this.holdings, go: this.go }).open();
   }
-}
-
-export function hintOf(profile) {
-  return ["cabin", "drive"].includes(profile) ? t(`profile.${profile}_hint`) : null;
 }
 
 function fuelText(car) {

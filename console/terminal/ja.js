@@ -68,6 +68,12 @@ export const ja = {
   "profile.cabin_hint": "ドアと車内のみ。運転はできません。",
   "profile.drive": "運転する",
   "profile.drive_hint": "所有者専用のものを除く車全体。",
+  "profile.delivery": "荷物を入れる",
+  "profile.delivery_hint": "トランクのみ。",
+  "profile.valet": "駐車する",
+  "profile.valet_hint": "ドアと低速の運転のみ。",
+  "profile.service": "清掃と充電",
+  "profile.service_hint": "停車したまま。運転はできません。",
 
   "key.of": "キー",
   "key.pending": "キーを車へ送信中",

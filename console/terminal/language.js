@@ -51,10 +51,12 @@ export function t(name, values = {}) {
   return words.replace(/\{(\w+)\}/g, (whole, field) => String(values[field] ?? whole));
 }
 
+export const hasWords = (name) => name in en;
+
 /** Words for a name of the gateway's, or the name itself where a newer gateway has one that is not known here. */
 export function named(kind, name, values) {
   const full = `${kind}.${name}`;
-  return full in en ? t(full, values) : String(name).replaceAll("_", " ");
+  return hasWords(full) ? t(full, values) : String(name).replaceAll("_", " ");
 }
 
 /** Time of day, with the day when it is not today. */

@@ -3,12 +3,12 @@
 import { make, put, say } from "/console/dom.js";
 import { ask, freshKey, now } from "./api.js";
 import { holderKey } from "./holder.js";
-import { moment, named, t } from "./language.js";
+import { hasWords, moment, named, t } from "./language.js";
 import { closeSheet, mapLink, openSheet, problemText } from "./parts.js";
 
 export class RequestSheet {
-  constructor({ car, profile, hintOf, details, window, holdings, go }) {
-    Object.assign(this, { car, hintOf, details, window, holdings, go });
+  constructor({ car, profile, details, window, holdings, go }) {
+    Object.assign(this, { car, details, window, holdings, go });
     this.profile = car.profiles.includes(profile) ? profile : car.profiles[0];
     this.sent = null;
   }
@@ -30,6 +30,8 @@ export class RequestSheet {
   }
 
   use(name) {
+    // A fleet's own profiles have a name and no more.
+    const hint = hasWords(`profile.${name}_hint`) && t(`profile.${name}_hint`);
     const input = make("input", { type: "radio", name: "request-use", value: name, checked: name === this.profile });
     input.addEventListener("change", () => {
       this.profile = name;
@@ -37,7 +39,6 @@ export class RequestSheet {
       this.sent = null;
       say(this.button, this.ownText());
     });
-    const hint = this.hintOf(name);
     return make("label", {}, input, make("span", {}, named("profile", name), hint && make("small", {}, hint)));
   }
 

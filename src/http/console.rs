@@ -15,7 +15,8 @@ use super::auth::{Caller, KeyHash, authenticate};
 use super::console_frames::MAX_IN;
 use super::console_session::Session;
 use super::error::{Problem, ProblemBody, Slug};
-use super::sessions::{Origin, Standing, WATCHERS, origin};
+use super::sessions::{Origin, Standing, origin};
+use super::vehicles::READERS;
 use super::wire::Query;
 use crate::metrics::{Count, Metrics, Reading};
 
@@ -115,7 +116,7 @@ pub async fn open(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let (caller, standing) = admit(&request, &app, query.ticket.as_deref())?;
-    caller.require(&WATCHERS)?;
+    caller.require(&READERS)?;
     let Some(seat) = app.consoles.take_seat(app.config.http.max_consoles) else {
         app.consoles.counters.refused.inc();
         let detail = format!("{} consoles are open already", app.config.http.max_consoles);

@@ -161,7 +161,10 @@ mod tests {
         for page in of_kind(HTML) {
             for attribute in ["src=\"", "href=\""] {
                 for rest in text(page).split(attribute).skip(1) {
-                    find(rest.split('"').next().unwrap());
+                    let asked = rest.split('"').next().unwrap();
+                    if asked != "#" {
+                        find(asked);
+                    }
                 }
             }
             for inline in ["style=", "<style", " onclick"] {
@@ -190,7 +193,8 @@ mod tests {
             assert_eq!(find(icon["src"].as_str().unwrap()).kind, icon["type"].as_str().unwrap());
         }
         // A page that was visited once opens without a connection; what it lacked then would show only there.
-        let kept: Vec<&str> = text(find(WORKER)).split('"').filter(|part| part.starts_with('/')).collect();
+        let quoted = text(find(WORKER)).split('"').skip(1).step_by(2);
+        let kept: Vec<&str> = quoted.filter(|part| part.starts_with('/')).collect();
         for path in &kept {
             find(path);
         }

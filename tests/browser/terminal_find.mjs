@@ -55,10 +55,10 @@ export function findClaims(claim, phone, gateway) {
   });
 
   claim("the use narrows the list to the cars that are lent for it", async () => {
-    await page.check('input[name="use"][value="drive"]');
+    await page.selectOption("#use", "drive");
     await phone.car("CAR-2").waitFor({ state: "detached" });
     assert.equal(await phone.car("CAR-1").count(), 1);
-    await page.check('input[name="use"][value="cabin"]');
+    await page.selectOption("#use", "cabin");
     await phone.car("CAR-2").waitFor();
   });
 

@@ -155,15 +155,18 @@ export function keyClaims(claim, phone, gateway) {
   claim("without a connection the page opens, shows the kept key, and offers nothing that cannot be done", async () => {
     await page.waitForFunction(() => navigator.serviceWorker.controller !== null);
     await context.setOffline(true);
-    await phone.open();
-    await page.locator("#banner", { hasText: "Offline" }).waitFor();
-    await page.locator("h1", { hasText: "Blue van" }).waitFor();
-    assert.equal(await page.locator('#permits li[data-function="unlock_doors"]').count(), 1);
-    assert.ok(await page.isDisabled('button[data-function="unlock_doors"]') && await page.isDisabled("#end"));
-    await phone.look("offline");
-    const cached = await phone.cached();
-    assert.ok(cached.includes("/terminal") && !cached.some((path) => path.startsWith("/v1")), cached.join());
-    await context.setOffline(false);
+    try {
+      await phone.open();
+      await page.locator("#banner", { hasText: "Offline" }).waitFor();
+      await page.locator("h1", { hasText: "Blue van" }).waitFor();
+      assert.equal(await page.locator('#permits li[data-function="unlock_doors"]').count(), 1);
+      assert.ok(await page.isDisabled('button[data-function="unlock_doors"]') && await page.isDisabled("#end"));
+      await phone.look("offline");
+      const cached = await phone.cached();
+      assert.ok(cached.includes("/terminal") && !cached.some((path) => path.startsWith("/v1")), cached.join());
+    } finally {
+      await context.setOffline(false);
+    }
     await page.locator("#banner:empty").waitFor({ state: "attached" });
     await page.waitForFunction(() => !document.querySelector('button[data-function="unlock_doors"]').disabled);
   });
