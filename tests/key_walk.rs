@@ -122,6 +122,7 @@ struct Scene {
     unit: Unit,
     epoch: u64,
     ids: u128,
+    lease_ms: Option<i64>,
     to_car: Vec<ToCar>,
     to_gateway: Vec<Output>,
     /// Everything the gateway ever recorded.
@@ -167,6 +168,7 @@ impl Scene {
             unit: Unit::boot(START, spec, World::parked_at(START, PLACE, 50.0, 7)),
             epoch: 0,
             ids: 0,
+            lease_ms: lease_minutes.map(|minutes| minutes as i64 * MINUTE_MS),
             to_car: Vec::new(),
             to_gateway: Vec::new(),
             record: Vec::new(),
@@ -209,6 +211,10 @@ impl Scene {
         for id in &waiting {
             let known = self.vehicle.command(*id).expect("in the outbox").clone();
             let (order, issued_at, expires_at) = (known.order, known.issued_at, known.expires_at);
+            if let (Order::GrantKey { key }, Some(lease)) = (&order, self.lease_ms) {
+                let most = issued_at.max(key.not_before).plus_ms(lease);
+                assert!(key.not_after <= most, "the car is told of more than a lease: {key:?}");
+            }
             self.to_car.push(ToCar::Command { command_id: *id, order, issued_at, expires_at });
         }
         let _ = self.ask(Request::Sent { command_ids: waiting });
@@ -241,11 +247,15 @@ impl Scene {
                 }
                 _ => {}
             }
-            let agree = (self.car_now().0 - issued_at.0).abs() <= CLOCK_SLACK_MS;
-            self.told.latest = self.told.latest.max(self.car_now().0);
-            self.told.latest =
-                if agree { self.car_now().0.max(issued_at.0) } else { self.told.latest.max(issued_at.0) };
+            self.told.latest = self.told.latest.max(issued_at.0);
         }
+        if let ToCar::EventAck { at: Some(written), .. } = &message {
+            // Only what the gateway has just said may forgive a clock that had leapt ahead.
+            let agree = (self.car_now().0 - written.0).abs() <= CLOCK_SLACK_MS;
+            let latest = self.car_now().0.max(written.0);
+            self.told.latest = if agree { latest } else { self.told.latest.max(latest) };
+        }
+        self.told.latest = self.told.latest.max(self.car_now().0);
         let at = self.car_now();
         let outputs = self.unit.handle(at, Input::FromGateway(message));
         self.to_gateway.extend(outputs);
@@ -260,7 +270,7 @@ impl Scene {
             Output::Event(fact) => {
                 let (boot, seq) = (fact.boot, fact.seq);
                 if self.ask(Request::Fact(fact)).is_ok() && self.twin.is_online() {
-                    self.to_car.push(ToCar::EventAck { boot, seq });
+                    self.to_car.push(ToCar::EventAck { boot, seq, at: Some(self.now) });
                 }
             }
             Output::Ack(ack) => {

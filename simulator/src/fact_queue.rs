@@ -5,13 +5,15 @@
 use std::collections::VecDeque;
 
 use cardea::domain::Timestamp;
-use cardea::domain::command::{Fact, FactKind};
+use cardea::domain::command::{Fact, FactKind, KeyOutcome};
 
 /// Days of parking without a link fit; past it the oldest fact goes and is counted.
 pub const MAX_FACTS: usize = 256;
 /// At most so many sent and unanswered at once.
 pub const WINDOW: usize = 16;
 pub const RESEND_AFTER_MS: i64 = 10_000;
+/// How a `tamper` begins that tells of a phone which named no key.
+pub const REFUSED_PHONE: &str = "a phone was refused";
 
 #[derive(Debug, Clone)]
 pub struct FactQueue {
@@ -40,12 +42,19 @@ impl FactQueue {
 
     pub fn push(&mut self, at: Timestamp, kind: FactKind) {
         if self.waiting.len() >= MAX_FACTS {
-            self.waiting.pop_front();
+            // Whoever is refused at the door shall not be able to push out what happened.
+            let least = self.waiting.iter().position(|waiting| is_refusal(&waiting.fact.kind)).unwrap_or(0);
+            self.waiting.remove(least);
             self.lost += 1;
         }
         let fact = Fact { boot: self.boot, seq: self.next_seq, at, kind };
         self.next_seq += 1;
         self.waiting.push_back(Waiting { fact, sent_at: None });
+    }
+
+    /// Facts that only say that somebody was refused.
+    pub fn refusals(&self) -> usize {
+        self.waiting.iter().filter(|waiting| is_refusal(&waiting.fact.kind)).count()
     }
 
     /// Forgets one fact; false when it was not waiting (an answer to a resend, or to an earlier start).
@@ -85,6 +94,15 @@ impl FactQueue {
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+}
+
+/// Said of a phone that was not even believed, too: see [`REFUSED_PHONE`].
+fn is_refusal(kind: &FactKind) -> bool {
+    match kind {
+        FactKind::KeyUsed { outcome, .. } => *outcome == KeyOutcome::Refused,
+        FactKind::Tamper { what } => what.starts_with(REFUSED_PHONE),
+        _ => false,
     }
 }
 

@@ -31,6 +31,8 @@ struct Revocation {
     key_id: KeyId,
     /// Driving goes on until the car next stands still with ignition off.
     spares_driving: bool,
+    /// Of a key the car was not told of: one that was handed on, or one whose grant never came.
+    is_unseen: bool,
     forget_after: Timestamp,
 }
 
@@ -111,7 +113,7 @@ impl Keyring {
         self.latest = self.latest.max(now);
     }
 
-    /// Time as the gateway has just written it. Where both clocks agree, an earlier leap of the car's is forgiven;
+    /// Time as the gateway has written it a moment ago. Where both clocks agree, an earlier leap of the car's is forgiven;
     /// else a glitch into the future would close the car until it gets there.
     pub fn note_gateway_time(&mut self, now: Timestamp, written: Timestamp) {
         let agree = now.since_ms(written).abs() <= CLOCK_SLACK_MS;
@@ -151,17 +153,24 @@ impl Keyring {
         self.forget_what_is_over(now);
         self.generation = self.generation.max(generation);
         let grant = self.grant(key_id);
+        let is_unseen = grant.is_none();
         let drives = grant.is_some_and(|grant| grant.permits.contains(Function::Drive));
         let spares_driving = effect == RevocationEffect::AtSafeState && drives && !is_safe;
         let forget_after = grant.map_or(now.plus_ms(UNSEEN_REVOCATION_MS), |grant| grant.not_after);
         self.revocations.retain(|known| known.key_id != key_id);
         if self.revocations.len() >= MAX_REVOCATIONS {
-            // The one nearest its own end goes; its key is the least likely to come again.
-            if let Some(oldest) = (0..self.revocations.len()).min_by_key(|at| self.revocations[*at].forget_after) {
-                self.revocations.swap_remove(oldest);
+            // Of keys the car never saw, then the one nearest its own end: its key is the least likely to come again. What
+            // is forgotten here must not open again, so its grant goes with it; one that still drives is kept.
+            let rank = |at: &usize| {
+                let known = &self.revocations[*at];
+                (known.spares_driving, !known.is_unseen, known.forget_after)
+            };
+            if let Some(oldest) = (0..self.revocations.len()).min_by_key(rank) {
+                let gone = self.revocations.swap_remove(oldest);
+                self.grants.retain(|grant| grant.key_id != gone.key_id);
             }
         }
-        self.revocations.push(Revocation { key_id, spares_driving, forget_after });
+        self.revocations.push(Revocation { key_id, spares_driving, is_unseen, forget_after });
         if !spares_driving {
             self.grants.retain(|grant| grant.key_id != key_id);
         }
@@ -393,6 +402,21 @@ mod tests {
             ring.revoke(later, KeyId(Uuid::from_u128(number)), 1, RevocationEffect::Immediate, true);
         }
         assert!(ring.revocations.len() <= MAX_REVOCATIONS);
+    }
+
+    #[test]
+    fn a_flood_of_revocations_brings_no_key_back() {
+        let both = grant(1, &[Function::UnlockDoors, Function::Drive]);
+        let mut ring = ring_with(std::slice::from_ref(&both));
+        ring.revoke(NOW, both.key_id, 4, RevocationEffect::AtSafeState, false);
+        for number in 100..100 + 2 * MAX_REVOCATIONS as u128 {
+            ring.revoke(NOW, KeyId(Uuid::from_u128(number)), 5, RevocationEffect::Immediate, true);
+        }
+        let revoked = Err(KeyDenial::Key(KeyRefusal::Revoked));
+        assert_eq!(ring.permits(NOW, both.key_id, Function::UnlockDoors, HERE), revoked);
+        assert_eq!(ring.permits(NOW, both.key_id, Function::Drive, HERE), Ok(()), "until it stands");
+        ring.settle_at_safe_state();
+        assert_eq!(ring.permits(NOW, both.key_id, Function::Drive, HERE), revoked);
     }
 
     #[test]

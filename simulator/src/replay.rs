@@ -258,7 +258,7 @@ impl Player {
                     put_puback(&mut self.session.out, id);
                 }
                 match payload::decode_to_car(&payload) {
-                    Ok(ToCar::EventAck { boot, seq }) if boot == self.boot => {
+                    Ok(ToCar::EventAck { boot, seq, .. }) if boot == self.boot => {
                         self.unacknowledged.retain(|waiting| *waiting != seq);
                     }
                     Ok(ToCar::EventAck { .. }) => {}

@@ -10,7 +10,7 @@ use cardea::domain::twin::{Report, SignalPath, SignalValue, path};
 use cardea::domain::{CommandId, Function, Functions, KeyId, Position, Timestamp, VehicleId};
 
 use crate::command_memory::{CommandMemory, is_final};
-use crate::fact_queue::FactQueue;
+use crate::fact_queue::{FactQueue, REFUSED_PHONE};
 use crate::keyring::{KeyDenial, Keyring, NotTaken};
 use crate::proof::Proven;
 use crate::world::{Change, Door, Driver, Habits, World};
@@ -20,6 +20,8 @@ const MAX_DEFERRED: usize = 64;
 /// Refused uses that are told, in so much time.
 const MAX_REFUSALS: usize = 30;
 const REFUSALS_MS: i64 = 60_000;
+/// And so many that wait for a link.
+const MAX_REFUSALS_WAITING: usize = 64;
 /// Kept for whoever looks at the car, newest last.
 const MAX_LOG: usize = 512;
 /// After a reconnect the newest outcomes are told again, since a lost link may have swallowed them.
@@ -184,11 +186,15 @@ impl Unit {
         match input {
             Input::LinkUp => self.link_up(now),
             Input::LinkDown => self.is_linked = false,
-            Input::FromGateway(ToCar::EventAck { boot, seq }) => {
+            Input::FromGateway(ToCar::EventAck { boot, seq, at }) => {
+                if let Some(at) = at {
+                    self.keyring.note_gateway_time(now, at);
+                }
                 self.facts.acknowledge(boot, seq);
             }
             Input::FromGateway(ToCar::Command { command_id, order, issued_at, expires_at }) => {
-                self.keyring.note_gateway_time(now, issued_at);
+                // It may have waited: it is that late at least, and proves no more.
+                self.keyring.note_time(issued_at);
                 self.receive(now, command_id, &order, expires_at);
             }
             Input::Unreadable(command_id) => self.refuse_unreadable(now, command_id),
@@ -256,7 +262,8 @@ impl Unit {
             }
             Act::PhoneRefused { key_id, function, reason } => {
                 self.note_refusal(now, key_id, function, None, reason);
-                None
+                // Nothing about the car has changed, and nobody at the door shall make it talk.
+                return Ok(());
             }
             Act::Tamper(what) => {
                 self.note(now, FactKind::Tamper { what });
@@ -290,9 +297,10 @@ impl Unit {
     fn use_proven(&mut self, now: Timestamp, proven: &Proven, function: Function) -> Result<(), KeyDenial> {
         let verdict = self.keyring.permits_proven(now, proven, function, self.world.position());
         let delegated_key_id = proven.delegated.as_ref().map(|delegated| delegated.key_id);
+        let own = self.keyring.grant(proven.key_id).and_then(|grant| grant.max_speed_kmh);
         let limit = match &proven.delegated {
-            Some(delegated) => delegated.max_speed_kmh,
-            None => self.keyring.grant(proven.key_id).and_then(|grant| grant.max_speed_kmh),
+            Some(delegated) => [delegated.max_speed_kmh, own].into_iter().flatten().min(),
+            None => own,
         };
         self.use_if(now, proven.key_id, delegated_key_id, function, verdict)?;
         self.limit_speed(function, limit);
@@ -342,7 +350,7 @@ impl Unit {
         reason: &str,
     ) {
         self.refusals.retain(|at| (0..REFUSALS_MS).contains(&now.since_ms(*at)));
-        if self.refusals.len() >= MAX_REFUSALS {
+        if self.refusals.len() >= MAX_REFUSALS || self.facts.refusals() >= MAX_REFUSALS_WAITING {
             self.counters.refusals_untold += 1;
             return;
         }
@@ -356,7 +364,7 @@ impl Unit {
                 reason: Some(reason.to_owned()),
             },
             // Not even a key was named.
-            None => FactKind::Tamper { what: format!("a phone was refused: {reason}") },
+            None => FactKind::Tamper { what: format!("{REFUSED_PHONE}: {reason}") },
         };
         self.note(now, kind);
     }
@@ -528,7 +536,13 @@ impl Unit {
 
     fn note_change(&mut self, now: Timestamp, change: Change) {
         let kind = match change {
-            Change::Ignition(on) => FactKind::Ignition { on },
+            Change::Ignition(on) => {
+                if !on {
+                    // The next one to drive shows a key of their own.
+                    self.world.max_speed_kmh = None;
+                }
+                FactKind::Ignition { on }
+            }
             Change::Refuelled { before_percent, after_percent } => FactKind::Refuelled {
                 level_before_percent: round(before_percent, 1),
                 level_after_percent: round(after_percent, 1),

@@ -264,7 +264,7 @@ fn facts_are_sent_again_until_event_ack() {
     let resent = bench.after_s(11);
     assert!(resent.iter().any(|output| matches!(output, Output::Event(fact) if fact.seq == 1)));
     let boot = bench.unit.facts().boot();
-    bench.input(Input::FromGateway(ToCar::EventAck { boot, seq: 1 }));
+    bench.input(Input::FromGateway(ToCar::EventAck { boot, seq: 1, at: None }));
     assert!(bench.unit.facts().is_empty());
     assert!(!bench.after_s(30).iter().any(|output| matches!(output, Output::Event(_))));
 }
@@ -362,4 +362,30 @@ fn a_car_driven_with_a_slow_key_stays_slow_until_somebody_else_takes_over() {
     bench.act(Act::Drive(true)).0.expect("drives");
     let fast = fastest(&mut bench);
     assert!(fast > 24.0, "{fast}");
+}
+
+#[test]
+fn nobody_at_the_door_pushes_out_what_happened_or_makes_the_car_talk() {
+    let mut bench = Bench::linked();
+    let key = grant(&[Function::UnlockDoors]);
+    bench.order(Order::GrantKey { key: key.clone() });
+    bench.input(Input::LinkDown);
+    bench.act(Act::UseKey(key.key_id, Function::UnlockDoors)).0.expect("permitted");
+    for _ in 0..30 {
+        for _ in 0..100 {
+            let refused = Act::PhoneRefused { key_id: None, function: None, reason: "malformed" };
+            assert!(bench.act(refused).1.is_empty());
+        }
+        bench.after_s(61);
+    }
+    assert!(bench.unit.counters().refusals_untold > 2_000);
+    let outputs = bench.input(Input::LinkUp);
+    let is_use = |output: &Output| {
+        matches!(output, Output::Event(fact)
+            if matches!(fact.kind, FactKind::KeyUsed { outcome: KeyOutcome::Permitted, .. }))
+    };
+    assert!(outputs.iter().any(is_use), "the use is still told: {outputs:?}");
+    let refused = Act::PhoneRefused { key_id: None, function: None, reason: "malformed" };
+    let said = bench.act(refused).1;
+    assert!(!said.iter().any(|output| matches!(output, Output::Telemetry(_))), "{said:?}");
 }

@@ -124,7 +124,7 @@ async fn a_car_reports_boot_first_and_keeps_it_until_event_ack() {
     );
     assert_eq!((first.boot, second.seq), (boot.boot, first.seq + 1));
     assert_eq!(car.state().unit.facts().len(), 1);
-    peer.send(&ToCar::EventAck { boot: boot.boot, seq: boot.seq }).await;
+    peer.send(&ToCar::EventAck { boot: boot.boot, seq: boot.seq, at: None }).await;
     let facts = car.wait_facts_taken(DEADLINE);
     tokio::select! { taken = facts => taken.unwrap(), () = async { loop { peer.link.poll().await.unwrap(); } } => {} }
     car.stop().await.unwrap();
@@ -212,7 +212,7 @@ async fn a_recorded_drive_arrives_whole_and_its_facts_are_taken() {
                     assert_eq!(report.seq, reports);
                     Some(None)
                 }
-                Heard::Event(fact) => Some(Some(ToCar::EventAck { boot: fact.boot, seq: fact.seq })),
+                Heard::Event(fact) => Some(Some(ToCar::EventAck { boot: fact.boot, seq: fact.seq, at: None })),
                 Heard::Ack(_) => None,
             })
             .await;

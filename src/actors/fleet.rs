@@ -178,7 +178,7 @@ impl FleetHandle {
             let start = load(&inner.shared, &vehicle, LinkKnown::default())?;
             if number < config.max_resident {
                 inner.house(start, LinkKnown::default());
-            } else if let Some(due) = start.vehicle.next_due(false) {
+            } else if let Some(due) = start.vehicle.next_due(&start.twin) {
                 inner.shard(&vehicle).schedule.at(due, vehicle);
             }
         }
@@ -558,6 +558,11 @@ impl Fleet {
     /// known as such.
     fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: &[Letter], ctx: &mut Context<Self>) {
         letters.iter().for_each(|letter| link.note(letter));
+        if letters.iter().any(|letter| matches!(letter, Letter::Sweep)) {
+            // What is due for it stays due.
+            let soon = self.inner.shared.clock.now().plus_ms(START_AGAIN.as_millis() as i64);
+            self.inner.shard(&vehicle).schedule.at(soon, vehicle.clone());
+        }
         if !link.is_online {
             self.absent.remove(&vehicle);
         } else if self.absent.insert(vehicle.clone(), link).is_none() {

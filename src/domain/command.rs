@@ -315,6 +315,8 @@ pub enum ToCar {
     EventAck {
         boot: u64,
         seq: u64,
+        /// The gateway's clock when it said so, for a car to hold its own against.
+        at: Option<Timestamp>,
     },
 }
 

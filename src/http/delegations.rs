@@ -20,7 +20,7 @@ use crate::actors::vehicle::Ask;
 use crate::domain::key::{Delegation, Key};
 use crate::domain::vehicle::Request;
 use crate::domain::{KeyId, Timestamp};
-use crate::token::{self, Keyset, TokenError};
+use crate::token::{self, Keyset, TokenError, VerifiedToken};
 
 /// `{"token":"…"}`
 #[derive(Debug, Deserialize, ToSchema)]
@@ -28,6 +28,8 @@ use crate::token::{self, Keyset, TokenError};
 pub struct NewDelegation {
     /// The delegated token: CWT, base64url.
     token: String,
+    /// The key's token that it was made of, where that is an earlier one: before an extension, say.
+    parent_token: Option<String>,
 }
 
 #[utoipa::path(post, path = "/v1/keys/{id}/delegations", tag = "keys", params(("id" = String, Path)),
@@ -44,8 +46,10 @@ pub async fn tell(
     let idempotency = idempotency(&request, &caller, "delegations", &body.hash)?;
     let row = stored(&app, &caller, key_id).await?;
     let now = app.clock.now();
-    let delegation = verified(&row, &app.keyset, &body.value.token, now)
-        .map_err(|error| Problem::invalid("token", error.to_string()))?;
+    let NewDelegation { token, parent_token } = &body.value;
+    let parent = parent(&row, &app.keyset, parent_token.as_deref().unwrap_or(&row.token), now)
+        .map_err(|error| Problem::invalid("parent_token", error.to_string()))?;
+    let delegation = delegation(&parent, token, now).map_err(|error| Problem::invalid("token", error.to_string()))?;
     check_name("token.sub", &delegation.holder)?;
     let delegated_key_id = delegation.key_id;
     let ask = Ask { request: Request::Delegate { key_id, delegation }, by: caller.principal, idempotency };
@@ -53,11 +57,16 @@ pub async fn tell(
     Ok(reply(StatusCode::CREATED, &found(&key, delegated_key_id, now)?))
 }
 
-/// Whether it is in time is the vehicle's decision: both tokens may be told of before they are valid.
-fn verified(row: &KeyRow, keyset: &Keyset, text: &str, now: Timestamp) -> Result<Delegation, TokenError> {
+/// The key's own token, or one of the same key that was given before it.
+fn parent(row: &KeyRow, keyset: &Keyset, text: &str, now: Timestamp) -> Result<VerifiedToken, TokenError> {
     let at = now.max(row.item.grant.not_before);
-    let parent = token::verify_text(&row.token, keyset, &row.vehicle_id, at)?;
-    let token::VerifiedToken { holder, grant, .. } = token::read_delegated(&token::decode(text)?, &parent)?;
+    let parent = token::verify_text(text, keyset, &row.vehicle_id, at)?;
+    if parent.grant.key_id == row.item.grant.key_id { Ok(parent) } else { Err(TokenError::OtherParent) }
+}
+
+/// Whether it is in time is the vehicle's decision: both tokens may be told of before they are valid.
+fn delegation(parent: &VerifiedToken, text: &str, now: Timestamp) -> Result<Delegation, TokenError> {
+    let VerifiedToken { holder, grant, .. } = token::read_delegated(&token::decode(text)?, parent)?;
     Ok(Delegation {
         key_id: grant.key_id,
         holder,

@@ -17,6 +17,9 @@ use crate::domain::rental::Usage;
 use crate::domain::{Timestamp, VehicleId};
 use crate::token::sha256;
 
+/// A reservation keeps a car from others on the street from so long before it begins.
+const SOON_MS: i64 = 30 * 60_000;
+
 /// How long a reader may keep the document.
 const TTL_MS: u64 = 60_000;
 
@@ -181,9 +184,15 @@ fn state(usage: &Usage, snapshot: &Snapshot) -> (&'static str, &'static str, Tim
     let link = snapshot.twin.link;
     match usage {
         Usage::Rented { from, .. } => ("on_trip", "trip_start", *from),
-        Usage::Ending { since, .. } => ("available", "trip_end", *since),
-        Usage::Reserved { from, .. } => ("reserved", "reservation_start", (*from).min(snapshot.now)),
-        Usage::Free if !snapshot.twin.is_online() => ("non_contactable", "comms_lost", link.since),
-        Usage::Free => ("available", "comms_restored", link.since),
+        // Until the car has confirmed, it may still be driven.
+        Usage::Ending { since, .. } => ("on_trip", "trip_start", *since),
+        Usage::Reserved { rental_id, from, .. } if from.since_ms(snapshot.now) <= SOON_MS => {
+            let reserved = snapshot.vehicle.rental(*rental_id).and_then(|rental| rental.history.first());
+            ("reserved", "reservation_start", reserved.map_or(*from, |passage| passage.at))
+        }
+        Usage::Free | Usage::Reserved { .. } if !snapshot.twin.is_online() => {
+            ("non_contactable", "comms_lost", link.since)
+        }
+        Usage::Free | Usage::Reserved { .. } => ("available", "comms_restored", link.since),
     }
 }

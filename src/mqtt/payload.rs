@@ -90,8 +90,12 @@ fn optional<'a, T: Deserialize<'a>>(field: &'static str, raw: Raw<'a>) -> Result
 }
 
 fn required_time(field: &'static str, raw: Raw<'_>) -> Result<Timestamp, PayloadError> {
-    let text: Cow<'_, str> = required(field, raw)?;
-    time::parse(&text).map_err(|malformed| PayloadError::new(field, malformed.0))
+    optional_time(field, raw)?.ok_or_else(|| PayloadError::missing(field))
+}
+
+fn optional_time(field: &'static str, raw: Raw<'_>) -> Result<Option<Timestamp>, PayloadError> {
+    let text: Option<Cow<'_, str>> = optional(field, raw)?;
+    text.map(|text| time::parse(&text)).transpose().map_err(|malformed| PayloadError::new(field, malformed.0))
 }
 
 fn required_text<'a>(field: &'static str, raw: Raw<'a>) -> Result<Cow<'a, str>, PayloadError> {

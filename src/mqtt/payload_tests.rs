@@ -266,7 +266,11 @@ fn to_car() -> impl Strategy<Value = ToCar> {
         }),
     ];
     prop_oneof![
-        (any::<u64>(), any::<u64>()).prop_map(|(boot, seq)| ToCar::EventAck { boot, seq }),
+        (any::<u64>(), any::<u64>(), proptest::option::of(time())).prop_map(|(boot, seq, at)| ToCar::EventAck {
+            boot,
+            seq,
+            at
+        }),
         (uuid(), order, time(), time()).prop_map(|(id, order, issued_at, expires_at)| ToCar::Command {
             command_id: CommandId(id),
             order,

@@ -246,7 +246,7 @@ impl VehicleActor {
     }
 
     fn next_due(&self) -> Option<Timestamp> {
-        self.vehicle.next_due(self.twin.is_online())
+        self.vehicle.next_due(&self.twin)
     }
 
     fn state_time(&self) -> Timestamp {
@@ -359,7 +359,8 @@ impl VehicleActor {
             actor.shared.metrics.facts.fetch_add(1, Ordering::Relaxed);
             actor.note_fact(&news);
             // Not sent = not acknowledged: the car repeats the fact and it is answered then.
-            actor.send_to_car(ToCar::EventAck { boot, seq });
+            let at = Some(actor.now());
+            actor.send_to_car(ToCar::EventAck { boot, seq, at });
             actor.is_publish_due = true;
             actor.sweep_in(LAZY_MS);
             actor.review_if_seen_to_matter(ctx);

@@ -247,7 +247,7 @@ fn a_rental_begins_and_ends_by_itself_and_takes_its_key_along() {
         bench.ack(id, AckStatus::Succeeded);
     }
     assert_eq!(bench.vehicle.rental(rental_id).map(|rental| rental.state), Some(RentalState::Reserved));
-    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(HOUR_MS)));
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(START.plus_ms(HOUR_MS)));
     bench.pass(HOUR_MS);
     bench.ask(Request::Review).expect("review");
     assert!(matches!(bench.vehicle.usage(bench.now), Usage::Rented { .. }));

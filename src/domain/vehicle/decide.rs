@@ -143,10 +143,16 @@ impl Draft<'_> {
         if !(MIN_TTL_MS..=rules.max_ttl_ms).contains(&ttl_ms) {
             return refuse(RefusalKind::Invalid, format!("ttl_s: 1 to {}", rules.max_ttl_ms / 1000));
         }
+        self.has_room()?;
+        self.issue(id, order, self.context.now.plus_ms(ttl_ms), by);
+        Ok(())
+    }
+
+    /// Whatever somebody asks for is refused while so much is open; what takes something away from a key never is.
+    fn has_room(&self) -> Result<(), Refusal> {
         if self.vehicle.open_commands().count() >= Vehicle::MAX_OPEN_COMMANDS {
             return refuse(RefusalKind::VehicleBusy, format!("{} commands are open", Vehicle::MAX_OPEN_COMMANDS));
         }
-        self.issue(id, order, self.context.now.plus_ms(ttl_ms), by);
         Ok(())
     }
 
@@ -210,13 +216,12 @@ impl Draft<'_> {
 
     fn take_fact(&mut self, fact: Fact) {
         if !self.vehicle.has_seen(fact.boot, fact.seq) {
-            let used = match &fact.kind {
-                FactKind::KeyUsed { key_id, outcome: KeyOutcome::Permitted, .. } => Some(*key_id),
-                _ => None,
-            };
+            let kind = fact.kind.clone();
             self.push(Event::FactTaken { fact });
-            if let Some(key_id) = used {
-                self.note_key_used(key_id);
+            match kind {
+                FactKind::KeyUsed { key_id, outcome: KeyOutcome::Permitted, .. } => self.note_key_used(key_id),
+                FactKind::Ignition { on: true } => self.note_driven(),
+                _ => {}
             }
         }
     }

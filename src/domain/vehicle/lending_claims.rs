@@ -90,7 +90,7 @@ fn where_the_owner_decides_a_renter_does_not_make_a_rental_longer_alone() {
 fn a_car_nobody_comes_for_is_free_again_and_one_that_is_used_is_not() {
     let terms = Lending { no_show_minutes: Some(15), ..Lending::default() };
     let (mut bench, rental) = rented("cabin", terms.clone());
-    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(15 * MIN_MS)));
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(START.plus_ms(15 * MIN_MS)));
     bench.pass(15 * MIN_MS);
     review(&mut bench);
     assert_eq!(bench.vehicle.rentals[0].state, RentalState::NoShow);
@@ -118,19 +118,90 @@ fn a_car_nobody_comes_for_is_free_again_and_one_that_is_used_is_not() {
     }
 }
 
+/// Bad reception is no reason to lose a car: whoever opened it could not have said so.
+#[test]
+fn nobody_is_held_not_to_have_come_while_the_car_could_not_say_so() {
+    let terms = Lending { no_show_minutes: Some(15), ..Lending::default() };
+    let (mut bench, rental) = rented("cabin", terms.clone());
+    bench.disconnect();
+    bench.pass(30 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Active);
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(rental.until));
+    bench.connect();
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Active, "its facts come in a moment");
+    bench.key_used(rental.key_id);
+    bench.pass(10 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Active);
+
+    let (mut bench, _) = rented("cabin", terms);
+    bench.disconnect();
+    bench.pass(30 * MIN_MS);
+    bench.connect();
+    bench.pass(2 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::NoShow, "it had its time to say so");
+}
+
+#[test]
+fn nobody_fills_a_car_with_commands_by_asking_again_and_again() {
+    let (mut bench, rental) = rented("cabin", Lending::default());
+    let mut refused = None;
+    for number in 1..=2 * Vehicle::MAX_OPEN_COMMANDS as i64 {
+        let wish =
+            Request::Extend { rental_id: rental.rental_id, until: rental.until.plus_ms(number), by: renter("ann") };
+        refused = bench.ask(wish).err().or(refused);
+        bench.send_all();
+    }
+    assert_eq!(refused.expect("refused in the end").kind, RefusalKind::VehicleBusy);
+    assert!(bench.vehicle.open_commands().count() <= Vehicle::MAX_OPEN_COMMANDS);
+    let key_id = rental.key_id;
+    bench.ask(Request::Revoke { key_id, effect: RevocationEffect::Immediate }).expect("a revocation is never refused");
+}
+
+#[test]
+fn a_lease_holds_for_a_rental_that_was_made_longer_and_ends_with_the_terms() {
+    let (mut bench, rental) = rented("cabin", Lending { lease_minutes: Some(90), ..Lending::default() });
+    let until = START.plus_ms(10 * HOUR_MS);
+    bench.ask(Request::Extend { rental_id: rental.rental_id, until, by: renter("ann") }).expect("longer");
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, START.plus_ms(HOUR_MS), "not by itself");
+    review(&mut bench);
+    deliver(&mut bench);
+    bench.pass(30 * MIN_MS);
+    review(&mut bench);
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, START.plus_ms(120 * MIN_MS));
+    bench.lend(Lending::default());
+    deliver(&mut bench);
+    review(&mut bench);
+    assert_eq!(told_grants(&bench).last().expect("told").not_after, until, "no renter is left without a renewal");
+}
+
+#[test]
+fn a_key_with_a_speed_limit_releases_the_drive_at_the_car_only() {
+    let (mut bench, rental) = rented("valet", Lending::default());
+    let mut act = |function| {
+        let (command_id, key_id) = (CommandId(bench.new_id()), rental.key_id);
+        bench.ask(Request::Act { command_id, key_id, function, by: renter("ann") }).map(|_| ())
+    };
+    assert_eq!(act(Function::Drive).expect_err("refused").kind, RefusalKind::Forbidden);
+    assert_eq!(act(Function::UnlockDoors), Ok(()));
+}
+
 #[test]
 fn a_key_on_lease_is_renewed_while_the_car_is_there_and_runs_out_while_it_is_not() {
     let (mut bench, rental) = rented("cabin", Lending { lease_minutes: Some(10), ..Lending::default() });
     assert_eq!(told_grants(&bench)[0].not_after, START.plus_ms(10 * MIN_MS), "the car hears of ten minutes");
     let whole = bench.vehicle.key(rental.key_id).expect("key").grant.not_after;
     assert_eq!(whole, START.plus_ms(HOUR_MS), "the token is good to the end");
-    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(5 * MIN_MS)));
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(START.plus_ms(5 * MIN_MS)));
     bench.pass(5 * MIN_MS);
     review(&mut bench);
     deliver(&mut bench);
     assert_eq!(told_grants(&bench).last().expect("told").not_after, START.plus_ms(15 * MIN_MS));
     bench.disconnect();
-    assert_eq!(bench.vehicle.next_due(false), Some(whole), "nothing to do for a car that cannot hear");
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(whole), "nothing to do for a car that cannot hear");
     bench.pass(20 * MIN_MS);
     review(&mut bench);
     assert_eq!(told_grants(&bench).len(), 2);
@@ -201,7 +272,7 @@ fn a_car_that_drives_on_is_told_of_once_and_never_stopped() {
     assert_eq!(bench.vehicle.rentals[0].state, RentalState::Ending);
     let told = bench.vehicle.commands.last().expect("told").order.clone();
     assert!(matches!(told, Order::RevokeKey { effect: RevocationEffect::AtSafeState, .. }));
-    assert_eq!(bench.vehicle.next_due(true), Some(START.plus_ms(HOUR_MS + Rental::LATE_MS)));
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(START.plus_ms(HOUR_MS + Rental::LATE_MS)));
     bench.pass(Rental::LATE_MS);
     bench.drives(true);
     assert!(bench.vehicle.rentals[0].is_late);

@@ -22,7 +22,7 @@ pub use event::{Details, Event, Request};
 use super::card::AlertKind;
 use super::command::{Command, CommandState, FactKind, Order};
 use super::key::{Key, Profile};
-use super::rental::{Rental, RentalState, RequestState, Usage, UsageRequest};
+use super::rental::{Lending, Rental, RentalState, RequestState, Usage, UsageRequest};
 use super::twin::Twin;
 use super::{CommandId, Function, Functions, KeyId, Principal, Refusal, RentalId, RequestId, Timestamp, VehicleId};
 
@@ -94,6 +94,8 @@ impl Vehicle {
     pub const MAX_OPEN_REQUESTS: usize = 32;
     pub const MAX_CLOSED_RENTALS: usize = 16;
     pub const MAX_KEYS: usize = 64;
+    /// What a car that is back tells first: what happened while it was away.
+    const TELL_MS: i64 = 120_000;
     /// A unit that restarts more often than its facts arrive loses the oldest start's window.
     const MAX_BOOTS: usize = 4;
 
@@ -339,16 +341,16 @@ impl Vehicle {
     }
 
     /// When something is due without anybody asking; the actor reviews the vehicle then. A lease is renewed only while
-    /// the car is there to hear of it.
-    pub fn next_due(&self, is_online: bool) -> Option<Timestamp> {
+    /// the car is there to hear of it, and nobody is held not to have come while it could not say so.
+    pub fn next_due(&self, twin: &Twin) -> Option<Timestamp> {
         let commands = self.open_commands().map(|command| command.expires_at);
         let rentals = self.rentals.iter().filter_map(|rental| match rental.state {
             RentalState::Reserved => Some(rental.from),
-            RentalState::Active => Some(self.no_show_at(rental).map_or(rental.until, |at| at.min(rental.until))),
+            RentalState::Active => Some(self.no_show_at(rental, twin).map_or(rental.until, |at| at.min(rental.until))),
             RentalState::Ending => rental.late_at(),
             RentalState::Ended | RentalState::Cancelled | RentalState::NoShow => None,
         });
-        let leases = self.keys.iter().filter(|_| is_online).filter_map(|key| self.renew_at(key));
+        let leases = self.keys.iter().filter(|_| twin.is_online()).filter_map(|key| self.renew_at(key));
         let requests = self
             .requests
             .iter()
@@ -358,17 +360,19 @@ impl Vehicle {
     }
 
     /// When an unused rental is over, where the car is lent on such terms.
-    fn no_show_at(&self, rental: &Rental) -> Option<Timestamp> {
+    fn no_show_at(&self, rental: &Rental, twin: &Twin) -> Option<Timestamp> {
         let wait_ms = self.details.lending.as_ref()?.no_show_ms()?;
-        rental.first_used_at.is_none().then(|| rental.from.plus_ms(wait_ms))
+        let has_told_all = twin.is_online().then(|| twin.link.since.plus_ms(Self::TELL_MS))?;
+        rental.first_used_at.is_none().then(|| rental.from.plus_ms(wait_ms).max(has_told_all))
     }
 
     /// When the car is to be told again of a key that it has on lease.
     fn renew_at(&self, key: &Key) -> Option<Timestamp> {
-        let lease_ms = self.details.lending.as_ref()?.lease_ms()?;
+        // Terms without a lease: what was leased before is made whole at once.
+        let lease_ms = self.details.lending.as_ref().and_then(Lending::lease_ms);
         let until = key.leased_until.filter(|until| *until < key.grant.not_after && key.revoked_at.is_none())?;
         let is_lent = self.rental(key.rental_id).is_some_and(|rental| rental.state.is_open());
-        is_lent.then(|| until.plus_ms(-lease_ms / 2))
+        is_lent.then(|| lease_ms.map_or(Timestamp(0), |ms| until.plus_ms(-ms / 2)))
     }
 }
 

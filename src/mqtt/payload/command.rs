@@ -1,5 +1,5 @@
 //! `v1/{vehicle}/command`: `{"command_id":"0197…","type":"lock","issued_at":"…","expires_at":"…"}` and
-//! `{"type":"event_ack","boot":3,"seq":17}`.
+//! `{"type":"event_ack","boot":3,"seq":17,"at":"…"}`.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,9 @@ use coset::cbor::value::Value;
 use coset::{CborSerializable, CoseKey, CoseKeyBuilder, Label, iana};
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_LIST, PayloadError, Raw, optional, required, required_text, required_time, split, to_json};
+use super::{
+    MAX_LIST, PayloadError, Raw, optional, optional_time, required, required_text, required_time, split, to_json,
+};
 use crate::domain::command::{Order, ToCar};
 use crate::domain::key::{Geofence, HolderKey, KeyGrant, RevocationEffect};
 use crate::domain::{CommandId, Function, Functions, KeyId, Timestamp};
@@ -42,6 +44,8 @@ struct Fields<'a> {
     boot: Raw<'a>,
     #[serde(borrow)]
     seq: Raw<'a>,
+    #[serde(borrow)]
+    at: Raw<'a>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +78,7 @@ pub fn decode_to_car(bytes: &[u8]) -> Result<ToCar, PayloadError> {
         return Ok(ToCar::EventAck {
             boot: optional("boot", fields.boot)?.unwrap_or(0),
             seq: required("seq", fields.seq)?,
+            at: optional_time("at", fields.at)?,
         });
     }
     Ok(ToCar::Command {
@@ -205,6 +210,8 @@ struct Wire<'a> {
     boot: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Timestamp>,
 }
 
 impl<'a> Wire<'a> {
@@ -221,6 +228,7 @@ impl<'a> Wire<'a> {
             effect: None,
             boot: None,
             seq: None,
+            at: None,
         }
     }
 }
@@ -258,7 +266,9 @@ impl<'a> KeyWire<'a> {
 
 pub fn encode_to_car(message: &ToCar) -> Vec<u8> {
     match message {
-        ToCar::EventAck { boot, seq } => to_json(&Wire { boot: Some(*boot), seq: Some(*seq), ..Wire::of("event_ack") }),
+        ToCar::EventAck { boot, seq, at } => {
+            to_json(&Wire { boot: Some(*boot), seq: Some(*seq), at: *at, ..Wire::of("event_ack") })
+        }
         ToCar::Command { command_id, order, issued_at, expires_at } => to_json(&Wire {
             command_id: Some(*command_id),
             issued_at: Some(*issued_at),

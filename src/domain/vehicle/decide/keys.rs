@@ -74,6 +74,10 @@ impl Draft<'_> {
                 Refusal::new(RefusalKind::Expired, "the key was revoked")
             }
         })?;
+        if function == Function::Drive && key.grant.max_speed_kmh.is_some() {
+            // Released from afar, the car would not know under which key it is driven.
+            return refuse(RefusalKind::Forbidden, "a key with a speed limit drives by a use at the car only");
+        }
         if self.vehicle.disabled.contains(function) || self.is_being_disabled(function) {
             return refuse(RefusalKind::Conflict, format!("{} is disabled on this vehicle", function.name()));
         }
@@ -110,7 +114,8 @@ impl Draft<'_> {
             return refuse(RefusalKind::Forbidden, "the key may not be handed on");
         }
         let is_within = delegation.permits.is_subset_of(key.grant.permits)
-            && delegation.not_before >= key.grant.not_before
+            // A token has whole seconds, rounded down.
+            && delegation.not_before.as_secs() >= key.grant.not_before.as_secs()
             && delegation.not_after <= key.grant.not_after;
         if !is_within {
             return refuse(RefusalKind::Forbidden, "a key is handed on with no more than it permits");

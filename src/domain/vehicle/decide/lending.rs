@@ -122,6 +122,7 @@ impl Draft<'_> {
             return refuse(RefusalKind::ProfileNotAllowed, "the profile is no longer configured");
         };
         let permits = self.carried_by_car(profile)?;
+        self.has_room()?;
         let rental_id = RentalId((self.context.new_id)());
         let key_id = KeyId((self.context.new_id)());
         let grant = KeyGrant {
@@ -153,7 +154,8 @@ impl Draft<'_> {
             },
         });
         let lease_ms = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms);
-        let leased_until = lease_ms.map(|ms| request.from.max(now).plus_ms(ms)).filter(|at| *at < request.until);
+        // Also where it is longer than the rental, which may be made longer still.
+        let leased_until = lease_ms.map(|ms| request.from.max(now).plus_ms(ms).min(request.until));
         let key = Key {
             grant,
             rental_id,
@@ -226,6 +228,7 @@ impl Draft<'_> {
         }
         self.is_lent(rental.from, until)?;
         self.is_free(rental.from, until, Some(id))?;
+        self.has_room()?;
         self.push(Event::RentalExtended { rental_id: id, key_id: rental.key_id, until, at: now });
         if let Some(key) = self.vehicle.key(rental.key_id).cloned() {
             self.tell_car_of(&key);
@@ -244,13 +247,13 @@ impl Draft<'_> {
     /// A lease is renewed at its half, while the car is there and the key is still good.
     pub(super) fn renew_leases(&mut self) {
         let now = self.context.now;
-        let Some(lease_ms) = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms) else { return };
         if !self.context.twin.is_online() {
             return;
         }
+        let lease_ms = self.vehicle.details.lending.as_ref().and_then(Lending::lease_ms);
         let due = self.vehicle.keys.iter().filter(|key| self.vehicle.renew_at(key).is_some_and(|at| at <= now));
         for key in due.map(|key| key.grant.clone()).collect::<Vec<_>>() {
-            let until = now.plus_ms(lease_ms).min(key.not_after);
+            let until = lease_ms.map_or(key.not_after, |ms| now.plus_ms(ms).min(key.not_after));
             self.push(Event::KeyLeased { key_id: key.key_id, until });
             if let Some(renewed) = self.vehicle.key(key.key_id).cloned() {
                 self.tell_car_of(&renewed);
@@ -263,6 +266,19 @@ impl Draft<'_> {
         let unused =
             self.vehicle.rentals.iter().find(|rental| rental.key_id == key_id && rental.first_used_at.is_none());
         if let Some(rental_id) = unused.map(|rental| rental.rental_id) {
+            self.push(Event::RentalUsed { rental_id, at });
+        }
+    }
+
+    /// Somebody drove: where that was told late, it counts for the rental that runs now.
+    pub(super) fn note_driven(&mut self) {
+        let unused = self
+            .vehicle
+            .rentals
+            .iter()
+            .find(|rental| rental.state == RentalState::Active && rental.first_used_at.is_none());
+        if let Some(rental_id) = unused.map(|rental| rental.rental_id) {
+            let at = self.context.now;
             self.push(Event::RentalUsed { rental_id, at });
         }
     }
@@ -354,7 +370,7 @@ impl Draft<'_> {
                 continue;
             }
             let is_active = self.vehicle.rental(rental.rental_id).is_some_and(|now| now.state == RentalState::Active);
-            if is_active && self.vehicle.no_show_at(&rental).is_some_and(|at| at <= now) {
+            if is_active && self.vehicle.no_show_at(&rental, self.context.twin).is_some_and(|at| at <= now) {
                 self.push(Event::RentalMoved { rental_id: rental.rental_id, state: RentalState::NoShow, at: now });
                 self.revoke_by_id(rental.key_id);
             }
@@ -378,7 +394,9 @@ impl Draft<'_> {
             .collect();
         for rental_id in ended {
             self.push(Event::RentalMoved { rental_id, state: RentalState::Ended, at: now });
-            if let Some(away_m) = self.outside_return_area() {
+            // Where the next one has it already, its place says nothing about this one.
+            let is_taken = self.vehicle.rentals.iter().any(|other| other.state == RentalState::Active);
+            if let Some(away_m) = self.outside_return_area().filter(|_| !is_taken) {
                 let away_km = away_m / 1000.0;
                 let text = format!(
                     "Vehicle {}: its rental has ended {away_km:.1} km outside of its return area.",
