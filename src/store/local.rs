@@ -108,9 +108,9 @@ impl LocalStore {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let committer = Committer::new(Arc::clone(&self.shared), journal, queue, self.dir.clone());
         threads.committer = Some(spawn("store-commit", move || committer.run()).map_err(failed)?);
-        threads.others.push(spawn("store-view", move || yielding(|| applier.run())).map_err(failed)?);
+        threads.others.push(spawn("store-view", move || applier.run()).map_err(failed)?);
         let shared = Arc::clone(&self.shared);
-        threads.others.push(spawn("store-track", move || yielding(|| track.run(&shared))).map_err(failed)?);
+        threads.others.push(spawn("store-track", move || track.run(&shared)).map_err(failed)?);
         let (shared, dir) = (Arc::clone(&self.shared), self.dir.clone());
         threads.others.push(spawn("store-keeper", move || keep(&shared, &dir)).map_err(failed)?);
         let (shared, dir, id, every) =
@@ -190,13 +190,6 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
         segment::sync_dir(above)?;
     }
     Ok(())
-}
-
-/// For what nobody waits for as a rule: on a busy machine promises go first.
-fn yielding<T>(run: impl FnOnce() -> T) -> T {
-    // Of this thread only, on Linux. Where it is not allowed, all run alike.
-    let _ = rustix::process::nice(5);
-    run()
 }
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {
