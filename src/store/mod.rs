@@ -112,7 +112,7 @@ pub struct Append {
     pub at: Timestamp,
     pub by: Principal,
     pub idempotency: Option<Idempotency>,
-    /// Each one JSON document; at most 256 KiB together with the view changes.
+    /// Each one JSON document; at most 2 MiB together with the view changes.
     pub events: Vec<Box<RawValue>>,
     pub view: Vec<ViewChange>,
 }
