@@ -122,6 +122,14 @@ fn too_large_and_ill_named_steps_are_refused() {
         assert!(matches!(wait(store.append(step(name, 3))), Err(AppendError::TooLarge { limit: 160 })));
     }
     assert_eq!(numbers(&store, "s"), [2]);
+    // The largest record is read back like any other, after a crash and without the view too.
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("view")).unwrap();
+    let store = open(dir.path());
+    assert_eq!(numbers(&store, "s"), [2]);
+    assert_eq!(store.tail(StorePosition(0), 10).unwrap().len(), 1);
+    store.close();
+    assert_eq!(verify(dir.path()).unwrap().records, 1);
 }
 
 #[test]

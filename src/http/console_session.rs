@@ -47,6 +47,8 @@ pub struct Session {
     /// Where the next batch begins.
     from: From,
     hand: Hand,
+    /// The feed had news since the last question was asked.
+    was_poked: bool,
     /// Rises when reading begins elsewhere: an answer of the feed to an older question is dropped.
     generation: u32,
     newest_seq: Seq,
@@ -85,6 +87,7 @@ impl Session {
             console: None,
             from: From::Start,
             hand: Hand::Greeting,
+            was_poked: false,
             generation: 0,
             newest_seq: 0,
             first_sight_until: 0,
@@ -143,6 +146,7 @@ impl Session {
     fn pull(&mut self, ctx: &mut Context) {
         let (Some(console), Hand::Empty) = (self.console, self.hand) else { return };
         self.hand = Hand::Asking;
+        self.was_poked = false;
         let (feed, from, generation) = (self.app.feed.clone(), self.from, self.generation);
         let asked = async move { feed.send(Pull { console, from }).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, session, ctx| {
@@ -155,6 +159,10 @@ impl Session {
                 // A poke will come.
                 Ok(None) => {}
                 Err(_) => session.close(CloseCode::Restart, "the feed restarts", ctx),
+            }
+            // The poke overtook the answer that it belongs to, and there is no other.
+            if session.was_poked && session.hand == Hand::Empty {
+                session.pull(ctx);
             }
         }));
     }
@@ -372,6 +380,7 @@ impl Handler<Poke> for Session {
     type Result = ();
 
     fn handle(&mut self, _: Poke, ctx: &mut Context) {
+        self.was_poked = true;
         self.pull(ctx);
     }
 }
