@@ -26,6 +26,14 @@ pub struct Rest {
     pub at_most: Duration,
 }
 
+/// How long somebody waits for a view that is behind: turn after turn while it gets on, and no longer than one turn in
+/// which it does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub turn: Duration,
+    pub turns: u32,
+}
+
 /// A durable record, as the committer has it in memory.
 #[derive(Debug)]
 pub struct Committed {
@@ -156,7 +164,7 @@ impl Feed {
     fn await_view<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
-        at_most: Duration,
+        patience: Patience,
         is_behind: impl Fn(&State) -> bool,
     ) -> MutexGuard<'a, State> {
         let has_to_wait =
@@ -166,17 +174,23 @@ impl Feed {
         }
         state.waiting += 1;
         self.work.notify_one();
-        let waited = self.progress.wait_timeout_while(state, at_most, has_to_wait);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..patience.turns.max(1) {
+            let seen = state.applied;
+            let waited = self.progress.wait_timeout_while(state, patience.turn, has_to_wait);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !has_to_wait(&mut state) || state.applied == seen {
+                break;
+            }
+        }
         state.waiting -= 1;
         state
     }
 
     /// Waits until the view has everything that is durable now.
-    pub fn wait_applied(&self, at_most: Duration) -> Result<u64, NotApplied> {
+    pub fn wait_applied(&self, patience: Patience) -> Result<u64, NotApplied> {
         let state = self.state();
         let target = state.durable;
-        let state = self.await_view(state, at_most, |state| state.applied < target);
+        let state = self.await_view(state, patience, |state| state.applied < target);
         if let Some(problem) = &state.view_problem {
             return Err(NotApplied(problem.clone()));
         }
@@ -209,7 +223,8 @@ impl Feed {
 
     /// Waits until the view is at most so many records behind; not at all when it is broken. False when it still is.
     pub fn wait_lag(&self, at_most: u64, time: Duration) -> bool {
-        let state = self.await_view(self.state(), time, |state| state.is_behind_by_more_than(at_most));
+        let patience = Patience { turn: time, turns: 1 };
+        let state = self.await_view(self.state(), patience, |state| state.is_behind_by_more_than(at_most));
         !state.is_behind_by_more_than(at_most) || state.view_problem.is_some() || state.mode != Mode::Running
     }
 
@@ -241,5 +256,47 @@ impl Feed {
             taken.push(committed);
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TURN: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn a_view_that_gets_on_is_waited_for_longer_than_one_that_stands_still() {
+        let feed = Feed::default();
+        feed.set_durable(10);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for applied in 1..=10 {
+                    feed.rest(TURN / 4);
+                    feed.set_applied(applied);
+                }
+            });
+            assert_eq!(feed.wait_applied(Patience { turn: TURN, turns: 50 }).ok(), Some(10));
+        });
+        feed.set_durable(11);
+        let refused = feed.wait_applied(Patience { turn: TURN, turns: 50 }).err();
+        assert_eq!(refused.map(|not| not.0).as_deref(), Some("it is 1 records behind"));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_their_patience() {
+        let feed = Feed::default();
+        feed.set_durable(1_000_000);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut applied = 0;
+                while feed.rest(TURN / 10) == Mode::Running {
+                    applied += 1;
+                    feed.set_applied(applied);
+                }
+            });
+            assert!(feed.wait_applied(Patience { turn: TURN, turns: 3 }).is_err());
+            feed.set_mode(Mode::Closing);
+        });
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::applier::{self, Applier};
 use super::committer::{Answer, Committer, Request};
-use super::feed::Mode;
+use super::feed::{Mode, Patience};
 use super::frame::Body;
 use super::journal::{self, Journal};
 use super::ledger::{Ledger, Namer};
@@ -35,8 +35,9 @@ use crate::domain::{Timestamp, VehicleId};
 
 /// The most records or rows one read gives.
 pub const READ_MAX: usize = 10_000;
-/// How long a read waits for the view to have what was acknowledged.
-const READ_WAIT: Duration = Duration::from_secs(1);
+/// How long a read waits for the view to have what was acknowledged: a view that has an import of a whole country before
+/// it gets there, one that stands still does not.
+const READ_WAIT: Patience = Patience { turn: Duration::from_secs(2), turns: 5 };
 /// Appends in the queue may hold this much together.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The head file is at most this late.
