@@ -105,9 +105,11 @@ impl Rental {
     /// How long after its end a car may be on its way to rest before anybody is told.
     pub const LATE_MS: i64 = 600_000;
 
-    /// When somebody is told that the car is not back, if it is not by then.
+    /// When somebody is told that the car is not back, if it is not by then. Counted from when the gateway ended the
+    /// rental: after a time without a gateway, its cars have not had their time yet.
     pub fn late_at(&self) -> Option<Timestamp> {
-        (self.state == RentalState::Ending && !self.is_late).then(|| self.until.plus_ms(Self::LATE_MS))
+        let is_awaited = self.state == RentalState::Ending && !self.is_late;
+        self.closed_at().filter(|_| is_awaited).map(|at| at.plus_ms(Self::LATE_MS))
     }
 
     pub fn overlaps(&self, from: Timestamp, until: Timestamp) -> bool {

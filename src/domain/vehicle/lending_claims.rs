@@ -281,6 +281,18 @@ fn a_car_that_drives_on_is_told_of_once_and_never_stopped() {
     assert!(bench.vehicle.outbox(&bench.twin).iter().all(|command| !command.order.endangers_a_moving_car()));
 }
 
+/// At a gateway's start after hours without it, every rental that had ended meanwhile raised an alert at once.
+#[test]
+fn a_car_has_its_time_to_come_to_rest_also_when_its_rental_is_ended_late() {
+    let (mut bench, _) = rented("drive", Lending::default());
+    bench.pass(5 * HOUR_MS);
+    let events = bench.ask(Request::Review).expect("review");
+    assert_eq!(bench.vehicle.rentals[0].state, RentalState::Ending);
+    assert_eq!(alerts(&events), []);
+    let late_at = START.plus_ms(5 * HOUR_MS + Rental::LATE_MS);
+    assert_eq!(bench.vehicle.next_due(&bench.twin), Some(late_at));
+}
+
 fn handed_on(rental: &Rental, number: u128) -> Delegation {
     Delegation {
         key_id: KeyId(Uuid::from_u128(1_000_000 + number)),

@@ -190,7 +190,8 @@ impl Draft<'_> {
                 true => "it has not come to rest with ignition off",
                 false => "it has no connection, and may still open for the key until that ends",
             };
-            let head = format!("Vehicle {}: its rental ended at {}, and ", self.vehicle.vehicle_id, rental.until);
+            let ended_at = rental.closed_at().unwrap_or(rental.until);
+            let head = format!("Vehicle {}: its rental ended at {ended_at}, and ", self.vehicle.vehicle_id);
             self.doubt_return(AlertKind::LateReturn, rental.rental_id, format!("{head}{why}."));
         }
     }
@@ -272,25 +273,21 @@ impl Draft<'_> {
 
     /// Somebody drove: where that was told late, it counts for the rental that runs now.
     pub(super) fn note_driven(&mut self) {
-        let unused = self
-            .vehicle
-            .rentals
-            .iter()
-            .find(|rental| rental.state == RentalState::Active && rental.first_used_at.is_none());
-        if let Some(rental_id) = unused.map(|rental| rental.rental_id) {
+        if let Some(rental_id) = self.unused_rental().map(|rental| rental.rental_id) {
             let at = self.context.now;
             self.push(Event::RentalUsed { rental_id, at });
         }
     }
 
+    /// The running rental whose car nobody has used yet.
+    fn unused_rental(&self) -> Option<&Rental> {
+        let is_unused = |rental: &&Rental| rental.state == RentalState::Active && rental.first_used_at.is_none();
+        self.vehicle.rentals.iter().find(is_unused)
+    }
+
     /// A running rental's car was seen in use: by its ignition, or by what its renter asked for from afar.
     pub(super) fn note_use(&mut self) {
-        let unused = self
-            .vehicle
-            .rentals
-            .iter()
-            .find(|rental| rental.state == RentalState::Active && rental.first_used_at.is_none());
-        let Some(rental) = unused else { return };
+        let Some(rental) = self.unused_rental() else { return };
         let is_driven = self.context.twin.is_ignition_on().is_some_and(|(is_on, at)| is_on && at >= rental.from);
         let is_opened = self.vehicle.commands.iter().any(|command| {
             command.state == CommandState::Succeeded
