@@ -13,6 +13,7 @@ use super::auth::Caller;
 use super::commands::{NewCommand, command_of};
 use super::console::{ConsoleCounters, Seat};
 use super::console_frames::{self, FrameId, FromConsole, Reply};
+use super::console_hand::Hand;
 use super::error::{Problem, Slug};
 use super::model::CommandBody;
 use super::sessions::Standing;
@@ -47,10 +48,6 @@ pub struct Session {
     /// Where the next batch begins.
     from: From,
     hand: Hand,
-    /// The feed had news since the last question was asked.
-    was_poked: bool,
-    /// Rises when reading begins elsewhere: an answer of the feed to an older question is dropped.
-    generation: u32,
     newest_seq: Seq,
     /// A snapshot of a large fleet takes several frames: up to here vehicles are seen for the first time.
     first_sight_until: Seq,
@@ -60,18 +57,6 @@ pub struct Session {
     malformed: u32,
     allowance: f64,
     allowance_at: Timestamp,
-}
-
-/// What the console has in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hand {
-    /// Nothing was sent yet: it may want to resume.
-    Greeting,
-    Empty,
-    /// The feed was asked.
-    Asking,
-    /// A batch it has not acknowledged; nothing more is sent until it does.
-    Full(Seq),
 }
 
 type Context = WebsocketContext<Session>;
@@ -86,9 +71,7 @@ impl Session {
             _seat: seat,
             console: None,
             from: From::Start,
-            hand: Hand::Greeting,
-            was_poked: false,
-            generation: 0,
+            hand: Hand::new(),
             newest_seq: 0,
             first_sight_until: 0,
             missed_pings: 0,
@@ -144,24 +127,21 @@ impl Session {
 
     /// Asks the feed for the next batch, unless one is in hand.
     fn pull(&mut self, ctx: &mut Context) {
-        let (Some(console), Hand::Empty) = (self.console, self.hand) else { return };
-        self.hand = Hand::Asking;
-        self.was_poked = false;
-        let (feed, from, generation) = (self.app.feed.clone(), self.from, self.generation);
+        let Some(console) = self.console else { return };
+        let Some(question) = self.hand.ask() else { return };
+        let (feed, from) = (self.app.feed.clone(), self.from);
         let asked = async move { feed.send(Pull { console, from }).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, session, ctx| {
-            if session.generation != generation || session.hand != Hand::Asking {
+            if !session.hand.answered(question) {
                 return;
             }
-            session.hand = Hand::Empty;
             match answer {
                 Ok(Some(batch)) => session.deliver(&batch, ctx),
                 // A poke will come.
                 Ok(None) => {}
                 Err(_) => session.close(CloseCode::Restart, "the feed restarts", ctx),
             }
-            // The poke overtook the answer that it belongs to, and there is no other.
-            if session.was_poked && session.hand == Hand::Empty {
+            if session.hand.must_ask_again() {
                 session.pull(ctx);
             }
         }));
@@ -185,7 +165,7 @@ impl Session {
         match console_frames::write(batch, is_first_sight) {
             Ok((frame, seq, cursor)) => {
                 self.from = From::Cursor(cursor);
-                self.hand = Hand::Full(seq);
+                self.hand.gave(seq);
                 self.newest_seq = seq;
                 self.send(frame, ctx);
             }
@@ -199,10 +179,7 @@ impl Session {
     /// Reads from elsewhere next. What is in hand stays there until it is acknowledged.
     fn read_from(&mut self, from: From, ctx: &mut Context) {
         self.from = from;
-        self.generation += 1;
-        if !matches!(self.hand, Hand::Full(_)) {
-            self.hand = Hand::Empty;
-        }
+        self.hand.read_elsewhere();
         self.pull(ctx);
     }
 
@@ -251,18 +228,13 @@ impl Session {
         if seq > self.newest_seq {
             return self.misunderstand(None, &Problem::invalid("seq", "this number was not sent"), ctx);
         }
-        // An older number is a late answer to what was acknowledged before.
-        if self.hand == Hand::Full(seq) {
-            self.hand = Hand::Empty;
+        if self.hand.acknowledged(seq) {
             self.pull(ctx);
         }
     }
 
     fn resume(&mut self, from: From, ctx: &mut Context) {
-        // One that was slow to say so has a snapshot in hand that it did not want: it counts as acknowledged, once.
-        if matches!(self.hand, Hand::Full(_)) && self.generation == 0 {
-            self.hand = Hand::Empty;
-        }
+        self.hand.drop_unwanted_snapshot();
         self.read_from(from, ctx);
     }
 
@@ -361,10 +333,8 @@ impl Actor for Session {
             Err(_) => session.close(CloseCode::Restart, "the feed restarts", ctx),
         }));
         ctx.run_later(GREETING, |session, ctx| {
-            if session.hand == Hand::Greeting {
-                session.hand = Hand::Empty;
-                session.pull(ctx);
-            }
+            session.hand.greeted();
+            session.pull(ctx);
         });
     }
 
@@ -380,7 +350,7 @@ impl Handler<Poke> for Session {
     type Result = ();
 
     fn handle(&mut self, _: Poke, ctx: &mut Context) {
-        self.was_poked = true;
+        self.hand.poked();
         self.pull(ctx);
     }
 }

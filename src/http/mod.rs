@@ -13,6 +13,7 @@ pub mod certificates;
 mod commands;
 pub mod console;
 mod console_frames;
+mod console_hand;
 mod console_session;
 #[cfg(test)]
 mod console_tests;
