@@ -13,7 +13,7 @@ use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::Snapshot;
 use cardea::clock::Clock;
 use cardea::config::Data;
-use cardea::domain::card::{CardStatus, Merchant, Outcome, Purchase, Station};
+use cardea::domain::card::{CardStatus, Fill, Merchant, Outcome, Prompts, Purchase, Station};
 use cardea::domain::rental::{Rental, RentalPassage, RentalState};
 use cardea::domain::twin::Twin;
 use cardea::domain::vehicle::{Event, Vehicle};
@@ -201,6 +201,8 @@ fn ask(id: &str) -> Authorise {
             amount: Money { amount_minor: 5_000, currency: "EUR".into() },
             partial_allowed: true,
             merchant: Merchant::default(),
+            fill: Fill::default(),
+            prompts: Prompts::default(),
         },
         source_event: format!("evt_{id}"),
         body_sha256: "00".repeat(32),

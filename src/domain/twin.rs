@@ -339,7 +339,7 @@ enum Put {
 }
 
 /// Where a car was, and how sure that is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Fix {
     pub position: Position,
     pub at: Timestamp,

@@ -66,6 +66,9 @@ pub struct TwinBody {
     pub fuel_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tank_litres: Option<f64>,
+    /// The fleet's own word for its kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     #[schema(value_type = Vec<FunctionName>)]
     pub capabilities: Functions,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +100,7 @@ impl TwinBody {
             name: vehicle.details.name.clone(),
             fuel_type: vehicle.details.fuel_type.clone(),
             tank_litres: vehicle.tank_litres(),
+            class: vehicle.details.class.clone(),
             capabilities: vehicle.capabilities(),
             lending: vehicle.details.lending.clone(),
             firmware: vehicle.reported.as_ref().map(|unit| unit.firmware.clone()),

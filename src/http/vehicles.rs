@@ -33,6 +33,7 @@ pub struct NewVehicle {
     name: Option<String>,
     fuel_type: Option<String>,
     tank_litres: Option<f64>,
+    class: Option<String>,
     #[schema(value_type = Option<Vec<FunctionName>>)]
     capabilities: Option<Functions>,
     #[schema(value_type = Option<LendingBody>)]
@@ -46,6 +47,7 @@ pub struct VehicleChange {
     name: Option<String>,
     fuel_type: Option<String>,
     tank_litres: Option<f64>,
+    class: Option<String>,
     #[schema(value_type = Option<Vec<FunctionName>>)]
     capabilities: Option<Functions>,
     #[schema(value_type = Option<LendingBody>)]
@@ -62,8 +64,8 @@ pub async fn register(
 ) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
     let idempotency = idempotency(&request, &caller, "vehicles", &body.hash)?;
-    let NewVehicle { vehicle_id, name, fuel_type, tank_litres, capabilities, lending } = body.value;
-    let details = Details { name, fuel_type, tank_litres, capabilities, lending };
+    let NewVehicle { vehicle_id, name, fuel_type, tank_litres, class, capabilities, lending } = body.value;
+    let details = Details { name, fuel_type, tank_litres, class, capabilities, lending };
     let by = caller.principal;
     let ask = Ask { request: Request::Register { details, by: by.clone() }, by, idempotency };
     app.fleet.ask(&vehicle_id, ask).await?;
@@ -158,8 +160,8 @@ pub async fn change(
 ) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
     let id: VehicleId = path_id(&request, "id", "vehicle")?;
-    let VehicleChange { name, fuel_type, tank_litres, capabilities, lending } = body.value;
-    let details = Details { name, fuel_type, tank_litres, capabilities, lending };
+    let VehicleChange { name, fuel_type, tank_litres, class, capabilities, lending } = body.value;
+    let details = Details { name, fuel_type, tank_litres, class, capabilities, lending };
     let ask = Ask { request: Request::Change { details }, by: caller.principal, idempotency: None };
     app.fleet.ask(&id, ask).await?;
     let snapshot = app.fleet.snapshot(&id).await?;

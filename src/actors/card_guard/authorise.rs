@@ -18,7 +18,7 @@ use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
 use crate::domain::card::{
-    Alert, AuthorizationId, Card, Decision, Rules, StationLookup, VehicleFacts, VehicleLookup, judge,
+    Alert, AuthorizationId, Card, Decision, Inputs, Rules, Spending, VehicleFacts, VehicleLookup, judge,
 };
 use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, Role, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
@@ -197,7 +197,9 @@ impl Judge {
         let both_count_ms = self.rules.binding.both_count_ms();
         let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
         let vehicles = self.look_up(ids).await;
-        let decision = self.decide(ask, first.as_deref(), card.as_deref(), &vehicles, &station);
+        let card = card.map(|card| Card::clone(&card));
+        let inputs = Inputs { card, vehicles, station, spending: Spending::default(), confirmed_at: None };
+        let decision = self.decide(ask, first.as_deref(), inputs);
         let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
         let decided = Decided::from(&decision);
         let record = Record::of(&decision, alert.as_ref(), &decided)?;
@@ -224,17 +226,10 @@ impl Judge {
         Ok(Arc::new(decided))
     }
 
-    fn decide(
-        &self,
-        ask: Authorise,
-        first: Option<&Decided>,
-        card: Option<&Card>,
-        vehicles: &[VehicleLookup],
-        station: &StationLookup,
-    ) -> Decision {
+    fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs) -> Decision {
         let clock = &self.shared.clock;
         let now = clock.now();
-        let mut ruling = judge(now, &ask.purchase, card, vehicles, station, &self.rules);
+        let mut ruling = judge(now, &ask.purchase, &inputs, &self.rules);
         // Also when nobody here approved what the network holds: it may have done so by itself.
         if ask.already_minor > 0 {
             ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);
@@ -243,14 +238,15 @@ impl Judge {
             decision_id: DecisionId(clock.new_id()),
             at: now,
             purchase: ask.purchase,
-            card_id: card.map(|card| card.card_id.clone()),
-            vehicle_id: card.and_then(|card| card.vehicle_id.clone()),
-            station_id: station.station_id().cloned(),
+            card_id: inputs.card.as_ref().map(|card| card.card_id.clone()),
+            vehicle_id: inputs.card.as_ref().and_then(|card| card.vehicle_id.clone()),
+            station_id: inputs.station.station_id().cloned(),
             ruling,
             alert_id: None,
             source_event: ask.source_event,
             body_sha256: ask.body_sha256,
             follows: first.map(|first| first.decision_id),
+            inputs: Some(Box::new(inputs)),
         };
         let alert_id = AlertId(clock.new_id());
         decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::super::{RentalId, Timestamp, VehicleId};
 use super::facts::{gap_ms, moment, reach_m};
 use super::{
-    Card, CardStatus, CheckMode, Purchase, Rules, StationId, StationLookup, UnknownPolicy, VehicleFacts, VehicleLookup,
+    CardStatus, CheckMode, Inputs, Purchase, Rules, StationId, StationLookup, UnknownPolicy, VehicleFacts,
+    VehicleLookup,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,13 +89,11 @@ pub struct Check {
     pub age_s: Option<f64>,
 }
 
-pub(super) struct Inputs<'a> {
+/// One purchase under judgement.
+pub(super) struct Case<'a> {
     pub now: Timestamp,
     pub purchase: &'a Purchase,
-    pub card: Option<&'a Card>,
-    /// The bound vehicle first; empty = the card is unknown or not bound.
-    pub vehicles: &'a [VehicleLookup],
-    pub station: &'a StationLookup,
+    pub inputs: &'a Inputs,
     pub rules: &'a Rules,
 }
 
@@ -112,7 +111,7 @@ pub(super) struct Runnable {
     pub unknown: UnknownPolicy,
     /// Its `unknown` may be for lack of the vehicle's record, and then the fallback policy counts.
     pub asks_vehicle: bool,
-    pub run: fn(&Inputs<'_>) -> Finding,
+    pub run: fn(&Case<'_>) -> Finding,
 }
 
 /// Every check there is, in the order they are recorded.
@@ -144,8 +143,8 @@ impl Finding {
     }
 }
 
-fn card_active(inputs: &Inputs<'_>) -> Finding {
-    let Some(card) = inputs.card else {
+fn card_active(case: &Case<'_>) -> Finding {
+    let Some(card) = &case.inputs.card else {
         return Finding::new(Verdict::Fail, "the card is not one of the fleet's");
     };
     let evidence = Evidence { vehicle_id: card.vehicle_id.clone(), ..Evidence::default() };
@@ -154,7 +153,7 @@ fn card_active(inputs: &Inputs<'_>) -> Finding {
         (CardStatus::Active, None) => Finding::new(Verdict::Fail, "the card is bound to no vehicle"),
         (CardStatus::Active, Some(vehicle)) => {
             let is_registered = |lookup: &VehicleLookup| !matches!(lookup, VehicleLookup::NotRegistered(_));
-            if inputs.vehicles.iter().any(is_registered) {
+            if case.inputs.vehicles.iter().any(is_registered) {
                 Finding::new(Verdict::Pass, format!("the card is active and bound to {vehicle}"))
             } else {
                 Finding::new(Verdict::Fail, format!("the card is bound to {vehicle}, which nobody registered"))
@@ -164,10 +163,10 @@ fn card_active(inputs: &Inputs<'_>) -> Finding {
     finding.with(evidence)
 }
 
-fn rental_state(inputs: &Inputs<'_>) -> Finding {
-    any_vehicle(inputs, Verdict::Fail, |facts| {
-        let rule = &inputs.rules.rental_state;
-        let at = moment(inputs.now, inputs.purchase.at);
+fn rental_state(case: &Case<'_>) -> Finding {
+    any_vehicle(case, Verdict::Fail, |facts| {
+        let rule = &case.rules.rental_state;
+        let at = moment(case.now, case.purchase.at);
         let mut evidence = Evidence {
             vehicle_id: Some(facts.vehicle_id.clone()),
             grace_min: Some(rule.grace_min),
@@ -198,8 +197,8 @@ fn rental_state(inputs: &Inputs<'_>) -> Finding {
     })
 }
 
-fn location(inputs: &Inputs<'_>) -> Finding {
-    let (station_id, position, at_position) = match inputs.station {
+fn location(case: &Case<'_>) -> Finding {
+    let (station_id, position, at_position) = match &case.inputs.station {
         StationLookup::Unknown => {
             return Finding::new(Verdict::Unknown, "the station is not in the directory");
         }
@@ -218,25 +217,25 @@ fn location(inputs: &Inputs<'_>) -> Finding {
         return Finding::new(Verdict::Unknown, text)
             .with(Evidence { stations_at_position: Some(at_position), ..evidence });
     }
-    any_vehicle(inputs, Verdict::Unknown, |facts| compare_places(inputs, facts, position, evidence.clone()))
+    any_vehicle(case, Verdict::Unknown, |facts| compare_places(case, facts, position, evidence.clone()))
 }
 
 fn compare_places(
-    inputs: &Inputs<'_>,
+    case: &Case<'_>,
     facts: &VehicleFacts,
     station: super::super::Position,
     evidence: Evidence,
 ) -> Finding {
-    let rule = &inputs.rules.location;
+    let rule = &case.rules.location;
     let vehicle = &facts.vehicle_id;
     let mut evidence = Evidence { vehicle_id: Some(vehicle.clone()), ..evidence };
     let Some(fix) = facts.fix else {
         return Finding::new(Verdict::Unknown, format!("{vehicle}'s position is not known")).with(evidence);
     };
-    let gap_ms = gap_ms(moment(inputs.now, inputs.purchase.at), fix.at);
+    let gap_ms = gap_ms(moment(case.now, case.purchase.at), fix.at);
     let accuracy_m = fix.accuracy_m.unwrap_or(rule.assumed_accuracy_m);
     let distance_m = fix.position.distance_m(station);
-    let allowed_m = rule.base_m + accuracy_m + reach_m(inputs.rules, gap_ms);
+    let allowed_m = rule.base_m + accuracy_m + reach_m(case.rules, gap_ms);
     evidence.distance_m = Some(round(distance_m));
     evidence.accuracy_m = Some(accuracy_m);
     evidence.fix_to_purchase_s = Some(seconds(gap_ms));
@@ -255,13 +254,13 @@ fn compare_places(
         );
         Finding::new(if distance_m > allowed_m { Verdict::Fail } else { Verdict::Pass }, text)
     };
-    let age_s = Some(seconds(inputs.now.since_ms(fix.at).max(0)));
+    let age_s = Some(seconds(case.now.since_ms(fix.at).max(0)));
     Finding { age_s, ..finding.with(evidence) }
 }
 
-fn telematics_fresh(inputs: &Inputs<'_>) -> Finding {
-    any_vehicle(inputs, Verdict::Unknown, |facts| {
-        let rule = &inputs.rules.telematics_fresh;
+fn telematics_fresh(case: &Case<'_>) -> Finding {
+    any_vehicle(case, Verdict::Unknown, |facts| {
+        let rule = &case.rules.telematics_fresh;
         let vehicle = &facts.vehicle_id;
         let evidence = Evidence {
             vehicle_id: Some(vehicle.clone()),
@@ -271,18 +270,18 @@ fn telematics_fresh(inputs: &Inputs<'_>) -> Finding {
         let Some(last) = facts.last_report else {
             return Finding::new(Verdict::Unknown, format!("{vehicle} was never heard of")).with(evidence);
         };
-        let silence_ms = moment(inputs.now, inputs.purchase.at).since_ms(last).max(0);
+        let silence_ms = moment(case.now, case.purchase.at).since_ms(last).max(0);
         let is_fresh = silence_ms <= i64::from(rule.max_silence_s) * 1000;
         let verdict = if is_fresh { Verdict::Pass } else { Verdict::Unknown };
         let text = format!("{vehicle} was last heard of {} before the purchase", span(silence_ms));
         let finding = Finding::new(verdict, text).with(Evidence { silence_s: Some(seconds(silence_ms)), ..evidence });
-        Finding { age_s: Some(seconds(inputs.now.since_ms(last).max(0))), ..finding }
+        Finding { age_s: Some(seconds(case.now.since_ms(last).max(0))), ..finding }
     })
 }
 
 /// Runs a check on every vehicle the purchase may belong to: one that passes is enough, and only if all fail it fails.
 /// A vehicle nobody registered has no rental, but may be anywhere.
-fn any_vehicle(inputs: &Inputs<'_>, not_registered: Verdict, check: impl Fn(&VehicleFacts) -> Finding) -> Finding {
+fn any_vehicle(case: &Case<'_>, not_registered: Verdict, check: impl Fn(&VehicleFacts) -> Finding) -> Finding {
     let of = |lookup: &VehicleLookup| match lookup {
         VehicleLookup::Known(facts) => check(facts),
         VehicleLookup::NotRegistered(vehicle) => Finding::new(not_registered, format!("nobody registered {vehicle}"))
@@ -298,7 +297,7 @@ fn any_vehicle(inputs: &Inputs<'_>, not_registered: Verdict, check: impl Fn(&Veh
         Verdict::Fail => 2,
     };
     // `min_by_key` keeps the first of equals: the bound vehicle before the one it was bound to earlier.
-    inputs
+    case.inputs
         .vehicles
         .iter()
         .map(of)

@@ -1,5 +1,7 @@
 //! What the card guard needs to know of a car: its rentals and the newest observations, each with its own time.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::rental::RentalState;
 use super::super::twin::{Fix, Twin};
 use super::super::vehicle::Vehicle;
@@ -7,7 +9,7 @@ use super::super::{RentalId, Timestamp, VehicleId};
 use super::{RentalRule, Rules};
 
 /// One rental as the guard sees it: from when to when the car was really in use. No person is named here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InUse {
     pub rental_id: RentalId,
     pub from: Timestamp,
@@ -16,7 +18,8 @@ pub struct InUse {
 }
 
 /// Why a position is not believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FixDoubt {
     /// The car says it drives with its ignition off.
     MovingWhileOff,
@@ -39,7 +42,7 @@ impl FixDoubt {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VehicleFacts {
     pub vehicle_id: VehicleId,
     /// Every rental still in the record that began or will, newest last.
@@ -120,7 +123,8 @@ impl VehicleFacts {
 }
 
 /// What came of asking for one vehicle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum VehicleLookup {
     Known(VehicleFacts),
     /// Nobody registered it.

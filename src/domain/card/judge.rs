@@ -3,10 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::Timestamp;
-use super::checks::{self, Inputs};
-use super::{
-    Card, Check, CheckMode, Purchase, Rules, Settlement, StationLookup, UnknownPolicy, VehicleLookup, Verdict,
-};
+use super::checks::{self, Case};
+use super::{Check, CheckMode, Inputs, Purchase, Rules, Settlement, UnknownPolicy, VehicleLookup, Verdict};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,24 +76,16 @@ impl Ruling {
     }
 }
 
-/// Judges a purchase. `vehicles` are those it may belong to (see [`Card::vehicles`]), the bound one first.
-pub fn judge(
-    now: Timestamp,
-    purchase: &Purchase,
-    card: Option<&Card>,
-    vehicles: &[VehicleLookup],
-    station: &StationLookup,
-    rules: &Rules,
-) -> Ruling {
-    let inputs = Inputs { now, purchase, card, vehicles, station, rules };
-    let is_late = vehicles.iter().any(|lookup| matches!(lookup, VehicleLookup::Late(_)));
+/// Judges a purchase: the same four always come to the same ruling.
+pub fn judge(now: Timestamp, purchase: &Purchase, inputs: &Inputs, rules: &Rules) -> Ruling {
+    let is_late = inputs.vehicles.iter().any(|lookup| matches!(lookup, VehicleLookup::Late(_)));
     let mut tally = Tally::default();
     let mut records = Vec::new();
     for check in checks::all(rules) {
         if check.mode == CheckMode::Off {
             continue;
         }
-        let found = (check.run)(&inputs);
+        let found = (check.run)(&Case { now, purchase, inputs, rules });
         if check.mode == CheckMode::On {
             match found.verdict {
                 Verdict::Pass => {}

@@ -38,6 +38,8 @@ fn purchase(at: Timestamp) -> Purchase {
         amount: Money { amount_minor: 5_000, currency: "eur".into() },
         partial_allowed: true,
         merchant: Merchant::default(),
+        fill: Fill::default(),
+        prompts: Prompts::default(),
     }
 }
 
@@ -70,6 +72,25 @@ fn ended(ago_ms: i64) -> VehicleFacts {
     let mut facts = facts();
     facts.uses[0].until = Some(NOW.plus_ms(-ago_ms));
     facts
+}
+
+/// With nothing bought before.
+fn judge(
+    now: Timestamp,
+    purchase: &Purchase,
+    card: Option<&Card>,
+    vehicles: &[VehicleLookup],
+    station: &StationLookup,
+    rules: &Rules,
+) -> Ruling {
+    let inputs = Inputs {
+        card: card.cloned(),
+        vehicles: vehicles.to_vec(),
+        station: station.clone(),
+        spending: Spending::default(),
+        confirmed_at: None,
+    };
+    super::judge(now, purchase, &inputs, rules)
 }
 
 fn rule_on(facts: VehicleFacts) -> Ruling {

@@ -7,9 +7,11 @@
 mod alert;
 mod checks;
 mod facts;
+mod inputs;
 mod judge;
 #[cfg(test)]
 mod judge_tests;
+mod purchase;
 mod rules;
 
 use std::fmt;
@@ -21,10 +23,12 @@ use serde::{Deserialize, Serialize};
 pub use alert::{Alert, AlertKind, AlertPassage, AlertState, Severity};
 pub use checks::{Check, CheckName, Evidence, Verdict};
 pub use facts::{FixDoubt, InUse, VehicleFacts, VehicleLookup};
+pub use inputs::{Inputs, LastPurchase, Spending};
 pub use judge::{Outcome, Ruling, judge};
+pub use purchase::{Fill, Merchant, Posting, PostingKind, Product, Prompts, Purchase, Unreadable};
 pub use rules::{BindingRule, CardRule, CheckMode, LocationRule, RentalRule, Rules, TelematicsRule, UnknownPolicy};
 
-use super::{AlertId, DecisionId, Malformed, Money, Position, Timestamp, VehicleId};
+use super::{AlertId, DecisionId, Malformed, Position, Timestamp, VehicleId};
 
 macro_rules! text_ids {
     ($($(#[$doc:meta])* $name:ident, $what:literal;)*) => {$(
@@ -250,7 +254,8 @@ impl Station {
 }
 
 /// What the directory knows of the place a card was read at.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StationLookup {
     /// The network named no station, or one the directory does not have.
     Unknown,
@@ -272,39 +277,6 @@ impl StationLookup {
             Self::Unknown | Self::Ambiguous { .. } => None,
         }
     }
-}
-
-/// What the payment network says of the place.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Merchant {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terminal_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The merchant category code, like `5542`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub category_code: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub city: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub country: Option<String>,
-}
-
-/// One question of a payment network: may this card pay for this, here, now?
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purchase {
-    pub authorization_id: AuthorizationId,
-    /// Which network asked: `stripe`.
-    pub source: String,
-    pub card_ref: NetworkRef,
-    /// When it happened by the network's clock; a delayed message makes this older than our now.
-    pub at: Timestamp,
-    pub amount: Money,
-    /// The network lets us approve less than was asked.
-    pub partial_allowed: bool,
-    pub merchant: Merchant,
 }
 
 /// Does the money move?
@@ -337,6 +309,9 @@ pub struct Decision {
     /// The approval that this one was asked to add to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<DecisionId>,
+    /// What it was judged by; absent in records from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Box<Inputs>>,
 }
 
 #[cfg(test)]

@@ -115,6 +115,7 @@ impl Draft<'_> {
             name: change.name.or(known.name),
             fuel_type: change.fuel_type.or(known.fuel_type),
             tank_litres: change.tank_litres.or(known.tank_litres),
+            class: change.class.or(known.class),
             capabilities: change.capabilities.or(known.capabilities),
             lending: change.lending.or(known.lending),
         };
@@ -371,6 +372,9 @@ impl Details {
         }
         if is_long(&self.fuel_type) {
             return invalid("fuel_type: at most 100 bytes");
+        }
+        if is_long(&self.class) {
+            return invalid("class: at most 100 bytes");
         }
         if self.tank_litres.is_some_and(|litres| !Self::TANK_LITRES.contains(&litres)) {
             return invalid("tank_litres: 1 to 2000");

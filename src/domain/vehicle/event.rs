@@ -20,6 +20,9 @@ pub struct Details {
     pub fuel_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tank_litres: Option<f64>,
+    /// The fleet's own word for its kind (`van`); the card guard has thresholds by class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// Overridden by what the unit itself reports at boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Functions>,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::domain::card::{AuthorizationId, Merchant, NetworkRef, Purchase, keepable};
+use crate::domain::card::{AuthorizationId, Fill, Merchant, NetworkRef, Prompts, Purchase, keepable};
 use crate::domain::{Malformed, Money, Timestamp};
 use crate::http::error::Problem;
 use crate::http::wire::parse_json;
@@ -77,6 +77,7 @@ struct MerchantData {
     category_code: Option<String>,
     name: Option<String>,
     city: Option<String>,
+    postal_code: Option<String>,
     country: Option<String>,
     network_id: Option<String>,
     terminal_id: Option<String>,
@@ -108,6 +109,8 @@ pub fn parse(body: &[u8], signed_at: i64) -> Result<Message, Problem> {
         amount: amount(&object)?,
         partial_allowed: object.pending_request.as_ref().and_then(|asked| asked.is_amount_controllable) == Some(true),
         merchant: merchant(object.merchant_data.unwrap_or_default()),
+        fill: Fill::default(),
+        prompts: Prompts::default(),
     };
     Ok(Message::Authorisation { id: keepable(&id, MAX_EVENT_ID_LEN), purchase: Box::new(purchase), already_minor })
 }
@@ -160,6 +163,8 @@ fn merchant(data: MerchantData) -> Merchant {
         name: text(data.name),
         category_code: text(data.category_code),
         city: text(data.city),
+        postal_code: text(data.postal_code),
         country: text(data.country),
+        position: None,
     }
 }
