@@ -297,6 +297,9 @@ pub struct CardGuard {
     /// `card-rules.toml`; empty = the built-in defaults, which that file lists.
     #[serde(with = "empty_is_none")]
     pub rules: Option<PathBuf>,
+    /// Declines of a card for hard reasons within a day, after which it is suspended until an operator reinstates it;
+    /// 0 = never.
+    pub suspend_after_declines: u32,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

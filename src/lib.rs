@@ -116,6 +116,8 @@ const GATE_STOP: Duration = Duration::from_secs(2);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
 const HTTP_STOP: Duration = Duration::from_secs(3);
 const WATCH: Duration = Duration::from_millis(500);
+/// How often the file of the card rules is looked at.
+const RULES_WATCH: Duration = Duration::from_secs(2);
 
 fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<Gateway, RunError> {
     let certs = Arc::new(Certs::load(&config.certs)?);
@@ -163,6 +165,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     }
 
     let guard = start_guard(&config, clock, store, &fleet, &feed)?;
+    actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
     guard.register(&metrics);
@@ -195,19 +198,14 @@ fn start_guard(
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
 ) -> Result<GuardHandle, RunError> {
-    let rules = match &config.card_guard.rules {
-        None => card_guard::built_in_rules(),
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(text) => card_guard::parse_rules(&text),
-            Err(error) => Err(format!("{}: {error}", path.display())),
-        },
-    };
+    let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
     let asked = fleet.clone();
     let parts = card_guard::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
         clock: clock.clone(),
         rules,
+        suspend_after_declines: config.card_guard.suspend_after_declines,
         ask_vehicle: Arc::new(move |vehicle| {
             let fleet = asked.clone();
             Box::pin(async move { fleet.snapshot(&vehicle).await })
@@ -217,6 +215,30 @@ fn start_guard(
         alerts_feed: feed.clone().recipient(),
     };
     Ok(GuardHandle::start(parts, &Arbiter::new().handle())?)
+}
+
+/// What the operator's file says now, else what is built in.
+fn card_rules(config: &Config) -> Result<String, String> {
+    match &config.card_guard.rules {
+        None => Ok(card_guard::BUILT_IN_RULES.to_owned()),
+        Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())),
+    }
+}
+
+/// Reads the rules file again whenever it says another thing than before.
+async fn follow_card_rules(config: Arc<Config>, guard: GuardHandle) {
+    let mut known = None;
+    let mut look = tokio::time::interval(RULES_WATCH);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let of = Arc::clone(&config);
+        let Ok(text) = tokio::task::spawn_blocking(move || card_rules(&of)).await else { continue };
+        if known.as_ref() != Some(&text) {
+            known = Some(text.clone());
+            guard.reload_rules(text).await;
+        }
+    }
 }
 
 fn register_readings(

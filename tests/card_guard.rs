@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter, Context, Handler};
 use cardea::actors::card_guard::{
-    AskVehicle, Authorise, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts, built_in_rules,
+    AskVehicle, Authorise, BUILT_IN_RULES, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts,
 };
 use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::Snapshot;
@@ -153,7 +153,8 @@ fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Gu
     let parts = Parts {
         store,
         clock: Clock::start(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle,
         deadline: Duration::from_millis(deadline_ms),
         decisions_feed: feed.clone().recipient(),

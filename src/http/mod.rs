@@ -8,10 +8,12 @@ mod api_keys;
 mod audit;
 pub mod auth;
 mod available;
+mod card_rules;
 mod cards;
 pub mod certificates;
 mod commands;
-pub mod console;
+pub mod confirmations;
+mod console;
 mod console_frames;
 mod console_hand;
 mod console_session;
@@ -19,6 +21,7 @@ mod console_session;
 mod console_tests;
 mod decisions;
 mod delegations;
+mod dispute;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
@@ -238,7 +241,13 @@ pub fn table() -> Vec<Entry> {
         at("/v1/stations").get(stations::list).post(stations::add),
         at("/v1/stations/import").post(stations::import),
         at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/card-rules").get(card_rules::list).post(card_rules::activate),
+        at("/v1/card-rules/try").post(card_rules::try_out),
+        at("/v1/card-rules/{version}").get(card_rules::get),
+        at("/v1/confirmations").get(confirmations::list),
+        at("/v1/confirmations/{id}").post(confirmations::answer),
         at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/export").get(dispute::export),
         at("/v1/decisions/{id}").get(decisions::get),
         at("/v1/alerts").get(alerts::list),
         at("/v1/alerts/{id}").get(alerts::get),

@@ -221,12 +221,10 @@ pub async fn import(
 }
 
 fn station_of(edited: Edited) -> Result<StationBody, Problem> {
-    match edited {
-        Edited::Station(station) => Ok(StationBody::from(&station)),
-        Edited::Card(_) | Edited::Removed | Edited::Imported { .. } | Edited::Alert(_) => {
-            Err(Problem::internal("edit", &"an edit of a station led to something else"))
-        }
-    }
+    let Edited::Station(station) = edited else {
+        return Err(Problem::internal("edit", &"an edit of a station led to something else"));
+    };
+    Ok(StationBody::from(&station))
 }
 
 impl From<&Station> for StationBody {

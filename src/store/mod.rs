@@ -100,6 +100,12 @@ pub enum Table {
     Alerts,
     ApiKeys,
     Certificates,
+    /// What became of authorisations after their answer, by `{source}/{authorization id}`.
+    Reconciliations,
+    /// Purchases whose holder is asked to confirm them, by decision id.
+    StepUps,
+    /// Versions of the card guard's rules, by the time of their activation.
+    CardRules,
 }
 
 /// One durable step: all of it is stored, or none.

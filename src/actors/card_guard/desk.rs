@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::book::{Book, MAX_CARDS, MAX_STATIONS};
-use super::{GuardError, Shared, raw};
+use super::rule_versions::{self, MAX_TEXT, RuleOrigin, RuleVersion};
+use super::{GuardError, Shared, parse_rules, raw};
 use crate::actors::vehicle::IdempotencyKey;
-use crate::domain::card::{Alert, Card, CardId, CardStatus, NetworkRef, Station, StationId, Terminal};
-use crate::domain::{AlertId, Position, Principal, Refusal, RefusalKind, VehicleId};
+use crate::domain::card::{
+    AboutPayment, Alert, AlertKind, Card, CardId, CardStatus, NetworkRef, Station, StationId, StepUp, Terminal,
+};
+use crate::domain::{AlertId, DecisionId, Position, Principal, Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
 
 /// Stations in one record: with names and terminals far below the 256 KiB a record may have.
@@ -26,6 +29,21 @@ pub enum Edit {
     /// Adds or updates each; one without terminals keeps those it had. Their form is checked already.
     ImportStations(Vec<Station>),
     Alert(AlertId, AlertStep),
+    /// By the gateway, after declines for hard reasons.
+    SuspendCard {
+        card_id: CardId,
+        because: DecisionId,
+    },
+    /// A renter's word on a purchase.
+    AnswerStepUp {
+        decision_id: DecisionId,
+        is_confirmed: bool,
+    },
+    /// A new version of the card rules comes into force.
+    SetRules {
+        text: String,
+        origin: RuleOrigin,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +95,8 @@ pub enum Edited {
     Removed,
     Imported { imported: usize, updated: usize },
     Alert(Alert),
+    StepUp(StepUp),
+    Rules(RuleVersion),
 }
 
 /// The journal's content: a variant or field, once released, keeps its name and meaning.
@@ -104,6 +124,20 @@ enum BookEvent<'a> {
     /// The stations themselves are in the record's view changes.
     StationsImported {
         count: usize,
+    },
+    CardSuspended {
+        card: &'a RawValue,
+        because: DecisionId,
+    },
+    StepUpAnswered {
+        step_up: &'a RawValue,
+    },
+    /// The holder of the rental says that it is not theirs.
+    AlertOpened {
+        alert: &'a RawValue,
+    },
+    CardRulesActivated {
+        version: &'a str,
     },
     AlertAcknowledged {
         alert: &'a RawValue,
@@ -135,6 +169,9 @@ pub(super) async fn edit(
         Edit::RemoveStation(id) => desk.remove_station(id).await,
         Edit::ImportStations(stations) => desk.import(stations).await,
         Edit::Alert(id, step) => desk.step_alert(id, step).await,
+        Edit::SuspendCard { card_id, because } => desk.suspend_card(card_id, because).await,
+        Edit::AnswerStepUp { decision_id, is_confirmed } => desk.answer_step_up(decision_id, is_confirmed).await,
+        Edit::SetRules { text, origin } => desk.set_rules(text, origin).await,
     }
 }
 
@@ -241,6 +278,90 @@ impl Desk<'_> {
         Ok(Edited::Removed)
     }
 
+    async fn suspend_card(&self, id: CardId, because: DecisionId) -> Result<Edited, GuardError> {
+        let found = self.shared.book().card(&id);
+        let mut card = Card::clone(&*found.ok_or_else(|| refused(RefusalKind::NotFound, "there is no such card"))?);
+        if card.status == CardStatus::Suspended {
+            return Ok(Edited::Card(card));
+        }
+        card.status = CardStatus::Suspended;
+        card.changed_at = self.shared.clock.now();
+        self.shared.counters.cards_suspended.inc();
+        let body = raw(&card)?;
+        self.put_card(card, &body, &BookEvent::CardSuspended { card: &body, because }).await
+    }
+
+    async fn answer_step_up(&self, id: DecisionId, is_confirmed: bool) -> Result<Edited, GuardError> {
+        let now = self.shared.clock.now();
+        let asked = self.shared.step_ups.get(id);
+        let asked = asked.ok_or_else(|| refused(RefusalKind::NotFound, "nobody is asked about this purchase"))?;
+        let answered = asked.answered(is_confirmed, now)?;
+        if answered == asked {
+            return Ok(Edited::StepUp(asked));
+        }
+        let body = raw(&answered)?;
+        let edited = Edited::StepUp(answered.clone());
+        let mut rows = vec![(Table::StepUps, id.to_string(), Some(body.clone()))];
+        let mut events = vec![raw(&BookEvent::StepUpAnswered { step_up: &body })?];
+        let alert = (!is_confirmed).then(|| self.disowned(&answered, now));
+        let alert_body = alert.as_ref().map(raw).transpose()?;
+        if let (Some(alert), Some(body)) = (&alert, &alert_body) {
+            events.push(raw(&BookEvent::AlertOpened { alert: body })?);
+            rows.push((Table::Alerts, alert.alert_id.to_string(), Some(body.clone())));
+        }
+        let stream = match self.shared.book().card_by_ref(&answered.card_ref) {
+            Some(card) => format!("card/{}", card.card_id),
+            None => format!("card/unknown/{}", answered.card_ref),
+        };
+        self.record_all(stream, events, rows, &edited).await?;
+        self.shared.step_ups.put(answered, now);
+        if let (Some(alert), Some(body)) = (alert, alert_body) {
+            self.shared.counters.alerts_opened.inc();
+            self.shared.tell_alert(&alert, body);
+        }
+        Ok(edited)
+    }
+
+    /// Somebody tries to buy with the card, and it is not whoever has the car.
+    fn disowned(&self, asked: &StepUp, now: Timestamp) -> Alert {
+        let card = self.shared.book().card_by_ref(&asked.card_ref);
+        let about = AboutPayment {
+            vehicle_id: Some(asked.vehicle_id.clone()),
+            card_id: card.map(|card| card.card_id.clone()),
+            decision_id: Some(asked.decision_id),
+        };
+        let found = "whoever has the car says that it is not theirs";
+        let text = Alert::text_of(&about, &asked.amount, &asked.merchant, asked.station_id.as_ref(), found);
+        Alert::for_payment(AlertId(self.shared.clock.new_id()), AlertKind::PurchaseDisowned, about, text, now)
+    }
+
+    /// A version's text never changes: the same name with another text gets a mark of that text.
+    async fn set_rules(&self, text: String, origin: RuleOrigin) -> Result<Edited, GuardError> {
+        if text.len() > MAX_TEXT {
+            return Err(refused(RefusalKind::Invalid, format!("the rules have more than {MAX_TEXT} bytes")));
+        }
+        let book = parse_rules(&text).map_err(|problem| refused(RefusalKind::Invalid, problem))?;
+        let named = book.version().to_owned();
+        let (store, key) = (self.shared.store.clone(), named.clone());
+        let known = off_thread(move || store.get(Table::CardRules, &key)).await??;
+        let known: Option<RuleVersion> = known.map(|row| parse(&row)).transpose()?;
+        let version = match known {
+            Some(known) if known.text != text => format!("{named}+{}", mark(&text)),
+            Some(_) | None => named,
+        };
+        let book = book.renamed(version.clone());
+        let (activated_at, by) = (self.shared.clock.now(), self.by.clone());
+        let active = RuleVersion { version, text, activated_at, by, origin };
+        let rows = rule_versions::rows(&active)?;
+        let rows = rows.into_iter().map(|row| (row.table, row.key, row.value)).collect();
+        let event = BookEvent::CardRulesActivated { version: &active.version };
+        let edited = Edited::Rules(active.clone());
+        self.record("card-rules".into(), &event, rows, &edited).await?;
+        tracing::info!(version = active.version, "card rules are in force");
+        self.shared.rules.put(book, active);
+        Ok(edited)
+    }
+
     async fn add_station(&self, new: NewStation) -> Result<Edited, GuardError> {
         let station_id = match new.station_id {
             Some(id) => id,
@@ -316,7 +437,7 @@ impl Desk<'_> {
             let (rows, changed, news) = self.import_rows(chunk)?;
             if !rows.is_empty() {
                 let event = BookEvent::StationsImported { count: changed.len() };
-                let step = self.step("stations".into(), &event, rows, None)?;
+                let step = self.step("stations".into(), vec![raw(&event)?], rows, None);
                 self.shared.store.append(step).await.map_err(|error| match GuardError::from(error) {
                     GuardError::Storage(why) => GuardError::Partly { stored: imported + updated, why },
                     other => other,
@@ -394,11 +515,21 @@ impl Desk<'_> {
         rows: Vec<(Table, String, Option<Box<RawValue>>)>,
         edited: &Edited,
     ) -> Result<(), GuardError> {
+        self.record_all(stream, vec![raw(event)?], rows, edited).await
+    }
+
+    async fn record_all(
+        &self,
+        stream: String,
+        events: Vec<Box<RawValue>>,
+        rows: Vec<(Table, String, Option<Box<RawValue>>)>,
+        edited: &Edited,
+    ) -> Result<(), GuardError> {
         let idempotency = match self.idempotency.clone() {
             Some(IdempotencyKey { key, body }) => Some(Idempotency { key, body, answer: raw(edited)? }),
             None => None,
         };
-        let step = self.step(stream, event, rows, idempotency)?;
+        let step = self.step(stream, events, rows, idempotency);
         match self.shared.store.append(step).await {
             Ok(_) => Ok(()),
             // It was looked up under the same lock, so only a store that lost sight of it can answer this.
@@ -410,22 +541,27 @@ impl Desk<'_> {
     fn step(
         &self,
         stream: String,
-        event: &BookEvent<'_>,
+        events: Vec<Box<RawValue>>,
         rows: Vec<(Table, String, Option<Box<RawValue>>)>,
         idempotency: Option<Idempotency>,
-    ) -> Result<Append, GuardError> {
+    ) -> Append {
         let view = rows.into_iter().map(|(table, key, value)| ViewChange { table, key, value }).collect();
-        Ok(Append {
+        Append {
             stream,
             expected: Expected::Any,
             fence: None,
             at: self.shared.clock.now(),
             by: self.by.clone(),
             idempotency,
-            events: vec![raw(event)?],
+            events,
             view,
-        })
+        }
     }
+}
+
+/// The first eight hex digits of the text's SHA-256.
+fn mark(text: &str) -> String {
+    hex::encode(&ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()[..4])
 }
 
 /// A fresh UUIDv7 as a card's or station's name; again in the rare case that it looks like a card number.
@@ -435,11 +571,11 @@ fn made_id<T: std::str::FromStr>(shared: &Shared) -> Result<T, GuardError> {
         .ok_or(GuardError::Storage("no id could be made"))
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, GuardError> {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, GuardError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| GuardError::Storage("a reading task died"))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(row: &RawValue) -> Result<T, GuardError> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(row: &RawValue) -> Result<T, GuardError> {
     serde_json::from_str(row.get()).map_err(|error| {
         GuardError::Read(crate::store::ReadError::Damaged(format!("a stored record cannot be read: {error}")))
     })

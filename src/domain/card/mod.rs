@@ -12,7 +12,11 @@ mod judge;
 #[cfg(test)]
 mod judge_tests;
 mod purchase;
+mod reconciliation;
+mod review;
 mod rules;
+mod spending;
+mod step_up;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,13 +24,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use alert::{Alert, AlertKind, AlertPassage, AlertState, Severity};
+pub use alert::{AboutPayment, Alert, AlertKind, AlertPassage, AlertState, Severity};
 pub use checks::{Check, CheckName, Evidence, Verdict};
 pub use facts::{FixDoubt, InUse, VehicleFacts, VehicleLookup};
 pub use inputs::{Inputs, LastPurchase, Spending};
 pub use judge::{Outcome, Ruling, judge};
 pub use purchase::{Fill, Merchant, Posting, PostingKind, Product, Prompts, Purchase, Unreadable};
+pub use reconciliation::{CaptureLine, Finding, Reconciliation, ReconciliationState, Taken};
+pub use review::{Captured, CarAround, Level, Review, ReviewVerdict, RuleBook, TrackPoint, review};
 pub use rules::{BindingRule, CardRule, CheckMode, LocationRule, RentalRule, Rules, TelematicsRule, UnknownPolicy};
+pub use spending::SpendingLedger;
+pub use step_up::{StepUp, StepUpAnswer};
 
 use super::{AlertId, DecisionId, Malformed, Position, Timestamp, VehicleId};
 

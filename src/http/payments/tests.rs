@@ -8,7 +8,7 @@ use actix_web::test::{TestRequest, call_service, read_body, read_body_json};
 use serde_json::{Value, json};
 
 use super::signature::sign;
-use crate::actors::card_guard::{GuardHandle, Parts, built_in_rules};
+use crate::actors::card_guard::{BUILT_IN_RULES, GuardHandle, Parts};
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::Snapshot;
 use crate::config::Config;
@@ -104,7 +104,8 @@ fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     let parts = Parts {
         store: store.clone(),
         clock: app.clock.clone(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle: Arc::new(move |_| Box::pin(std::future::ready(Ok(known.lock().unwrap().clone())))),
         deadline: Duration::from_millis(2_000),
         decisions_feed: feed.clone().recipient(),
