@@ -67,7 +67,7 @@ async fn a_published_directory_is_taken_with_its_defects_and_each_bad_line_is_na
     // Lines 51 to 55: as the raw file has them, a separator inside a field, the same station again, swapped, nonsense.
     file += "1,Esso,Stradale,VIA PO, 12 10121,TORINO,TO,45.07,7.68\n\
         42514,Lukoil,Stradale,again,MENFI,AG,37.6,12.9\n\
-        2,Esso,Stradale,x,TORINO,TO,7.68,45.07\n\
+        2,Esso,Stradale,x,ROMA,RM,12.5,41.9\n\
         3,Esso,Stradale,x,TORINO,TO,145.07,7.68\n\
         ,Esso,Stradale,x,TORINO,TO,,\n";
     let (status, answer) = import(&gateway, "mapping=it", file.clone()).await;
