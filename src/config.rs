@@ -300,6 +300,9 @@ pub struct CardGuard {
     /// Declines of a card for hard reasons within a day, after which it is suspended until an operator reinstates it;
     /// 0 = never.
     pub suspend_after_declines: u32,
+    /// Folder of the mapping files for station imports; empty = none.
+    #[serde(with = "empty_is_none")]
+    pub station_mappings: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

@@ -106,6 +106,8 @@ pub enum Table {
     StepUps,
     /// Versions of the card guard's rules, by the time of their activation.
     CardRules,
+    /// Where cars stood when their cards were read at stations whose place is not known.
+    StationSightings,
 }
 
 /// One durable step: all of it is stored, or none.

@@ -53,6 +53,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Reconciliations => 13,
         Table::StepUps => 14,
         Table::CardRules => 15,
+        Table::StationSightings => 32,
     }
 }
 

@@ -7,11 +7,14 @@
 mod authorise;
 mod book;
 mod desk;
+mod directory;
 mod incidents;
 mod judging;
 mod recent;
 mod rule_versions;
 mod settle;
+mod station_desk;
+mod step_up_desk;
 mod step_ups;
 
 use std::future::Future;
@@ -26,8 +29,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorise::CardGuard;
 use authorise::{Question, Settle};
-pub use book::{Book, MAX_CARDS, MAX_STATIONS};
-pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
+pub use book::{Book, MAX_CARDS};
+pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard};
+pub use directory::MAX_STATIONS;
 pub use incidents::FellBack;
 use incidents::Incidents;
 use judging::Judge;
@@ -36,6 +40,7 @@ use rule_versions::ActiveRules;
 pub use rule_versions::{MAX_TEXT as MAX_RULES_TEXT, RuleOrigin, RuleVersion, is_version as is_rule_version};
 pub use settle::{Posted, reconciliation_row};
 use settle::{Settler, Settling};
+pub use station_desk::{NewStation, StationChange, StationImport, StationLesson};
 use step_ups::StepUps;
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
@@ -45,7 +50,7 @@ use crate::domain::card::{
     Alert, AuthorizationId, Card, CardId, Decision, Outcome, Posting, Purchase, Reconciliation, RuleBook, Settlement,
     SpendingLedger, Station, StationId, StepUp, Unreadable,
 };
-use crate::domain::{DecisionId, Principal, Refusal, Timestamp, VehicleId};
+use crate::domain::{DecisionId, Position, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
 
@@ -519,12 +524,17 @@ impl GuardHandle {
     }
 
     pub fn station(&self, id: &StationId) -> Option<Arc<Station>> {
-        self.shared.book().station(id)
+        self.shared.book().directory.get(id)
     }
 
     /// Stations in the order of their ids after `after`, at most `limit`.
     pub fn stations(&self, after: Option<&StationId>, limit: usize) -> Vec<Arc<Station>> {
-        self.shared.book().stations(after, limit)
+        self.shared.book().directory.page(after, limit)
+    }
+
+    /// Stations within `radius_m` with their distance in metres, nearest first, at most `limit`.
+    pub fn stations_near(&self, position: Position, radius_m: f64, limit: usize) -> Vec<(Arc<Station>, f64)> {
+        self.shared.book().directory.near(position, radius_m, limit)
     }
 
     /// Notes a payment network's message; true when it came before within `window_ms`.

@@ -7,9 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::{parse_rules, raw};
+use super::desk::{Desk, Edited, off_thread, parse, refused};
+use super::{GuardError, parse_rules, raw};
 use crate::domain::card::RuleBook;
-use crate::domain::{Principal, Timestamp};
+use crate::domain::{Principal, RefusalKind, Timestamp};
 use crate::store::{ReadError, Store, Table, ViewChange};
 
 /// A version as it is kept.
@@ -98,7 +99,7 @@ impl ActiveRules {
 }
 
 /// The rows of a version that comes into force.
-pub(super) fn rows(version: &RuleVersion) -> Result<Vec<ViewChange>, super::GuardError> {
+pub(super) fn rows(version: &RuleVersion) -> Result<Vec<ViewChange>, GuardError> {
     let put = |key: &str, value| ViewChange { table: Table::CardRules, key: key.into(), value: Some(value) };
     let mut rows = vec![put(&version.version, raw(version)?), put(ACTIVE, raw(&version.version)?)];
     if version.origin == RuleOrigin::File {
@@ -110,4 +111,45 @@ pub(super) fn rows(version: &RuleVersion) -> Result<Vec<ViewChange>, super::Guar
 /// Is the row a version, and not one of ours?
 pub fn is_version(key: &str) -> bool {
     key != ACTIVE && key != FILE
+}
+
+/// The journal's content: a variant or field, once released, keeps its name and meaning.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum RulesEvent<'a> {
+    CardRulesActivated { version: &'a str },
+}
+
+impl Desk<'_> {
+    /// A version's text never changes: the same name with another text gets a mark of that text.
+    pub(super) async fn set_rules(&self, text: String, origin: RuleOrigin) -> Result<Edited, GuardError> {
+        if text.len() > MAX_TEXT {
+            return Err(refused(RefusalKind::Invalid, format!("the rules have more than {MAX_TEXT} bytes")));
+        }
+        let book = parse_rules(&text).map_err(|problem| refused(RefusalKind::Invalid, problem))?;
+        let named = book.version().to_owned();
+        let (store, key) = (self.shared.store.clone(), named.clone());
+        let known = off_thread(move || store.get(Table::CardRules, &key)).await??;
+        let known: Option<RuleVersion> = known.map(|row| parse(&row)).transpose()?;
+        let version = match known {
+            Some(known) if known.text != text => format!("{named}+{}", mark(&text)),
+            Some(_) | None => named,
+        };
+        let book = book.renamed(version.clone());
+        let (activated_at, by) = (self.shared.clock.now(), self.by.clone());
+        let active = RuleVersion { version, text, activated_at, by, origin };
+        let rows = rows(&active)?;
+        let rows = rows.into_iter().map(|row| (row.table, row.key, row.value)).collect();
+        let event = RulesEvent::CardRulesActivated { version: &active.version };
+        let edited = Edited::Rules(active.clone());
+        self.record("card-rules".into(), &event, rows, &edited).await?;
+        tracing::info!(version = active.version, "card rules are in force");
+        self.shared.rules.put(book, active);
+        Ok(edited)
+    }
+}
+
+/// The first eight hex digits of the text's SHA-256.
+fn mark(text: &str) -> String {
+    hex::encode(&ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()[..4])
 }
