@@ -32,7 +32,8 @@ use super::{
         alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
         cards::list, cards::add, cards::get, cards::change, cards::remove,
         stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
-        decisions::list, decisions::get, payments::stripe,
+        decisions::list, decisions::get, payments::stripe, payments::authorizations, payments::captures,
+        payments::reversals, payments::marqeta, payments::lithic,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,
@@ -44,7 +45,7 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 14] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
@@ -53,6 +54,11 @@ const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
     ("/terminal/{file}", None),
     ("/v1/console", None),
     ("/v1/payments/stripe", None),
+    ("/v1/payments/authorizations", None),
+    ("/v1/payments/captures", None),
+    ("/v1/payments/reversals", None),
+    ("/v1/payments/marqeta", None),
+    ("/v1/payments/lithic", None),
     ("/v1/session", Some(HttpMethod::Post)),
 ];
 const API_KEY: &str = "api_key";

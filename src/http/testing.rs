@@ -237,6 +237,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         store: store.clone(),
         fleet: fleet.0,
         clock: Clock::starting_at(NOW_MS),
+        payments: Arc::new(super::payments::PaymentEdge::new(&config.payments)),
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),
         tickets: Arc::new(Tickets::new()),

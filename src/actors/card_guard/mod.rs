@@ -7,6 +7,7 @@
 mod authorise;
 mod book;
 mod desk;
+mod postings;
 mod recent;
 
 use std::future::Future;
@@ -23,7 +24,8 @@ pub use authorise::CardGuard;
 use authorise::Question;
 pub use book::{Book, MAX_CARDS, MAX_STATIONS};
 pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
-use recent::Recent;
+pub use postings::{FellBack, Posted};
+pub use recent::Recent;
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
