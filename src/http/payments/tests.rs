@@ -83,9 +83,9 @@ fn car(is_rented: bool) -> Snapshot {
     Snapshot { now: NOW, vehicle, twin }
 }
 
-struct Bench {
-    app: App,
-    store: Arc<MemoryStore>,
+pub struct Bench {
+    pub app: App,
+    pub store: Arc<MemoryStore>,
     heard: Heard,
     car: Arc<Mutex<Snapshot>>,
 }
@@ -98,7 +98,7 @@ fn bench() -> Bench {
 }
 
 /// As after a restart: a new guard over the same store.
-fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
+pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     let heard = Heard::default();
     let feed = heard.clone().start();
     let car = Arc::new(Mutex::new(car(true)));
@@ -163,11 +163,13 @@ macro_rules! furnish {
                     "terminals": [{"network_id": "9876543210", "terminal_id": "77"}]}),
             ),
         ] {
-            let answer = call_service($service, ask(TestRequest::post(), uri, Role::Operator, Some(&body)).to_request()).await;
+            let request = TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_json(&body);
+            let answer = call_service($service, request.to_request()).await;
             assert_eq!(answer.status(), 201, "{:?}", read_body(answer).await);
         }
     };
 }
+pub(super) use furnish;
 
 macro_rules! json_of {
     ($service:expr, $request:expr) => {{
