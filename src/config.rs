@@ -5,9 +5,9 @@
 
 mod check;
 mod load;
+mod payments;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
+pub use payments::{Fallback, Form, FormSettings, Payments, Stripe};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -303,43 +304,6 @@ pub struct CardGuard {
     /// Folder of the mapping files for station imports; empty = none.
     #[serde(with = "empty_is_none")]
     pub station_mappings: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Payments {
-    pub stripe: Stripe,
-}
-
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Stripe {
-    /// Webhook signing secrets; any of them passes, so that one can be rotated. Empty = the route answers 404.
-    pub secrets: Vec<String>,
-    /// Echoed in the `Stripe-Version` header.
-    pub api_version: String,
-    /// How far the signature's time may be from ours, in either direction.
-    pub tolerance_s: u64,
-    /// The guard answers within this, whatever happens.
-    pub deadline_ms: u64,
-}
-
-impl Default for Stripe {
-    fn default() -> Self {
-        Self { secrets: Vec::new(), api_version: "2026-10-28".into(), tolerance_s: 300, deadline_ms: 300 }
-    }
-}
-
-/// Secrets reach no log.
-impl fmt::Debug for Stripe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stripe")
-            .field("secrets", &format_args!("[{} hidden]", self.secrets.len()))
-            .field("api_version", &self.api_version)
-            .field("tolerance_s", &self.tolerance_s)
-            .field("deadline_ms", &self.deadline_ms)
-            .finish()
-    }
 }
 
 /// TOML has no null: an empty string says "none", so that a file can switch a default off.

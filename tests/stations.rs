@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, Context, Handler};
-use cardea::actors::card_guard::{Edit, Edited, GuardHandle, Parts, StationLesson, built_in_rules};
+use cardea::actors::card_guard::{BUILT_IN_RULES, Edit, Edited, GuardHandle, Parts, StationLesson};
 use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::AskError;
 use cardea::clock::Clock;
@@ -224,7 +224,8 @@ fn guard(store: Arc<LocalStore>) -> GuardHandle {
     let parts = Parts {
         store,
         clock: Clock::start(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle: Arc::new(|_| Box::pin(std::future::ready(Err(AskError::Busy)))),
         deadline: Duration::from_secs(5),
         decisions_feed: feed.clone().recipient(),

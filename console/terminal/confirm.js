@@ -95,14 +95,14 @@ export class Confirmations {
 
   draw() {
     const { dialog, shown } = this;
-    const phase = shown && `${shown.item.decision_id} ${shown.phase}`;
-    if (shown && phase !== this.drawn) this.build();
-    this.drawn = phase;
+    const view = shown && `${shown.item.decision_id} ${shown.phase}`;
+    const isNew = view !== this.drawn;
+    this.drawn = view;
+    if (shown && isNew) this.build();
     if (shown && !dialog.open) dialog.showModal();
-    if (shown && find("purchase-title") !== document.activeElement && this.isNew) find("purchase-title").focus();
-    this.isNew = false;
-    if (!shown && dialog.open) this.shut();
+    if (shown && isNew) find("purchase-title").focus();
     if (shown) this.count();
+    if (!shown && dialog.open) this.shut();
     this.drawBar();
   }
 
@@ -114,10 +114,10 @@ export class Confirmations {
   }
 
   build() {
-    this.isNew = true;
     const isAsked = this.shown.phase === "asked";
     const title = make("h2", { id: "purchase-title", tabindex: "-1" }, t(isAsked ? "confirm.title" : this.shown.says));
-    const cross = make("button", { type: "button", class: "round", "aria-label": t(isAsked ? "confirm.later" : "app.close"), onclick: () => this.leave() }, icon("no"));
+    const name = t(isAsked ? "confirm.later" : "app.close");
+    const cross = make("button", { type: "button", class: "round", "aria-label": name, onclick: () => this.leave() }, icon("no"));
     this.left = make("dd", {});
     put(this.dialog, make("div", { class: "sheet-head" }, title, cross), ...(isAsked ? this.question() : this.result()));
   }
@@ -136,12 +136,12 @@ export class Confirmations {
       make("button", { type: "button", id: "purchase-no", class: "grave wide", onclick: () => this.answer(false) }),
     ];
     this.showButtons(true);
-    setTimeout(() => this.showButtons(), REST_MS);
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => this.showButtons(), REST_MS);
     return [
       make("div", { id: "purchase-about", class: "stack" },
         make("p", {}, t("confirm.text")), make("p", { class: "left" }, money(amount_minor, currency)),
-        make("dl", { class: "facts" }, ...this.about())),
-      make("dl", { class: "facts" }, make("dt", {}, t("confirm.left")), this.left),
+        make("dl", { class: "facts" }, ...this.about(), make("dt", {}, t("confirm.left")), this.left)),
       this.note, make("div", { class: "stack" }, ...this.buttons),
     ];
   }

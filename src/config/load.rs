@@ -274,7 +274,7 @@ fn fit(table: Table) -> Result<Config, (Option<String>, String)> {
 
 /// The deserializer's message in words of the trade, and without the value of a secret.
 fn explain(key: &str, message: &str) -> String {
-    if key.starts_with("payments.stripe.secrets") {
+    if key.starts_with("payments.") && key.contains(".secrets") {
         return "expected a list of strings".into();
     }
     let mut text = message.replace("unknown field", "unknown key");

@@ -36,7 +36,7 @@ mod mds;
 pub mod model;
 pub mod openapi;
 mod pages;
-mod payments;
+pub mod payments;
 mod rentals;
 mod server;
 pub mod sessions;
@@ -89,6 +89,7 @@ pub struct App {
     pub feed: Addr<Feed>,
     pub sessions: Arc<sessions::Sessions>,
     pub consoles: Arc<console::Consoles>,
+    pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
@@ -123,6 +124,9 @@ impl App {
         consoles.register(&metrics);
         let counted = Arc::clone(&counters);
         metrics.register(move || counted.readings());
+        let payments = Arc::new(payments::PaymentEdge::new(&config.payments));
+        let edge = Arc::clone(&payments);
+        metrics.register(move || edge.counters.readings());
         Ok(Self {
             store,
             fleet,
@@ -138,6 +142,7 @@ impl App {
             feed,
             sessions: Arc::default(),
             consoles,
+            payments,
             metrics,
             counters,
         })
@@ -254,6 +259,11 @@ pub fn table() -> Vec<Entry> {
         at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
         at("/v1/alerts/{id}/resolve").post(alerts::resolve),
         at("/v1/payments/stripe").post(payments::stripe),
+        at("/v1/payments/authorizations").post(payments::authorizations),
+        at("/v1/payments/captures").post(payments::captures),
+        at("/v1/payments/reversals").post(payments::reversals),
+        at("/v1/payments/marqeta").post(payments::marqeta),
+        at("/v1/payments/lithic").post(payments::lithic),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),

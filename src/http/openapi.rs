@@ -36,6 +36,7 @@ use super::{
         card_rules::list, card_rules::get, card_rules::activate, card_rules::try_out,
         confirmations::list, confirmations::answer,
         decisions::list, decisions::get, dispute::export, payments::stripe,
+        payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,
@@ -47,7 +48,7 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 14] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
@@ -56,6 +57,11 @@ const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
     ("/terminal/{file}", None),
     ("/v1/console", None),
     ("/v1/payments/stripe", None),
+    ("/v1/payments/authorizations", None),
+    ("/v1/payments/captures", None),
+    ("/v1/payments/reversals", None),
+    ("/v1/payments/marqeta", None),
+    ("/v1/payments/lithic", None),
     ("/v1/session", Some(HttpMethod::Post)),
 ];
 const API_KEY: &str = "api_key";

@@ -35,7 +35,7 @@ pub use directory::MAX_STATIONS;
 pub use incidents::FellBack;
 use incidents::Incidents;
 use judging::Judge;
-use recent::Recent;
+pub use recent::Recent;
 use rule_versions::ActiveRules;
 pub use rule_versions::{MAX_TEXT as MAX_RULES_TEXT, RuleOrigin, RuleVersion, is_version as is_rule_version};
 pub use settle::{Posted, reconciliation_row};

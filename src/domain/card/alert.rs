@@ -307,19 +307,7 @@ fn place(station: Option<&StationId>, merchant: Option<&str>) -> String {
 
 /// `50.00 EUR`: with as many decimals as ISO 4217 gives the currency.
 pub(super) fn in_words(amount: &Money) -> String {
-    let currency = amount.currency.to_uppercase();
-    let decimals = match currency.as_str() {
-        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "VND" | "VUV"
-        | "XAF" | "XOF" | "XPF" => 0,
-        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
-        _ => 2,
-    };
-    let unit = 10_i64.pow(decimals);
-    let (whole, rest) = (amount.amount_minor / unit, (amount.amount_minor % unit).abs());
-    match decimals {
-        0 => format!("{whole} {currency}"),
-        width => format!("{whole}.{rest:0width$} {currency}", width = width as usize),
-    }
+    format!("{} {}", amount.to_major(), amount.currency.to_uppercase())
 }
 
 #[cfg(test)]
