@@ -4,7 +4,9 @@
 //! [`load`] is the only way from a file to a [`Config`]; nobody else reads the file, and nothing here starts anything.
 
 mod check;
+mod check_notifier;
 mod load;
+mod notifier;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +19,7 @@ use uuid::Uuid;
 use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
+pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -31,6 +34,7 @@ pub struct Config {
     pub keys: Keys,
     pub card_guard: CardGuard,
     pub payments: Payments,
+    pub notifier: Notifier,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -333,6 +337,13 @@ impl fmt::Debug for Stripe {
             .field("tolerance_s", &self.tolerance_s)
             .field("deadline_ms", &self.deadline_ms)
             .finish()
+    }
+}
+
+impl Webhook {
+    /// The keys that sign. [`load`] has checked them already, so that none is left out.
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.secrets.iter().filter_map(|secret| check_notifier::webhook_key(secret)).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use super::check_notifier::notifier;
 use super::{Config, Keys, Stripe};
 use crate::domain::key::Profile;
 
@@ -21,6 +22,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     fleet(&mut checks, config);
     keys(&mut checks, &config.keys);
     stripe(&mut checks, &config.payments.stripe);
+    notifier(&mut checks, config);
     checks.problems
 }
 
@@ -28,16 +30,16 @@ const DAY_S: u64 = 86_400;
 const MINUTE_MS: u64 = 60_000;
 
 #[derive(Default)]
-struct Checks {
+pub(super) struct Checks {
     problems: Vec<(String, String)>,
 }
 
 impl Checks {
-    fn refuse(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push((key.to_owned(), message.into()));
     }
 
-    fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
+    pub(super) fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
         let value = value.try_into().unwrap_or(u64::MAX);
         if !allowed.contains(&value) {
             self.refuse(key, format!("{value} is out of range; expected {} to {}", allowed.start(), allowed.end()));

@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi};
 use super::error::ProblemBody;
 use super::{
     alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, delegations, history, keys,
-    keyset, mds, model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
+    keyset, mds, model, notifications, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -33,6 +33,7 @@ use super::{
         cards::list, cards::add, cards::get, cards::change, cards::remove,
         stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
         decisions::list, decisions::get, payments::stripe,
+        notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,

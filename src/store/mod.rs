@@ -100,6 +100,8 @@ pub enum Table {
     Alerts,
     ApiKeys,
     Certificates,
+    /// The notifier's cursor, what it has still to deliver, dead letters, and alerts that may be escalated.
+    Notifications,
 }
 
 /// One durable step: all of it is stored, or none.

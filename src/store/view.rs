@@ -50,6 +50,8 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Alerts => 10,
         Table::ApiKeys => 11,
         Table::Certificates => 12,
+        // 13 to 29 are left to other parts.
+        Table::Notifications => 30,
     }
 }
 
