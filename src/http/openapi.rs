@@ -14,8 +14,8 @@ use utoipa::{Modify, OpenApi};
 use super::error::ProblemBody;
 use super::{
     alerts, api_keys, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
-    delegations, dispute, history, keys, keyset, mds, model, pages, payments, rentals, sessions, stations, tickets,
-    usage, vehicles,
+    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, sessions,
+    stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -37,6 +37,7 @@ use super::{
         confirmations::list, confirmations::answer,
         decisions::list, decisions::get, dispute::export, payments::stripe,
         payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
+        notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,

@@ -108,6 +108,8 @@ pub enum Table {
     CardRules,
     /// Where cars stood when their cards were read at stations whose place is not known.
     StationSightings,
+    /// The notifier's cursor, what it has still to deliver, dead letters, and alerts that may be escalated.
+    Notifications,
 }
 
 /// One durable step: all of it is stored, or none.

@@ -54,6 +54,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::StepUps => 14,
         Table::CardRules => 15,
         Table::StationSightings => 32,
+        Table::Notifications => 30,
     }
 }
 
