@@ -37,7 +37,7 @@ pub fn place(position: Position) -> Place {
 }
 
 /// A point on the unit sphere: distances are right at the poles and across the date line.
-type Spot = GeomWithData<[f64; 3], StationId>;
+pub(super) type Spot = GeomWithData<[f64; 3], StationId>;
 
 fn on_sphere(position: Position) -> [f64; 3] {
     let (latitude, longitude) = (position.latitude.to_radians(), position.longitude.to_radians());
@@ -80,13 +80,10 @@ pub enum Pupil {
 impl Directory {
     pub fn load(store: &dyn Store) -> Result<Self, ReadError> {
         let mut directory = Self::default();
-        let mut spots = Vec::new();
         for_each_row(store, Table::Stations, |station: Station| {
-            spots.extend(spot(&station));
-            directory.index(&station);
-            directory.stations.insert(station.station_id.clone(), Arc::new(station));
+            directory.put_unplaced(station);
         })?;
-        directory.spots = RTree::bulk_load(spots);
+        directory.spots = RTree::bulk_load(directory.spots());
         for_each_row(store, Table::StationSightings, |sightings| directory.put_sightings(sightings))?;
         Ok(directory)
     }
@@ -105,24 +102,46 @@ impl Directory {
     }
 
     pub fn put(&mut self, station: Station) {
-        self.remove(&station.station_id);
-        self.index(&station);
+        if let Some(known) = self.unindex(&station.station_id).as_deref().and_then(spot) {
+            self.spots.remove(&known);
+        }
         if let Some(spot) = spot(&station) {
             self.spots.insert(spot);
         }
+        self.put_unplaced(station);
+    }
+
+    /// As [`Self::put`], but for the search by place, which is to follow with [`Self::place_all`]: a tree made at once
+    /// is a better one and costs a fraction.
+    pub fn put_unplaced(&mut self, station: Station) {
+        self.unindex(&station.station_id);
+        self.index(&station);
         self.stations.insert(station.station_id.clone(), Arc::new(station));
     }
 
+    /// Where every station is, for [`bulk_load`](RTree::bulk_load).
+    pub(super) fn spots(&self) -> Vec<Spot> {
+        self.stations.values().filter_map(|station| spot(station)).collect()
+    }
+
+    pub(super) fn place_all(&mut self, spots: RTree<Spot>) {
+        self.spots = spots;
+    }
+
     pub fn remove(&mut self, id: &StationId) {
-        let Some(station) = self.stations.remove(id) else { return };
+        if let Some(known) = self.unindex(id).as_deref().and_then(spot) {
+            self.spots.remove(&known);
+        }
+    }
+
+    /// Takes it out of all but the tree.
+    fn unindex(&mut self, id: &StationId) -> Option<Arc<Station>> {
+        let station = self.stations.remove(id)?;
         for key in terminal_keys(&station) {
             drop_id(&mut self.by_terminal, &key, id);
         }
         for key in name_keys(&station) {
             drop_id(&mut self.by_name, &key, id);
-        }
-        if let Some(spot) = spot(&station) {
-            self.spots.remove(&spot);
         }
         if let Some(position) = station.position
             && let Some(count) = self.by_place.get_mut(&place(position))
@@ -132,6 +151,7 @@ impl Directory {
                 self.by_place.remove(&place(position));
             }
         }
+        Some(station)
     }
 
     /// All but the tree, which a load fills at once.

@@ -223,7 +223,8 @@ fn the_longest_unheard_of_sightings_are_forgotten_first() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put(Station),
+    Put(Box<Station>),
+    Import(Vec<Station>),
     Remove(u8),
 }
 
@@ -255,7 +256,11 @@ fn a_station() -> impl Strategy<Value = Station> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![3 => a_station().prop_map(Step::Put), 1 => (0u8..12).prop_map(Step::Remove)];
+    let step = prop_oneof![
+        6 => a_station().prop_map(|station| Step::Put(Box::new(station))),
+        1 => proptest::collection::vec(a_station(), 0..12).prop_map(Step::Import),
+        2 => (0u8..12).prop_map(Step::Remove),
+    ];
     proptest::collection::vec(step, 0..60)
 }
 
@@ -271,8 +276,15 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(station) => {
-                    directory.put(station.clone());
-                    plain.insert(station.station_id.clone(), station);
+                    directory.put(Station::clone(&station));
+                    plain.insert(station.station_id.clone(), *station);
+                }
+                Step::Import(stations) => {
+                    for station in stations {
+                        directory.put_unplaced(station.clone());
+                        plain.insert(station.station_id.clone(), station);
+                    }
+                    directory.place_all(RTree::bulk_load(directory.spots()));
                 }
                 Step::Remove(id) => {
                     let id: StationId = format!("s{id}").parse().unwrap();

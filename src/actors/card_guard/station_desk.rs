@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use rstar::RTree;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -192,7 +193,15 @@ impl Desk<'_> {
     /// import again completes it.
     pub(super) async fn import(&self, import: StationImport) -> Result<Edited, GuardError> {
         let shared = self.shared.clone();
-        let mut importing = off_thread(move || Importing::begin(shared, import)).await??;
+        let importing = off_thread(move || Importing::begin(shared, import)).await??;
+        let imported = self.import_all(importing).await;
+        // Also after a failure: some are in the directory then.
+        let shared = self.shared.clone();
+        off_thread(move || shared.place_stations()).await?;
+        imported
+    }
+
+    async fn import_all(&self, mut importing: Importing) -> Result<Edited, GuardError> {
         loop {
             let (back, chunk) = off_thread(move || {
                 let chunk = importing.next_chunk();
@@ -310,8 +319,15 @@ impl Shared {
         let mut stations = stations.into_iter().peekable();
         while stations.peek().is_some() {
             let mut book = self.book_mut();
-            stations.by_ref().take(STATIONS_A_TURN).for_each(|station| book.directory.put(station));
+            stations.by_ref().take(STATIONS_A_TURN).for_each(|station| book.directory.put_unplaced(station));
         }
+    }
+
+    /// Nobody else edits meanwhile, so the tree is made aside.
+    fn place_stations(&self) {
+        let spots = self.book().directory.spots();
+        let spots = RTree::bulk_load(spots);
+        self.book_mut().directory.place_all(spots);
     }
 }
 
