@@ -18,7 +18,7 @@ use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
 use crate::domain::card::{
-    Alert, AuthorizationId, Card, Decision, Inputs, Rules, Spending, VehicleFacts, VehicleLookup, judge,
+    Alert, AuthorizationId, Card, Decision, Inputs, RuleBook, Spending, VehicleFacts, VehicleLookup, judge,
 };
 use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, Role, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
@@ -80,7 +80,7 @@ struct InFlight {
 /// What a question's task needs.
 struct Judge {
     shared: Arc<Shared>,
-    rules: Arc<Rules>,
+    rules: Arc<RuleBook>,
     ask_vehicle: AskVehicle,
     /// For the vehicles' answers; the rest of the deadline is for the record.
     vehicles_within: Duration,
@@ -89,7 +89,7 @@ struct Judge {
 impl CardGuard {
     pub(super) fn new(
         shared: Arc<Shared>,
-        rules: Arc<Rules>,
+        rules: Arc<RuleBook>,
         ask_vehicle: AskVehicle,
         vehicles_within: Duration,
         decided: Vec<Decided>,
@@ -194,7 +194,7 @@ impl Judge {
             let book = self.shared.book();
             (book.card_by_ref(&ask.purchase.card_ref), book.look_up(&ask.purchase.merchant))
         };
-        let both_count_ms = self.rules.binding.both_count_ms();
+        let both_count_ms = self.rules.fleet.binding.both_count_ms();
         let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
         let vehicles = self.look_up(ids).await;
         let card = card.map(|card| Card::clone(&card));
@@ -229,7 +229,7 @@ impl Judge {
     fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs) -> Decision {
         let clock = &self.shared.clock;
         let now = clock.now();
-        let mut ruling = judge(now, &ask.purchase, &inputs, &self.rules);
+        let mut ruling = judge(now, &ask.purchase, &inputs, self.rules.for_class(inputs.vehicle_class()));
         // Also when nobody here approved what the network holds: it may have done so by itself.
         if ask.already_minor > 0 {
             ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);

@@ -153,6 +153,9 @@ impl Book {
             name: station.name.clone(),
             position: station.position,
             at_position: station.position.map_or(0, |at| self.by_place.get(&place(at)).copied().unwrap_or(0)),
+            time_zone: None,
+            is_offline_batch: false,
+            learnt: false,
         }
     }
 }

@@ -8,6 +8,7 @@ mod authorise;
 mod book;
 mod desk;
 mod recent;
+mod rule_text;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,31 +25,17 @@ use authorise::Question;
 pub use book::{Book, MAX_CARDS, MAX_STATIONS};
 pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
 use recent::Recent;
+pub use rule_text::{built_in_rules, parse_rules, rules_text};
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
 use crate::clock::Clock;
 use crate::domain::card::{
-    Alert, AuthorizationId, Card, CardId, Decision, Outcome, Purchase, Rules, Settlement, Station, StationId,
+    Alert, AuthorizationId, Card, CardId, Decision, Outcome, Purchase, RuleBook, Settlement, Station, StationId,
 };
 use crate::domain::{DecisionId, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
-
-/// `config/card-rules.toml`: the rules where the operator names no other file.
-const BUILT_IN_RULES: &str = include_str!("../../../config/card-rules.toml");
-
-/// The rules as built in.
-pub fn built_in_rules() -> Result<Rules, String> {
-    parse_rules(BUILT_IN_RULES)
-}
-
-/// Reads a rules file; the error names the key and the line.
-pub fn parse_rules(text: &str) -> Result<Rules, String> {
-    let rules: Rules = toml::from_str(text).map_err(|error| error.to_string())?;
-    rules.check().map_err(|malformed| malformed.to_string())?;
-    Ok(rules)
-}
 
 /// One question of a payment network. Asked again, in flight or later, it gets the same answer.
 #[derive(Debug, Clone)]
@@ -154,7 +141,7 @@ pub type AskVehicle = Arc<dyn Fn(VehicleId) -> AskingVehicle + Send + Sync>;
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub clock: Clock,
-    pub rules: Rules,
+    pub rules: RuleBook,
     pub ask_vehicle: AskVehicle,
     /// Whoever waits for an answer hears within this, whatever happens.
     pub deadline: Duration,
