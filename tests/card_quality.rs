@@ -4,7 +4,6 @@
 mod kit;
 
 use cardea_simulator::bench::card_quality::{Form, KINDS, Plan, print_table, with_classes};
-use cardea_simulator::identity::install_crypto;
 use kit::Gateway;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -12,7 +11,6 @@ const SEED: u64 = 20_261_122;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_honest_purchase_is_stopped_and_every_misuse_shows_when_it_can() {
-    install_crypto();
     println!("SEED={SEED}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rules = folder.path().join("card-rules.toml");
