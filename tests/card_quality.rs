@@ -28,6 +28,7 @@ async fn no_honest_purchase_is_stopped_and_every_misuse_shows_when_it_can() {
         form: Form::Own,
         stories: KINDS.len(),
         seed: SEED,
+        directory: None,
     };
     let report = plan.run().await.unwrap_or_else(|failure| panic!("the stories were not played: {failure}"));
     print_table(&report);

@@ -233,7 +233,9 @@ fn adblue_with_diesel(scene: &mut Scene<'_>) {
     if scene.dice.chance(0.5) {
         let litres = scene.usual_litres();
         let by = scene.buy(Wish { litres, into_tank: litres });
-        scene.post(end_s + 16.5, end_s, Some(by), Some(adblue), Some("adblue"));
+        // Before the diesel, or after it.
+        let due_s = end_s + if scene.dice.chance(0.5) { 15.5 } else { 16.5 };
+        scene.post(due_s, end_s, Some(by), Some(adblue), Some("adblue")).scales = false;
     } else {
         // Nothing goes into the fuel tank.
         let by = scene.ask(2.0, 2.0, adblue);

@@ -1,15 +1,22 @@
-//! The stations the stories happen at: a small seeded network with the defects real directories have.
+//! The stations the stories happen at: a small seeded network with the defects real directories have, at made-up places
+//! or at those of a real directory.
+
+use std::path::Path;
 
 use cardea::domain::Position;
 use serde_json::{Value, json};
 
 use super::story::Merchant;
 use crate::dice::Dice;
+use crate::failure::Failure;
 use crate::route::offset;
 
 /// Between Turin and Bologna.
 const MIDDLE: Position = Position { latitude: 44.9, longitude: 9.4 };
 const ORDINARY: usize = 80;
+const PLACES: usize = ORDINARY + 20;
+/// Stories of one station shall not pass another by.
+const APART_M: f64 = 5_000.0;
 
 /// One station: where it really is, and what the fleet's directory says.
 #[derive(Debug, Clone)]
@@ -65,6 +72,32 @@ impl Directory {
     /// `tag` keeps the names of one run apart from those of another at the same gateway.
     pub fn new(seed: u64, tag: &str) -> Self {
         let mut dice = Dice::fork(seed, 0xD1);
+        // A grid with a little freedom, so that no two come near each other.
+        let mut somewhere = |number: usize| {
+            let (row, column) = ((number / 10) as f64, (number % 10) as f64);
+            let spread = |dice: &mut Dice| dice.between(-3e3, 3e3);
+            offset(MIDDLE, (row - 4.0) * 18e3 + spread(&mut dice), (column - 5.0) * 26e3 + spread(&mut dice))
+        };
+        Self::at(&(0..PLACES).map(&mut somewhere).collect::<Vec<_>>(), tag)
+    }
+
+    /// At places of a CSV file whose last two fields are latitude and longitude; other lines are passed over.
+    pub fn from_file(file: &Path, seed: u64, tag: &str) -> Result<Self, Failure> {
+        let mut all: Vec<Position> = std::fs::read_to_string(file)?.lines().filter_map(coordinates).collect();
+        let (mut dice, mut places) = (Dice::fork(seed, 0xD2), Vec::<Position>::new());
+        while places.len() < PLACES && !all.is_empty() {
+            let place = all.swap_remove(dice.below(all.len()));
+            if places.iter().all(|other| other.distance_m(place) > APART_M) {
+                places.push(place);
+            }
+        }
+        match places.len() {
+            PLACES => Ok(Self::at(&places, tag)),
+            found => Err(Failure::usage(format!("{}: {found} places far enough apart, not {PLACES}", file.display()))),
+        }
+    }
+
+    fn at(places: &[Position], tag: &str) -> Self {
         let mut number = 0;
         let mut pump = |place: Position, listed: Listed, what: &str| {
             number += 1;
@@ -76,13 +109,6 @@ impl Directory {
                 postal_code: format!("{:05}", 10_000 + number * 37),
             }
         };
-        // A grid with a little freedom, so that no two come near each other.
-        let mut somewhere = |number: usize| {
-            let (row, column) = ((number / 10) as f64, (number % 10) as f64);
-            let spread = |dice: &mut Dice| dice.between(-3e3, 3e3);
-            offset(MIDDLE, (row - 4.0) * 18e3 + spread(&mut dice), (column - 5.0) * 26e3 + spread(&mut dice))
-        };
-        let places: Vec<Position> = (0..ORDINARY + 20).map(&mut somewhere).collect();
         let shared = places[ORDINARY];
         Self {
             ordinary: places[..ORDINARY].iter().map(|place| pump(*place, Listed::At(*place), "Station")).collect(),
@@ -119,6 +145,12 @@ impl Directory {
     }
 }
 
+fn coordinates(line: &str) -> Option<Position> {
+    let mut fields = line.rsplit(',').map(|field| field.trim().parse::<f64>());
+    let (longitude, latitude) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    Some(Position { latitude, longitude }).filter(|place| place.is_valid() && latitude != 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +161,7 @@ mod tests {
         let far: Vec<_> = town.ordinary.iter().chain(&town.motorway).chain(&town.unlisted).collect();
         for (index, one) in far.iter().enumerate() {
             for other in &far[index + 1..] {
-                assert!(one.place.distance_m(other.place) > 5_000.0, "{} and {}", one.name, other.name);
+                assert!(one.place.distance_m(other.place) > APART_M, "{} and {}", one.name, other.name);
             }
         }
         let listed: Vec<_> = town.placeholders.iter().map(|pump| pump.listed).collect();

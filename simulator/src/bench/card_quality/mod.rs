@@ -66,6 +66,9 @@ pub struct QualityArgs {
     stories: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// A CSV file of real stations, latitude and longitude last; without it the places are made up
+    #[arg(long, value_name = "FILE")]
+    directory: Option<PathBuf>,
     /// Prints this rules file with the classes the stories need, to start the gateway with, and ends
     #[arg(long, value_name = "FILE")]
     print_rules: Option<PathBuf>,
@@ -86,6 +89,8 @@ pub struct Plan {
     pub form: Form,
     pub stories: usize,
     pub seed: u64,
+    /// Where the stations are; `None` = made up.
+    pub directory: Option<PathBuf>,
 }
 
 /// Stories made ready at the same time.
@@ -115,6 +120,7 @@ pub async fn run(args: &QualityArgs, is_json: bool) -> Result<Value, Failure> {
         form: args.form,
         stories: args.stories,
         seed: args.seed,
+        directory: args.directory.clone(),
     };
     let watch = Stopwatch::start();
     let report = plan.run().await?;
@@ -142,7 +148,10 @@ impl Plan {
         let clock = Clock::start();
         // Letters only: digits in a row may look like a card's number.
         let tag: String = clock.new_id().as_bytes()[10..15].iter().map(|byte| char::from(b'a' + byte % 26)).collect();
-        let town = Directory::new(self.seed, &tag);
+        let town = match &self.directory {
+            Some(file) => Directory::from_file(file, self.seed, &tag)?,
+            None => Directory::new(self.seed, &tag),
+        };
         stage::register_stations(&http, &town).await?;
         let theatre = Arc::new(Theatre {
             network: Network::new(http.clone(), self.form, &self.secret),

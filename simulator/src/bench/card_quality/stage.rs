@@ -45,6 +45,7 @@ pub async fn register(http: &HttpClient, story: &Story, tag: &str, now: Timestam
         "network_ref": cast.card_ref,
         "vehicle_id": cast.vehicle_id,
         "status": if story.card_is_suspended { "suspended" } else { "active" },
+        "prompts": {"vehicle_number": cast.plate},
     });
     made(http.post("/v1/cards", &card).await?)?;
     Ok(cast)
