@@ -136,7 +136,7 @@ export function confirmClaims(claim, phone, gateway) {
     assert.deepEqual(outcome(await buy("c4")), [false, "step_up"]);
   });
 
-  claim("a question that was answered on another phone goes away, and an answer that comes too late is said to be", async () => {
+  claim("an answer after another phone's is said to be too late", async () => {
     await asked(en);
     const [id] = await waiting();
     // The list is withheld, so that the page does not know yet.
