@@ -59,6 +59,7 @@ pub fn station_at(position: Option<Position>, at_position: u32) -> StationLookup
         name: "Station".into(),
         position,
         at_position,
+        by: LookedUpBy::Terminal,
         time_zone: None,
         is_offline_batch: false,
         learnt: false,

@@ -157,10 +157,10 @@ fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> Test
 macro_rules! furnish {
     ($service:expr) => {
         for (uri, body) in [
-            ("/v1/cards", json!({"card_id": "c1", "network_ref": "ic_1", "vehicle_id": "WVW-1"})),
+            ("/v1/cards", serde_json::json!({"card_id": "c1", "network_ref": "ic_1", "vehicle_id": "WVW-1"})),
             (
                 "/v1/stations",
-                json!({"station_id": "s1", "name": "Agip", "position": {"latitude": 45.07, "longitude": 7.6801},
+                serde_json::json!({"station_id": "s1", "name": "Agip", "position": {"latitude": 45.07, "longitude": 7.6801},
                     "terminals": [{"network_id": "9876543210", "terminal_id": "77"}]}),
             ),
         ] {
