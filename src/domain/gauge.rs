@@ -235,8 +235,8 @@ mod tests {
         let off = |second, level| (second, Some(0.0), Some("OFF"), Some(level));
         let on = |second| (second, Some(50.0), Some("ON"), None);
         let filled_at = |reports: &[_]| gauge(reports).filled_at().map(Timestamp::as_secs);
-        assert_eq!(filled_at(&[off(0, 20.0), off(9, 24.0), off(18, 31.0), off(27, 31.2), off(90, 31.0)]), Some(27));
-        assert_eq!(filled_at(&[off(0, 20.0), on(60), off(600, 80.0), off(900, 80.4)]), Some(900));
+        assert_eq!(filled_at(&[off(0, 20.0), off(9, 24.0), off(18, 31.0), off(27, 31.2), off(90, 31.0)]), Some(18));
+        assert_eq!(filled_at(&[off(0, 20.0), on(60), off(600, 80.0), off(900, 80.4)]), Some(600));
         assert_eq!(filled_at(&[off(0, 80.0), on(60), off(600, 60.0), off(900, 62.0)]), None);
         let twice = [off(0, 80.0), off(9, 98.0), on(60), off(600, 60.0), on(700), off(900, 90.0)];
         assert_eq!(filled_at(&twice), Some(900));

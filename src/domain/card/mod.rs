@@ -21,6 +21,8 @@ mod review;
 mod review_tests;
 mod rules;
 #[cfg(test)]
+mod spending_tests;
+#[cfg(test)]
 mod test_cases;
 
 use std::fmt;
