@@ -177,8 +177,10 @@ fn median(samples: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// One report a row: second, speed, ignition, level.
-    fn gauge(reports: &[(i64, Option<f64>, Option<&str>, Option<f64>)]) -> Gauge {
+    /// One report: second, speed, ignition, level.
+    type Row = (i64, Option<f64>, Option<&'static str>, Option<f64>);
+
+    fn gauge(reports: &[Row]) -> Gauge {
         let mut gauge = Gauge::default();
         for (second, speed, ignition, level) in reports {
             let number = |value: Option<f64>| value.map(SignalValue::Number);
