@@ -11,7 +11,9 @@ pub const SEC: i64 = 1_000;
 pub const MIN: i64 = 60_000;
 
 pub fn rules() -> Rules {
-    toml::from_str(include_str!("../../../config/card-rules.toml")).expect("the rules file")
+    static RULES: std::sync::OnceLock<Rules> = std::sync::OnceLock::new();
+    let read = || toml::from_str(include_str!("../../../config/card-rules.toml")).expect("the rules file");
+    RULES.get_or_init(read).clone()
 }
 
 pub fn vehicle(name: &str) -> VehicleId {
