@@ -297,6 +297,9 @@ pub struct CardGuard {
     /// `card-rules.toml`; empty = the built-in defaults, which that file lists.
     #[serde(with = "empty_is_none")]
     pub rules: Option<PathBuf>,
+    /// Folder of the mapping files for station imports; empty = none.
+    #[serde(with = "empty_is_none")]
+    pub station_mappings: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

@@ -118,7 +118,8 @@ impl Config {
             &mut self.certs.server_key,
             &mut self.keys.signing_key,
         ];
-        let optional = [&mut self.certs.ca_key, &mut self.certs.crl, &mut self.card_guard.rules];
+        let guard = &mut self.card_guard;
+        let optional = [&mut self.certs.ca_key, &mut self.certs.crl, &mut guard.rules, &mut guard.station_mappings];
         let retired = self.keys.retired_signing_keys.iter_mut();
         for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {
             *path = folder.join(&path);

@@ -141,7 +141,7 @@ async fn step(
     let key = bodiless_key(request, &caller, "alerts", body)?;
     match app.guard.edit(Edit::Alert(id, step), caller.principal, key).await? {
         Edited::Alert(alert) => Ok(reply(StatusCode::OK, &AlertBody::try_from(&alert)?)),
-        Edited::Card(_) | Edited::Station(_) | Edited::Removed | Edited::Imported { .. } => {
+        Edited::Card(_) | Edited::Station(_) | Edited::Removed | Edited::Imported { .. } | Edited::Learnt(_) => {
             Err(Problem::internal("edit", &"a step of an alert led to something else"))
         }
     }

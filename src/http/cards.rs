@@ -193,7 +193,7 @@ pub(super) fn bodiless_key(
 fn card_of(edited: Edited) -> Result<CardBody, Problem> {
     match edited {
         Edited::Card(card) => Ok(CardBody::from(&card)),
-        Edited::Station(_) | Edited::Removed | Edited::Imported { .. } | Edited::Alert(_) => {
+        Edited::Station(_) | Edited::Removed | Edited::Imported { .. } | Edited::Learnt(_) | Edited::Alert(_) => {
             Err(Problem::internal("edit", &"an edit of a card led to something else"))
         }
     }

@@ -100,6 +100,8 @@ pub enum Table {
     Alerts,
     ApiKeys,
     Certificates,
+    /// Where cars stood when their cards were read at stations whose place is not known.
+    StationSightings,
 }
 
 /// One durable step: all of it is stored, or none.

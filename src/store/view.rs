@@ -50,6 +50,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Alerts => 10,
         Table::ApiKeys => 11,
         Table::Certificates => 12,
+        Table::StationSightings => 32,
     }
 }
 

@@ -7,7 +7,9 @@
 mod authorise;
 mod book;
 mod desk;
+mod directory;
 mod recent;
+mod station_desk;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,9 +23,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorise::CardGuard;
 use authorise::Question;
-pub use book::{Book, MAX_CARDS, MAX_STATIONS};
-pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
+pub use book::{Book, MAX_CARDS};
+pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard};
+pub use directory::MAX_STATIONS;
 use recent::Recent;
+pub use station_desk::{NewStation, StationChange, StationImport, StationLesson};
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
@@ -31,7 +35,7 @@ use crate::clock::Clock;
 use crate::domain::card::{
     Alert, AuthorizationId, Card, CardId, Decision, Outcome, Purchase, Rules, Settlement, Station, StationId,
 };
-use crate::domain::{DecisionId, Principal, Refusal, Timestamp, VehicleId};
+use crate::domain::{DecisionId, Position, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
 
@@ -367,12 +371,17 @@ impl GuardHandle {
     }
 
     pub fn station(&self, id: &StationId) -> Option<Arc<Station>> {
-        self.shared.book().station(id)
+        self.shared.book().directory.get(id)
     }
 
     /// Stations in the order of their ids after `after`, at most `limit`.
     pub fn stations(&self, after: Option<&StationId>, limit: usize) -> Vec<Arc<Station>> {
-        self.shared.book().stations(after, limit)
+        self.shared.book().directory.page(after, limit)
+    }
+
+    /// Stations within `radius_m` with their distance in metres, nearest first, at most `limit`.
+    pub fn stations_near(&self, position: Position, radius_m: f64, limit: usize) -> Vec<(Arc<Station>, f64)> {
+        self.shared.book().directory.near(position, radius_m, limit)
     }
 
     /// Notes a payment network's message; true when it came before within `window_ms`.
