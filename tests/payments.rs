@@ -70,7 +70,8 @@ async fn every_form_is_answered_in_its_own_words() {
     let (status, lithic) = send(&gateway, "lithic_authorization_approved").await;
     assert_eq!((status, &lithic["result"]), (200, &json!("CARD_PAUSED")), "{lithic}");
 
-    let (status, decision) = gateway.get(&format!("/v1/decisions/{}", own["decision_id"].as_str().expect("an id"))).await;
+    let (status, decision) =
+        gateway.get(&format!("/v1/decisions/{}", own["decision_id"].as_str().expect("an id"))).await;
     assert_eq!((status, &decision["purchase"]["source"]), (200, &json!("own")));
     for (name, expected) in [
         ("stripe_transaction_capture", 200),

@@ -169,18 +169,22 @@ pub fn card_number_in(value: &Value) -> Option<String> {
         Value::Null | Value::Bool(_) => None,
         Value::Array(items) => {
             let mut items = items.iter().enumerate();
-            items.find_map(|(index, item)| card_number_in(item).map(|rest| format!("[{index}]{rest}")))
+            items.find_map(|(index, item)| card_number_in(item).map(|rest| joined(&format!("[{index}]"), &rest)))
         }
         Value::Object(fields) => fields.iter().find_map(|(name, field)| {
             if looks_like_card_number(name) {
                 return Some("(card number removed)".to_owned());
             }
-            card_number_in(field).map(|rest| match rest.as_str() {
-                "" => name.clone(),
-                rest if rest.starts_with('[') => format!("{name}{rest}"),
-                rest => format!("{name}.{rest}"),
-            })
+            card_number_in(field).map(|rest| joined(name, &rest))
         }),
+    }
+}
+
+fn joined(head: &str, rest: &str) -> String {
+    match rest {
+        "" => head.to_owned(),
+        rest if rest.starts_with('[') => format!("{head}{rest}"),
+        rest => format!("{head}.{rest}"),
     }
 }
 

@@ -29,9 +29,7 @@ const ROUTES: [(&str, &str); 6] = [
 fn signed(path: &str, body: &[u8]) -> TestRequest {
     let request = TestRequest::post().uri(path).insert_header(("Content-Type", "application/json"));
     let request = match path {
-        "/v1/payments/stripe" => {
-            request.insert_header(("Stripe-Signature", signature::sign(body, "whsec_one", NOW_S)))
-        }
+        "/v1/payments/stripe" => request.insert_header(("Stripe-Signature", signature::sign(body, "whsec_one", NOW_S))),
         "/v1/payments/marqeta" => request.insert_header(("Authorization", "Basic Y2FyZGVhOmNvcnJlY3QtaG9yc2U=")),
         _ => standard::sign("msg_fuzz", body, SECRET, NOW_S).into_iter().fold(request, TestRequest::insert_header),
     };
@@ -47,8 +45,17 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         "\\PC{0,12}".prop_map(Value::from),
         prop::sample::select(vec![
-            "4242424242424242", "4242 4242 4242 4242", "2026-11-21T22:00:00Z", "9999-99-99T99:99:99Z", "EUR", "-0.001",
-            "pgfs.authorization", "pgfs.authorization.reversal", "issuing_transaction.created", "1e400", "NaN",
+            "4242424242424242",
+            "4242 4242 4242 4242",
+            "2026-11-21T22:00:00Z",
+            "9999-99-99T99:99:99Z",
+            "EUR",
+            "-0.001",
+            "pgfs.authorization",
+            "pgfs.authorization.reversal",
+            "issuing_transaction.created",
+            "1e400",
+            "NaN",
         ])
         .prop_map(Value::from),
     ];
@@ -76,9 +83,8 @@ fn put(body: &mut Value, nth: &mut usize, value: &Value) {
 
 /// A golden body with a value changed, or its text damaged, or no such body at all.
 fn bodies() -> impl Strategy<Value = (usize, Vec<u8>)> {
-    let example = |route: usize| -> Value {
-        serde_json::from_str(golden(ROUTES[route].1)["body"].as_str().unwrap()).unwrap()
-    };
+    let example =
+        |route: usize| -> Value { serde_json::from_str(golden(ROUTES[route].1)["body"].as_str().unwrap()).unwrap() };
     let changed = (0..ROUTES.len(), 0..60_usize, any_value()).prop_map(move |(route, nth, value)| {
         let (mut body, mut nth) = (example(route), nth);
         put(&mut body, &mut nth, &value);
@@ -88,7 +94,11 @@ fn bodies() -> impl Strategy<Value = (usize, Vec<u8>)> {
         move |(route, at, byte, cuts)| {
             let mut text = example(route).to_string().into_bytes();
             let at = at.index(text.len());
-            if cuts { text.truncate(at) } else { text[at] = byte }
+            if cuts {
+                text.truncate(at)
+            } else {
+                text[at] = byte
+            }
             (route, text)
         },
     );

@@ -169,8 +169,13 @@ fn read<F: PaymentForm>(form: &F, golden: &Value, now_ms: i64) -> Result<Message
     let body = golden["body"].as_str().unwrap().as_bytes();
     let message_id = golden["headers"]["webhook-id"].as_str().map(str::to_owned);
     let signed = super::form::Signed { at_s: now_ms / 1_000, message_id };
-    let received =
-        Received { body, body_sha256: "00", signed: &signed, now: Timestamp(now_ms), tolerance_s: if F::SOURCE == "marqeta" { 3_600 } else { 300 } };
+    let received = Received {
+        body,
+        body_sha256: "00",
+        signed: &signed,
+        now: Timestamp(now_ms),
+        tolerance_s: if F::SOURCE == "marqeta" { 3_600 } else { 300 },
+    };
     form.read(&received)
 }
 
@@ -229,7 +234,12 @@ fn prompts_and_fuel_are_read_with_their_units() {
 #[test]
 fn postings_are_read_with_their_sign_kind_and_name() {
     let of = |posting: &Posting| {
-        (posting.kind, posting.posting_id.clone(), posting.authorization_id.clone().map(String::from), posting.amount.clone())
+        (
+            posting.kind,
+            posting.posting_id.clone(),
+            posting.authorization_id.clone().map(String::from),
+            posting.amount.clone(),
+        )
     };
     let expected = |kind, id: &str, authorization: Option<&str>, minor| {
         (kind, id.to_owned(), authorization.map(str::to_owned), eur(minor))
