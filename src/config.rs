@@ -4,7 +4,9 @@
 //! [`load`] is the only way from a file to a [`Config`]; nobody else reads the file, and nothing here starts anything.
 
 mod check;
+mod check_notifier;
 mod load;
+mod notifier;
 mod payments;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use uuid::Uuid;
 use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
+pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
 pub use payments::{Fallback, Form, FormSettings, Payments, Stripe};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
@@ -32,6 +35,7 @@ pub struct Config {
     pub keys: Keys,
     pub card_guard: CardGuard,
     pub payments: Payments,
+    pub notifier: Notifier,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -298,6 +302,19 @@ pub struct CardGuard {
     /// `card-rules.toml`; empty = the built-in defaults, which that file lists.
     #[serde(with = "empty_is_none")]
     pub rules: Option<PathBuf>,
+    /// Declines of a card for hard reasons within a day, after which it is suspended until an operator reinstates it;
+    /// 0 = never.
+    pub suspend_after_declines: u32,
+    /// Folder of the mapping files for station imports; empty = none.
+    #[serde(with = "empty_is_none")]
+    pub station_mappings: Option<PathBuf>,
+}
+
+impl Webhook {
+    /// The keys that sign. [`load`] has checked them already, so that none is left out.
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.secrets.iter().filter_map(|secret| check_notifier::webhook_key(secret)).collect()
+    }
 }
 
 /// TOML has no null: an empty string says "none", so that a file can switch a default off.

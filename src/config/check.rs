@@ -9,6 +9,7 @@ use std::path::Path;
 
 use base64::Engine;
 
+use super::check_notifier::notifier;
 use super::{Config, FormSettings, Keys, Payments};
 use crate::domain::key::Profile;
 
@@ -23,6 +24,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     fleet(&mut checks, config);
     keys(&mut checks, &config.keys);
     payments(&mut checks, &config.payments);
+    notifier(&mut checks, config);
     checks.problems
 }
 
@@ -30,16 +32,16 @@ const DAY_S: u64 = 86_400;
 const MINUTE_MS: u64 = 60_000;
 
 #[derive(Default)]
-struct Checks {
+pub(super) struct Checks {
     problems: Vec<(String, String)>,
 }
 
 impl Checks {
-    fn refuse(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push((key.to_owned(), message.into()));
     }
 
-    fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
+    pub(super) fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
         let value = value.try_into().unwrap_or(u64::MAX);
         if !allowed.contains(&value) {
             self.refuse(key, format!("{value} is out of range; expected {} to {}", allowed.start(), allowed.end()));

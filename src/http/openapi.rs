@@ -13,8 +13,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, delegations, history, keys,
-    keyset, mds, model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
+    alerts, api_keys, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
+    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, sessions,
+    stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -32,8 +33,11 @@ use super::{
         alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
         cards::list, cards::add, cards::get, cards::change, cards::remove,
         stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
-        decisions::list, decisions::get, payments::stripe, payments::authorizations, payments::captures,
-        payments::reversals, payments::marqeta, payments::lithic,
+        card_rules::list, card_rules::get, card_rules::activate, card_rules::try_out,
+        confirmations::list, confirmations::answer,
+        decisions::list, decisions::get, dispute::export, payments::stripe,
+        payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
+        notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,

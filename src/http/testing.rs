@@ -262,6 +262,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
         rules: Arc::new(crate::actors::testing::rules()),
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        notifier: crate::actors::notifier::NotifierHandle::detached(),
         sessions: Arc::default(),
         consoles: Arc::default(),
         metrics: Metrics::new(),

@@ -134,6 +134,10 @@ pub enum VehicleLookup {
 }
 
 impl VehicleLookup {
+    pub fn class(&self) -> Option<&str> {
+        None
+    }
+
     pub fn vehicle_id(&self) -> &VehicleId {
         match self {
             Self::Known(facts) => &facts.vehicle_id,

@@ -66,6 +66,18 @@ impl Ruling {
         }
     }
 
+    /// What is on record where a question was answered without one.
+    pub fn without_judgement(outcome: Outcome, cap_minor: Option<i64>, why: &str) -> Self {
+        Self {
+            outcome,
+            settlement: outcome.settlement(),
+            cap_minor,
+            reasons: vec!["fallback".into(), why.into()],
+            checks: Vec::new(),
+            rule_version: "none".into(),
+        }
+    }
+
     /// Did a check that counts fail? A decline without one rests on not knowing alone.
     pub fn has_failed_check(&self) -> bool {
         self.failed_checks().next().is_some()

@@ -49,6 +49,10 @@ fn station() -> StationLookup {
         name: "Station".into(),
         position: Some(STATION),
         at_position: 1,
+        by: LookedUpBy::Terminal,
+        learnt: false,
+        time_zone: None,
+        is_offline_batch: false,
     }
 }
 
@@ -220,6 +224,10 @@ fn location_is_unknown_where_the_directory_is() {
         name: "S".into(),
         position,
         at_position,
+        by: LookedUpBy::Terminal,
+        learnt: false,
+        time_zone: None,
+        is_offline_batch: false,
     };
     for (name, lookup) in [
         ("unknown", StationLookup::Unknown),

@@ -188,11 +188,12 @@ impl<F: PaymentForm> Reception<'_, F> {
             Some(answer) => Given::Fallback(answer),
             None => {
                 let fell = FellBack {
-                    source: F::SOURCE.to_owned(),
-                    authorization_id: purchase.authorization_id.clone(),
+                    purchase: purchase.clone(),
                     source_event: source_event.clone(),
+                    body_sha256: self.body_sha256.clone(),
                     at: self.app.clock.now(),
-                    answer_approved: false,
+                    is_approved: false,
+                    cap_minor: None,
                     why: "",
                 };
                 let body_sha256 = self.body_sha256.clone();
@@ -228,9 +229,10 @@ impl<F: PaymentForm> Reception<'_, F> {
         let (given, is_new) = self.app.payments.given.settle(asked, Given::Fallback(answer));
         if is_new {
             self.app.payments.counters.fallbacks[F::PLACE].inc();
-            tracing::warn!(source = F::SOURCE, authorization = %fell.authorization_id, %error, approved = answer.approved,
+            tracing::warn!(source = F::SOURCE, authorization = %fell.purchase.authorization_id, %error, approved = answer.approved,
                 "no decision was recorded in time; the network was answered by the fallback");
-            self.app.guard.fell_back(FellBack { answer_approved: answer.approved, why, ..fell });
+            let (is_approved, cap_minor) = (answer.approved, answer.amount_minor);
+            self.app.guard.fell_back(FellBack { is_approved, cap_minor, why, ..fell });
         }
         given
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::form::{PaymentForm, Received, Signed};
 use super::stripe::Stripe;
 use super::stripe::signature::sign;
-use crate::actors::card_guard::{GuardHandle, Parts, built_in_rules};
+use crate::actors::card_guard::{BUILT_IN_RULES, GuardHandle, Parts};
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::Snapshot;
 use crate::config::{Config, Fallback};
@@ -106,7 +106,8 @@ pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     let parts = Parts {
         store: store.clone(),
         clock: app.clock.clone(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle: Arc::new(move |_| Box::pin(std::future::ready(Ok(known.lock().unwrap().clone())))),
         deadline: Duration::from_millis(2_000),
         decisions_feed: feed.clone().recipient(),
@@ -555,13 +556,16 @@ async fn a_directory_is_imported_line_by_line_and_again_without_change() {
     let bench = bench();
     let service = service!(bench.app);
     furnish!(&service);
-    let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\n";
+    let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\ns4,IP,,7.1\n";
     let uri = "/v1/stations/import?format=csv&columns=station_id:id,name:brand,latitude:lat,longitude:lon";
     let import = || TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_payload(text.to_owned());
-    let rejected = json!([{"line": 4, "reason": "latitude is missing"}]);
-    let first = json_of!(&service, import());
-    assert_eq!(first, (200, json!({"imported": 1, "updated": 1, "rejected": rejected})));
-    assert_eq!(json_of!(&service, import()), (200, json!({"imported": 0, "updated": 2, "rejected": rejected})));
+    // s1 was added by hand, with its position.
+    let answer = |imported, updated| {
+        json!({"imported": imported, "updated": updated, "rejected_total": 1, "without_position": 1,
+            "shared_positions": 0, "kept_manual": 1, "rejected": [{"line": 5, "reason": "latitude is missing"}]})
+    };
+    assert_eq!(json_of!(&service, import()), (200, answer(2, 1)));
+    assert_eq!(json_of!(&service, import()), (200, answer(0, 3)));
     let (_, station) = json_of!(&service, ask(TestRequest::get(), "/v1/stations/s1", Role::Auditor, None));
     assert_eq!(station["name"], "Agip Eni");
     assert_eq!(station["terminals"][0]["terminal_id"], "77", "an import without terminals keeps them");
