@@ -85,8 +85,9 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
     assert!(refused.headers().contains_key("Retry-After"));
     let problem: serde_json::Value = refused.json().await.expect("a problem");
     assert_eq!(problem["type"], "urn:cardea:problem:storage-unavailable");
-    let asked = gateway.stripe(&purchase("iauth_full"));
-    let (status, heard) = tokio::time::timeout(Duration::from_secs(1), asked).await.expect("within a second");
+    let question = purchase("iauth_full");
+    let answer = tokio::time::timeout(Duration::from_secs(1), gateway.stripe(&question)).await;
+    let (status, heard) = answer.expect("within a second");
     assert_eq!((status, &heard["approved"]), (200, &json!(false)), "{heard}");
     assert_eq!(heard["metadata"]["outcome"], "fallback", "no decision is claimed that is not on record: {heard}");
     let wish = json!({"vehicle_id": "FULL-1", "profile": "cabin", "renter": "ann", "from": kit::rfc3339_in(0),

@@ -14,6 +14,8 @@ const MAX_ID_LEN: usize = 255;
 /// A question about a purchase is asked while the card is in the pump: a time further back is not the purchase's, and
 /// the time of the signature counts instead.
 const MAX_DELAY_S: i64 = 3_600;
+/// And one ahead of the signature is a wrong clock's.
+const MAX_AHEAD_S: i64 = 300;
 /// More than any tank of a road vehicle; beyond it a quantity is a mistake.
 const MAX_LITRES: f64 = 100_000.0;
 
@@ -123,7 +125,8 @@ pub fn rfc3339(field: &'static str, text: &str) -> Result<Timestamp, Unfit> {
 
 /// When a question's purchase happened: as it says, unless that is not the purchase's time.
 pub fn asked_at(told: Option<Timestamp>, signed_s: i64) -> Result<Timestamp, Unfit> {
-    let is_believed = |told: &Timestamp| signed_s.saturating_sub(told.as_secs()) <= MAX_DELAY_S;
+    let is_believed =
+        |told: &Timestamp| (-MAX_AHEAD_S..=MAX_DELAY_S).contains(&signed_s.saturating_sub(told.as_secs()));
     told.filter(is_believed).map_or_else(|| unix("created", signed_s), Ok)
 }
 
