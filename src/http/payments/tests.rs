@@ -165,8 +165,8 @@ macro_rules! furnish {
             ),
         ] {
             let request = TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_json(&body);
-            let answer = call_service($service, request.to_request()).await;
-            assert_eq!(answer.status(), 201, "{:?}", read_body(answer).await);
+            let answer = actix_web::test::call_service($service, request.to_request()).await;
+            assert_eq!(answer.status(), 201, "{:?}", actix_web::test::read_body(answer).await);
         }
     };
 }
