@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod command;
+pub mod gauge;
 pub mod key;
 pub mod rental;
 pub mod twin;

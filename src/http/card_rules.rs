@@ -12,7 +12,7 @@ use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, PageOf, Query, idempotency, off_thread, parse_row, path_text, reply, row};
 use crate::actors::card_guard::{Edit, Edited, RuleOrigin, RuleVersion, is_rule_version, parse_rules};
 use crate::domain::Timestamp;
-use crate::domain::card::{Decision, RuleBook, VehicleLookup, judge};
+use crate::domain::card::{Decision, RuleBook, judge};
 use crate::store::{Order, Store, Table};
 
 /// `{"version":"2026-11-1","text":"version = \"2026-11-1\"\n…","origin":"file","activated_at":"…","is_active":true}`
@@ -210,8 +210,7 @@ impl Tried {
             self.skipped += 1;
             return;
         };
-        let class = inputs.vehicles.iter().find_map(VehicleLookup::class);
-        let ruling = judge(decision.at, &decision.purchase, inputs, book.for_class(class));
+        let ruling = judge(decision.at, &decision.purchase, inputs, book.for_class(inputs.vehicle_class()));
         self.judged += 1;
         let of = |ruling: &crate::domain::card::Ruling| Judged {
             outcome: ruling.outcome.name().into(),

@@ -3,6 +3,7 @@
 //! Each subcommand measures one thing and prints one JSON object (`--json`) or the same as plain lines. It compares
 //! nothing and judges nothing: scripts do.
 
+pub mod card_quality;
 mod cards;
 mod commands;
 mod connect;
@@ -52,6 +53,8 @@ enum What {
     CommandLatency(commands::LatencyArgs),
     /// Card decisions at a steady rate
     CardDecisions(cards::CardArgs),
+    /// Labelled purchase stories, and how well honest ones and misuse are told apart
+    CardQuality(card_quality::QualityArgs),
     /// What a token costs one core
     Tokens(tokens::TokensArgs),
     /// Durable writes in a folder
@@ -67,6 +70,7 @@ impl BenchArgs {
 }
 
 pub async fn run(args: BenchArgs) -> Result<(), Failure> {
+    let is_json = args.json;
     let result = match &args.what {
         What::Register(args) => http::run(args).await,
         What::Connect(args) => connect::run(args).await,
@@ -76,9 +80,13 @@ pub async fn run(args: BenchArgs) -> Result<(), Failure> {
         What::BulkCommand(args) => commands::run_bulk(args).await,
         What::CommandLatency(args) => commands::run_latency(args).await,
         What::CardDecisions(args) => cards::run(args).await,
+        What::CardQuality(args) => card_quality::run(args, is_json).await,
         What::Tokens(args) => tokens::run(args),
         What::Fsync(args) => fsync::run(args).await,
     }?;
+    if result.is_null() {
+        return Ok(());
+    }
     if args.json {
         println!("{result}");
     } else {

@@ -172,7 +172,8 @@ impl Desk<'_> {
             }
         }
         let NewCard { network_ref, vehicle_id, status, .. } = new;
-        let card = Card { card_id, network_ref, vehicle_id, status, changed_at: now, previous: None };
+        let (prompts, limits) = Default::default();
+        let card = Card { card_id, network_ref, vehicle_id, status, changed_at: now, previous: None, prompts, limits };
         let body = raw(&card)?;
         self.put_card(card, &body, &BookEvent::CardAdded { card: &body }).await
     }

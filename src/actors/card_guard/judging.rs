@@ -103,8 +103,7 @@ impl Judge {
     fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs, rules: &RuleBook) -> Decision {
         let clock = &self.shared.clock;
         let now = clock.now();
-        let class = inputs.vehicles.iter().find_map(VehicleLookup::class);
-        let mut ruling = judge(now, &ask.purchase, &inputs, rules.for_class(class));
+        let mut ruling = judge(now, &ask.purchase, &inputs, rules.for_class(inputs.vehicle_class()));
         // Also when nobody here approved what the network holds: it may have done so by itself.
         if ask.already_minor > 0 {
             ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);

@@ -11,6 +11,7 @@ mod directory;
 mod incidents;
 mod judging;
 mod recent;
+mod rule_text;
 mod rule_versions;
 mod settle;
 mod station_desk;
@@ -36,6 +37,7 @@ pub use incidents::FellBack;
 use incidents::Incidents;
 use judging::Judge;
 pub use recent::Recent;
+pub use rule_text::{BUILT_IN_RULES, built_in_rules, parse_rules, rules_text};
 use rule_versions::ActiveRules;
 pub use rule_versions::{MAX_TEXT as MAX_RULES_TEXT, RuleOrigin, RuleVersion, is_version as is_rule_version};
 pub use settle::{Posted, reconciliation_row};
@@ -53,21 +55,6 @@ use crate::domain::card::{
 use crate::domain::{DecisionId, Position, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
-
-/// `config/card-rules.toml`: the rules where the operator names no other file.
-pub const BUILT_IN_RULES: &str = include_str!("../../../config/card-rules.toml");
-
-/// The rules as built in.
-pub fn built_in_rules() -> Result<RuleBook, String> {
-    parse_rules(BUILT_IN_RULES)
-}
-
-/// Reads a rules file; the error names the key and the line.
-pub fn parse_rules(text: &str) -> Result<RuleBook, String> {
-    let rules: crate::domain::card::Rules = toml::from_str(text).map_err(|error| error.to_string())?;
-    rules.check().map_err(|malformed| malformed.to_string())?;
-    Ok(RuleBook { fleet: rules })
-}
 
 /// One question of a payment network. Asked again, in flight or later, it gets the same answer.
 #[derive(Debug, Clone)]
@@ -573,7 +560,7 @@ impl GuardHandle {
 }
 
 fn file_version(text: String, at: Timestamp) -> RuleVersion {
-    let version = parse_rules(&text).map(|book| book.version().to_owned()).unwrap_or_default();
+    let version = parse_rules(&text).map(|book| book.version).unwrap_or_default();
     RuleVersion { version, text, activated_at: at, by: Principal::gateway(), origin: RuleOrigin::File }
 }
 
@@ -628,9 +615,4 @@ fn raw<T: Serialize>(value: &T) -> Result<Box<RawValue>, GuardError> {
         tracing::error!(%error, "a record has no JSON form");
         GuardError::Storage("the record has no JSON form")
     })
-}
-
-/// placeholder
-fn track_point(_: &crate::store::Observation) -> Option<crate::domain::card::TrackPoint> {
-    None
 }

@@ -58,7 +58,7 @@ impl ActiveRules {
         let Some(row) = store.get(Table::CardRules, &active)? else { return Ok(None) };
         let version: RuleVersion = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
         match parse_rules(&version.text) {
-            Ok(book) => Ok(Some((book, version))),
+            Ok(book) => Ok(Some((book.renamed(&version.version), version))),
             // Rules of an older program may name what this one does not know: the file's count then.
             Err(error) => {
                 tracing::error!(
@@ -127,7 +127,7 @@ impl Desk<'_> {
             return Err(refused(RefusalKind::Invalid, format!("the rules have more than {MAX_TEXT} bytes")));
         }
         let book = parse_rules(&text).map_err(|problem| refused(RefusalKind::Invalid, problem))?;
-        let named = book.version().to_owned();
+        let named = book.version.clone();
         let (store, key) = (self.shared.store.clone(), named.clone());
         let known = off_thread(move || store.get(Table::CardRules, &key)).await??;
         let known: Option<RuleVersion> = known.map(|row| parse(&row)).transpose()?;
@@ -135,7 +135,7 @@ impl Desk<'_> {
             Some(known) if known.text != text => format!("{named}+{}", mark(&text)),
             Some(_) | None => named,
         };
-        let book = book.renamed(version.clone());
+        let book = book.renamed(&version);
         let (activated_at, by) = (self.shared.clock.now(), self.by.clone());
         let active = RuleVersion { version, text, activated_at, by, origin };
         let rows = rows(&active)?;

@@ -3,7 +3,7 @@
 //! One look at one authorisation at a time, from what is known to its record; different ones go side by side. Nothing
 //! here is on the way of an answer to a network's question.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,12 +13,16 @@ use serde_json::value::RawValue;
 
 use super::desk::{off_thread, parse};
 use super::{AskVehicle, Decided, GuardError, Shared, raw};
+use crate::actors::rows::SignalRow;
 use crate::domain::card::{
-    AboutPayment, Alert, AlertKind, AuthorizationId, CarAround, Card, Decision, Fill, Finding, NetworkRef, Posting,
-    PostingKind, Prompts, Purchase, Reconciliation, Taken, review,
+    AboutCar, AboutPayment, Alert, AlertKind, AuthorizationId, CarAround, Card, Decision, Fill, Finding, NetworkRef,
+    Posting, PostingKind, Prompts, Purchase, Reconciliation, Taken, review,
 };
+use crate::domain::twin::SignalValue;
 use crate::domain::{AlertId, Principal, Role, Timestamp};
-use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
+use crate::store::{
+    Append, AppendError, Expected, Idempotency, Observation, Order, ReadError, Store, Table, ViewChange,
+};
 
 /// Authorisations that wait for another look at once, some 2 kB each.
 const MAX_OPEN: usize = 100_000;
@@ -290,9 +294,16 @@ impl Settler {
             }
             Err(_) => return (None, None),
         };
-        let points: Vec<_> = points.iter().filter_map(super::track_point).collect();
-        let car = CarAround::from_track(&snapshot.vehicle, &snapshot.twin, at, &points, found.is_final_at(now));
-        (Some(car), snapshot.vehicle.details.class)
+        let details = &snapshot.vehicle.details;
+        let about = AboutCar {
+            vehicle_id: snapshot.vehicle.vehicle_id.clone(),
+            tank_litres: snapshot.vehicle.tank_litres(),
+            fuel_type: details.fuel_type.clone(),
+            previous_at: found.previous_at,
+            is_final: found.is_final_at(now),
+        };
+        let car = CarAround::from_track(about, at, points.iter().flat_map(track_points));
+        (Some(car), details.class.clone())
     }
 
     /// Makes it durable, with what it means for the alert, and then tells.
@@ -406,6 +417,12 @@ impl Settler {
             spending.correct(card, source, id, found.taken_minor());
         }
     }
+}
+
+/// Each signal of an observation, at its own time.
+fn track_points(point: &Observation) -> Vec<(Timestamp, Vec<(String, SignalValue)>)> {
+    let signals: BTreeMap<String, SignalRow> = serde_json::from_str(point.signals.get()).unwrap_or_default();
+    signals.into_iter().map(|(path, SignalRow { value, at })| (at, vec![(path, value)])).collect()
 }
 
 fn idempotency(posting: &Posting) -> Result<Idempotency, GuardError> {

@@ -5,8 +5,12 @@
 //! Nothing here waits, reads a clock or knows how a payment network writes its messages.
 
 mod alert;
+mod around;
 mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod facts;
+mod fuel;
 mod inputs;
 mod judge;
 #[cfg(test)]
@@ -15,11 +19,15 @@ mod learn;
 mod purchase;
 mod reconciliation;
 mod review;
+#[cfg(test)]
+mod review_tests;
 mod rules;
 mod spending;
 mod station;
 mod station_name;
 mod step_up;
+#[cfg(test)]
+mod test_cases;
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,15 +36,21 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use alert::{AboutPayment, Alert, AlertKind, AlertPassage, AlertState, Severity};
+pub use around::{AboutCar, CarAround};
 pub use checks::{Check, CheckName, Evidence, Verdict};
-pub use facts::{FixDoubt, InUse, VehicleFacts, VehicleLookup};
+pub use facts::{FixDoubt, InUse, Seen, VehicleFacts, VehicleLookup};
 pub use inputs::{Inputs, LastPurchase, Spending};
 pub use judge::{Outcome, Ruling, judge};
 pub use learn::{Agreed, Heard, Sighting, Sightings};
 pub use purchase::{Fill, Merchant, Posting, PostingKind, Product, Prompts, Purchase, Unreadable};
 pub use reconciliation::{CaptureLine, Finding, Reconciliation, ReconciliationState, Taken};
-pub use review::{Captured, CarAround, Level, Review, ReviewVerdict, RuleBook, TrackPoint, review};
-pub use rules::{BindingRule, CardRule, CheckMode, LocationRule, RentalRule, Rules, TelematicsRule, UnknownPolicy};
+pub use review::{Captured, Review, ReviewVerdict, review};
+pub use rules::{
+    AmountRule, BadRule, BindingRule, ByCurrency, CardInCarRule, CardRule, CheckMode, FailPolicy, FuelLevelRule,
+    HoursRule, HoursWindow, LevelRiseRule, LocationRule, MerchantRule, MotionRule, OdometerRule, ProductRule,
+    PromptRule, RentalRule, RuleBook, Rules, StepUpRule, Switch, TankSpaceRule, TelematicsRule, TravelRule,
+    UnknownPolicy, VelocityRule,
+};
 pub use spending::SpendingLedger;
 pub use station::{ImportPolicy, LookedUpBy, PositionSource, Station, StationLookup, Terminal};
 pub use station_name::{normal_name, normal_postal_code};
@@ -174,6 +188,85 @@ pub struct Card {
     /// The vehicle it was bound to before, for as long as both count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousBinding>,
+    /// What has to be keyed in with it at a pump.
+    #[serde(default, skip_serializing_if = "CardPrompts::is_empty")]
+    pub prompts: CardPrompts,
+    /// What it may pay; the fleet's rules count too, the strictest first.
+    #[serde(default, skip_serializing_if = "CardLimits::is_empty")]
+    pub limits: CardLimits,
+}
+
+/// What a card expects to be keyed in; `None` = anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardPrompts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_number: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_id: Option<String>,
+}
+
+impl CardPrompts {
+    pub const MAX_CHARS: usize = 64;
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the form; the text names the field.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let is_fit = |text: &Option<String>| {
+            text.as_deref().is_none_or(|text| {
+                (1..=Self::MAX_CHARS).contains(&text.chars().count())
+                    && text.chars().any(char::is_alphanumeric)
+                    && !text.chars().any(char::is_control)
+                    && !looks_like_card_number(text)
+            })
+        };
+        if !is_fit(&self.vehicle_number) {
+            return Err(Malformed("prompts.vehicle_number: 1 to 64 characters, some letter or digit, no card number"));
+        }
+        if !is_fit(&self.driver_id) {
+            return Err(Malformed("prompts.driver_id: 1 to 64 characters, some letter or digit, no card number"));
+        }
+        Ok(())
+    }
+}
+
+/// What a card may pay, in minor units of one currency; `None` = no limit of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardLimits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_purchase_minor: Option<i64>,
+    /// In 24 hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_day_minor: Option<i64>,
+    /// In seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_week_minor: Option<i64>,
+    /// ISO 4217.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub currency: String,
+}
+
+impl CardLimits {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the form; the text names the field.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let limits = [self.per_purchase_minor, self.per_day_minor, self.per_week_minor];
+        if limits.iter().flatten().any(|limit| *limit <= 0) {
+            return Err(Malformed("limits: above 0"));
+        }
+        let is_currency = self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_alphabetic());
+        if !is_currency && !self.is_empty() {
+            return Err(Malformed("limits.currency: an ISO 4217 code"));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -279,6 +372,8 @@ mod tests {
             status: CardStatus::Active,
             changed_at: Timestamp(0),
             previous: None,
+            prompts: CardPrompts::default(),
+            limits: CardLimits::default(),
         };
         card.bind(Timestamp(1_000), Some("B".parse().unwrap()));
         let names =

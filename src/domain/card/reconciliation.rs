@@ -83,6 +83,9 @@ pub struct Reconciliation {
     pub allowed_minor: Option<i64>,
     /// We said yes, or were not asked.
     pub was_allowed: bool,
+    /// When the card bought before: what the tank got since may be of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_at: Option<Timestamp>,
     pub state: ReconciliationState,
     /// Oldest first by arrival, at most [`Reconciliation::MAX_POSTINGS`].
     pub postings: Vec<CaptureLine>,
@@ -156,6 +159,7 @@ impl Reconciliation {
             station: decision.inputs.as_ref()?.station.clone(),
             allowed_minor: Some(ruling.cap_minor.map_or(asked, |cap| cap.min(asked))),
             was_allowed: ruling.settlement == Settlement::Enabled,
+            previous_at: decision.inputs.as_ref()?.spending.last.as_ref().map(|last| last.at),
             state: ReconciliationState::Watching,
             postings: Vec::new(),
             checks: Vec::new(),
@@ -178,6 +182,7 @@ impl Reconciliation {
         self.allowed_minor = asked.allowed_minor;
         self.was_allowed = asked.was_allowed;
         self.failed = asked.failed;
+        self.previous_at = asked.previous_at;
         self.alert_id = self.alert_id.or(asked.alert_id);
     }
 
@@ -192,6 +197,7 @@ impl Reconciliation {
             station,
             allowed_minor: None,
             was_allowed: true,
+            previous_at: None,
             state: ReconciliationState::Watching,
             postings: Vec::new(),
             checks: Vec::new(),
