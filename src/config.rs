@@ -4,10 +4,12 @@
 //! [`load`] is the only way from a file to a [`Config`]; nobody else reads the file, and nothing here starts anything.
 
 mod check;
+mod check_notifier;
 mod load;
+mod notifier;
+mod payments;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -17,6 +19,8 @@ use uuid::Uuid;
 use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
+pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
+pub use payments::{Fallback, Form, FormSettings, Payments, Stripe};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -31,6 +35,7 @@ pub struct Config {
     pub keys: Keys,
     pub card_guard: CardGuard,
     pub payments: Payments,
+    pub notifier: Notifier,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -297,42 +302,18 @@ pub struct CardGuard {
     /// `card-rules.toml`; empty = the built-in defaults, which that file lists.
     #[serde(with = "empty_is_none")]
     pub rules: Option<PathBuf>,
+    /// Declines of a card for hard reasons within a day, after which it is suspended until an operator reinstates it;
+    /// 0 = never.
+    pub suspend_after_declines: u32,
+    /// Folder of the mapping files for station imports; empty = none.
+    #[serde(with = "empty_is_none")]
+    pub station_mappings: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Payments {
-    pub stripe: Stripe,
-}
-
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Stripe {
-    /// Webhook signing secrets; any of them passes, so that one can be rotated. Empty = the route answers 404.
-    pub secrets: Vec<String>,
-    /// Echoed in the `Stripe-Version` header.
-    pub api_version: String,
-    /// How far the signature's time may be from ours, in either direction.
-    pub tolerance_s: u64,
-    /// The guard answers within this, whatever happens.
-    pub deadline_ms: u64,
-}
-
-impl Default for Stripe {
-    fn default() -> Self {
-        Self { secrets: Vec::new(), api_version: "2026-10-28".into(), tolerance_s: 300, deadline_ms: 300 }
-    }
-}
-
-/// Secrets reach no log.
-impl fmt::Debug for Stripe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stripe")
-            .field("secrets", &format_args!("[{} hidden]", self.secrets.len()))
-            .field("api_version", &self.api_version)
-            .field("tolerance_s", &self.tolerance_s)
-            .field("deadline_ms", &self.deadline_ms)
-            .finish()
+impl Webhook {
+    /// The keys that sign. [`load`] has checked them already, so that none is left out.
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.secrets.iter().filter_map(|secret| check_notifier::webhook_key(secret)).collect()
     }
 }
 

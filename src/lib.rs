@@ -35,6 +35,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
+use crate::actors::notifier::{self, NotifierHandle};
 use crate::certs::Certs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -63,6 +64,15 @@ pub enum RunError {
     Poisoned,
 }
 
+impl From<notifier::StartError> for RunError {
+    fn from(error: notifier::StartError) -> Self {
+        match error {
+            notifier::StartError::Config { key, problem } => Self::Config { key, problem },
+            notifier::StartError::Read(error) => Self::Read(error),
+        }
+    }
+}
+
 /// Runs the gateway until SIGTERM or SIGINT ends it. Prints one JSON line when cars and callers may come.
 pub fn run(config: Config) -> Result<(), RunError> {
     raise_file_limit();
@@ -88,13 +98,16 @@ struct Gateway {
     certs: Arc<Certs>,
     mqtt: MqttHandle,
     fleet: FleetHandle,
+    notifier: NotifierHandle,
     https: http::Server,
     metrics: http::Server,
 }
 
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
-    let mut gateway = start(config, &clock, &store)?;
+    // Before anything that it shall tell of can happen.
+    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await?;
+    let mut gateway = start(config, &clock, &store, notifier)?;
     let mqtt = gateway.mqtt.listen()?;
     let (https, metrics) = (gateway.https.address, gateway.metrics.address);
     println!(
@@ -116,8 +129,15 @@ const GATE_STOP: Duration = Duration::from_secs(2);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
 const HTTP_STOP: Duration = Duration::from_secs(3);
 const WATCH: Duration = Duration::from_millis(500);
+/// How often the file of the card rules is looked at.
+const RULES_WATCH: Duration = Duration::from_secs(2);
 
-fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<Gateway, RunError> {
+fn start(
+    config: Arc<Config>,
+    clock: &Clock,
+    store: &Arc<LocalStore>,
+    notifier: NotifierHandle,
+) -> Result<Gateway, RunError> {
     let certs = Arc::new(Certs::load(&config.certs)?);
     certs.restore(http::certificates::revocations(&**store)?.into_iter().map(trust_withdrawn));
     let signer = Arc::new(read_signer("keys.signing_key", &config.keys.signing_key, &config)?);
@@ -163,9 +183,11 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
     }
 
     let guard = start_guard(&config, clock, store, &fleet, &feed)?;
+    actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
     guard.register(&metrics);
+    notifier.register(&metrics);
     let app = App::new(http::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
         fleet: fleet.clone(),
@@ -177,6 +199,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
         guard,
         feed,
+        notifier: notifier.clone(),
         metrics,
     })?;
     let tls =
@@ -185,7 +208,7 @@ fn start(config: Arc<Config>, clock: &Clock, store: &Arc<LocalStore>) -> Result<
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, https, metrics })
+    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics })
 }
 
 fn start_guard(
@@ -195,19 +218,14 @@ fn start_guard(
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
 ) -> Result<GuardHandle, RunError> {
-    let rules = match &config.card_guard.rules {
-        None => card_guard::built_in_rules(),
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(text) => card_guard::parse_rules(&text),
-            Err(error) => Err(format!("{}: {error}", path.display())),
-        },
-    };
+    let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
     let asked = fleet.clone();
     let parts = card_guard::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
         clock: clock.clone(),
         rules,
+        suspend_after_declines: config.card_guard.suspend_after_declines,
         ask_vehicle: Arc::new(move |vehicle| {
             let fleet = asked.clone();
             Box::pin(async move { fleet.snapshot(&vehicle).await })
@@ -217,6 +235,30 @@ fn start_guard(
         alerts_feed: feed.clone().recipient(),
     };
     Ok(GuardHandle::start(parts, &Arbiter::new().handle())?)
+}
+
+/// What the operator's file says now, else what is built in.
+fn card_rules(config: &Config) -> Result<String, String> {
+    match &config.card_guard.rules {
+        None => Ok(card_guard::BUILT_IN_RULES.to_owned()),
+        Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())),
+    }
+}
+
+/// Reads the rules file again whenever it says another thing than before.
+async fn follow_card_rules(config: Arc<Config>, guard: GuardHandle) {
+    let mut known = None;
+    let mut look = tokio::time::interval(RULES_WATCH);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let of = Arc::clone(&config);
+        let Ok(text) = tokio::task::spawn_blocking(move || card_rules(&of)).await else { continue };
+        if known.as_ref() != Some(&text) {
+            known = Some(text.clone());
+            guard.reload_rules(text).await;
+        }
+    }
 }
 
 fn register_readings(
@@ -370,11 +412,12 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.
 async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
-    let Gateway { mqtt, fleet, https, metrics, .. } = gateway;
+    let Gateway { mqtt, fleet, notifier, https, metrics, .. } = gateway;
     if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
     }
     mqtt.shutdown(GATE_STOP).await;
     fleet.drain(FLEET_DRAIN).await;
+    notifier.stop().await;
     metrics.stop().await;
 }

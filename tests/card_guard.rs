@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter, Context, Handler};
 use cardea::actors::card_guard::{
-    AskVehicle, Authorise, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts, built_in_rules,
+    AskVehicle, Authorise, BUILT_IN_RULES, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts,
+    StationImport,
 };
 use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::Snapshot;
@@ -153,7 +154,8 @@ fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Gu
     let parts = Parts {
         store,
         clock: Clock::start(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle,
         deadline: Duration::from_millis(deadline_ms),
         decisions_feed: feed.clone().recipient(),
@@ -466,14 +468,12 @@ async fn a_national_directory_is_imported_and_found_by_a_guard_that_starts_right
     let store = Door::open(dir.path());
     let guard = guard(store.clone(), switched(&Arc::new(Mutex::new(true))), 300);
     let station = |number: u32| Station {
-        station_id: format!("it-{number}").parse().unwrap(),
-        name: format!("Pompe Bianche {number}, Strada Statale 106"),
         position: Some(Position { latitude: 36.0 + f64::from(number) / 3_000.0, longitude: 7.0 }),
-        terminals: Vec::new(),
+        ..Station::new(format!("it-{number}").parse().unwrap(), format!("Pompe Bianche {number}, Strada Statale 106"))
     };
-    let stations: Vec<_> = (0..24_000).map(station).collect();
-    let edited = guard.edit(Edit::ImportStations(stations), Principal::gateway(), None).await.unwrap();
-    assert_eq!(edited, Edited::Imported { imported: 24_000, updated: 0 });
+    let import = StationImport { stations: (0..24_000).map(station).collect(), force: false };
+    let edited = guard.edit(Edit::ImportStations(import), Principal::gateway(), None).await.unwrap();
+    assert_eq!(edited, Edited::Imported { imported: 24_000, updated: 0, kept_manual: 0, shared_positions: 0 });
     let again = self::guard(store, switched(&Arc::new(Mutex::new(true))), 300);
     assert_eq!(again.stations(None, usize::MAX).len(), 24_000);
 }

@@ -133,6 +133,7 @@ fn zero_is_refused_for_every_number() {
     let defaults = Table::try_from(Config::default()).expect("defaults are TOML");
     let may_be_zero =
         ["cabin", "delivery", "drive", "valet", "service"].map(|name| format!("keys.profiles.{name}.max_delegation"));
+    let may_be_zero = [may_be_zero.as_slice(), &["card_guard.suspend_after_declines".into()]].concat();
     for (key, value) in leaves(&defaults) {
         if value.is_integer() && !may_be_zero.contains(&key) {
             let error = parsed("", &[&format!("{key}=0")]).expect_err(&key);

@@ -74,6 +74,22 @@ export function percent(value) {
   return new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 }).format(value / 100);
 }
 
+/** ISO 4217's minor units that are no hundredths. Browsers have other ideas of some (HUF, IDR), by a factor of 100. */
+const MINOR_DIGITS = { 0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF", 3: "BHD IQD JOD KWD LYD OMR TND", 4: "CLF UYW" };
+
+/** An amount that comes in minor units. */
+export function money(minor, currency) {
+  const [digits] = Object.entries(MINOR_DIGITS).find(([, names]) => names.includes(currency)) ?? [2];
+  const shown = { minimumFractionDigits: Number(digits), maximumFractionDigits: Number(digits) };
+  const value = minor / 10 ** digits;
+  try {
+    return new Intl.NumberFormat(locale, { style: "currency", currency, ...shown }).format(value);
+  } catch {
+    // No code of three letters.
+    return `${new Intl.NumberFormat(locale, shown).format(value)} ${currency}`;
+  }
+}
+
 function unit(value, name, digits = 0, unitDisplay = "short") {
   const options = { style: "unit", unit: name, unitDisplay, maximumFractionDigits: digits };
   return new Intl.NumberFormat(locale, options).format(value);

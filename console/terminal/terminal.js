@@ -2,6 +2,7 @@
 
 import { find, make, put, say } from "/console/dom.js";
 import { Problem, ask, link, now } from "./api.js";
+import { Confirmations } from "./confirm.js";
 import { Find } from "./find.js";
 import { Holdings, forgetHoldings } from "./holdings.js";
 import { Home } from "./home.js";
@@ -19,6 +20,7 @@ const FIRST_LOST_MS = 1_000;
 const SESSION = "session";
 
 let holdings = null;
+let confirmations = null;
 let view = null;
 let logInNote = null;
 let due = 0;
@@ -52,6 +54,7 @@ async function enter(session, isNew = false) {
   holdings = new Holdings(session.subject);
   await holdings.restore();
   logInNote = null;
+  confirmations = new Confirmations({ holdings });
   if (!location.hash && link.isLost === false) await holdings.refresh().catch(() => null);
   openOnlyRental();
   route();
@@ -65,6 +68,8 @@ function openOnlyRental() {
 
 function showLogIn(note) {
   holdings = null;
+  confirmations?.close();
+  confirmations = null;
   logInNote = note;
   route();
 }
@@ -145,12 +150,14 @@ async function refresh() {
 function tick() {
   if (document.hidden || !view) return;
   view.tick?.();
+  confirmations?.tick();
   showLink();
   if (performance.now() >= due) refresh();
 }
 
 link.addEventListener("change", () => {
   if (link.isLost) due = performance.now() + FIRST_LOST_MS;
+  else confirmations?.wake();
   showLink();
   view?.tick?.();
 });
@@ -161,6 +168,7 @@ addEventListener("hashchange", route);
 addEventListener("online", refresh);
 document.addEventListener("visibilitychange", () => {
   due = 0;
+  confirmations?.wake();
   tick();
 });
 

@@ -4,6 +4,7 @@
 const FILES = [
   "/terminal",
   "/terminal/api.js",
+  "/terminal/confirm.js",
   "/terminal/de.js",
   "/terminal/en.js",
   "/terminal/find.js",

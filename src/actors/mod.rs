@@ -7,6 +7,7 @@ pub mod feed;
 pub mod fleet;
 mod fleet_metrics;
 mod loading;
+pub mod notifier;
 mod rows;
 mod schedule;
 #[cfg(test)]

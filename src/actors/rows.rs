@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::domain::card::Alert;
-use crate::domain::twin::{SignalValue, Twin};
+use crate::domain::twin::{Report, SignalPath, SignalValue, Twin};
 use crate::domain::vehicle::{Details, Event, Registered, Vehicle};
 use crate::domain::{CommandId, KeyId, RentalId, RequestId, Timestamp, VehicleId};
 use crate::store::{StorePosition, Table, ViewChange};
@@ -59,6 +59,13 @@ pub fn signal_rows(twin: &Twin, after: Option<Timestamp>) -> BTreeMap<String, Si
         .filter(|(_, signal)| after.is_none_or(|after| signal.at > after))
         .map(|(path, signal)| (path.as_str().to_owned(), SignalRow { value: signal.value.clone(), at: signal.at }))
         .collect()
+}
+
+/// The signals of one report, all of its time.
+pub fn report_rows(report: &Report, at: Timestamp) -> BTreeMap<String, SignalRow> {
+    let row =
+        |(path, value): &(SignalPath, SignalValue)| (path.as_str().to_owned(), SignalRow { value: value.clone(), at });
+    report.signals.iter().map(row).collect()
 }
 
 /// Which rows a list of events touches.

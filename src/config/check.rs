@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::{Config, Keys, Stripe};
+use base64::Engine;
+
+use super::check_notifier::notifier;
+use super::{Config, FormSettings, Keys, Payments};
 use crate::domain::key::Profile;
 
 /// Every problem as (dotted key, what was found and expected).
@@ -20,7 +23,8 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     listen_addresses(&mut checks, config);
     fleet(&mut checks, config);
     keys(&mut checks, &config.keys);
-    stripe(&mut checks, &config.payments.stripe);
+    payments(&mut checks, &config.payments);
+    notifier(&mut checks, config);
     checks.problems
 }
 
@@ -28,16 +32,16 @@ const DAY_S: u64 = 86_400;
 const MINUTE_MS: u64 = 60_000;
 
 #[derive(Default)]
-struct Checks {
+pub(super) struct Checks {
     problems: Vec<(String, String)>,
 }
 
 impl Checks {
-    fn refuse(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push((key.to_owned(), message.into()));
     }
 
-    fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
+    pub(super) fn range(&mut self, key: &str, value: impl TryInto<u64>, allowed: RangeInclusive<u64>) {
         let value = value.try_into().unwrap_or(u64::MAX);
         if !allowed.contains(&value) {
             self.refuse(key, format!("{value} is out of range; expected {} to {}", allowed.start(), allowed.end()));
@@ -177,24 +181,55 @@ fn keys(checks: &mut Checks, keys: &Keys) {
 }
 
 /// Values of secrets are not repeated in messages.
-fn stripe(checks: &mut Checks, stripe: &Stripe) {
-    const KEY: &str = "payments.stripe.secrets";
-    if stripe.secrets.len() > 8 {
-        checks.refuse(KEY, format!("{} secrets; expected at most 8", stripe.secrets.len()));
+fn payments(checks: &mut Checks, payments: &Payments) {
+    form(checks, "stripe", payments.stripe.settings());
+    form(checks, "own", payments.own.settings());
+    form(checks, "marqeta", payments.marqeta.settings());
+    form(checks, "lithic", payments.lithic.settings());
+    let whsec = "a secret is not whsec_ and base64 of 16 to 64 bytes, as Standard Webhooks has it";
+    for (name, secrets) in [("own", &payments.own.secrets), ("lithic", &payments.lithic.secrets)] {
+        if !secrets.iter().all(|secret| is_whsec(secret)) {
+            checks.refuse(&format!("payments.{name}.secrets"), whsec);
+        }
     }
-    let is_fit = |secret: &String| (1..=256).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic());
-    if !stripe.secrets.iter().all(is_fit) {
-        checks.refuse(KEY, "a secret has an unlikely form; expected 1 to 256 printable ASCII characters each");
-    }
-    if stripe.secrets.iter().collect::<BTreeSet<_>>().len() < stripe.secrets.len() {
-        checks.refuse(KEY, "the same secret twice; expected each once");
+    let is_login =
+        |secret: &String| secret.split_once(':').is_some_and(|(user, word)| !user.is_empty() && word.len() >= 8);
+    if !payments.marqeta.secrets.iter().all(is_login) {
+        checks.refuse("payments.marqeta.secrets", "a secret is not user:password with a password of 8 or more");
     }
     // It becomes a header's value.
-    let version = &stripe.api_version;
+    let version = &payments.stripe.api_version;
     if version.is_empty() || version.len() > 64 || !version.bytes().all(|b| b.is_ascii_graphic()) {
         checks.refuse("payments.stripe.api_version", format!("{version:?} is no version; expected like 2026-10-28"));
     }
-    checks.range("payments.stripe.tolerance_s", stripe.tolerance_s, 1..=3_600);
-    // The network waits 2 s in all.
-    checks.range("payments.stripe.deadline_ms", stripe.deadline_ms, 1..=1_900);
+    // The strictest network waits 2 s in all, and the fallback is to be heard within 1 s.
+    checks.range("payments.stripe.deadline_ms", payments.stripe.deadline_ms, 1..=900);
+}
+
+fn form(checks: &mut Checks, name: &str, form: FormSettings<'_>) {
+    let key = |key: &str| format!("payments.{name}.{key}");
+    let secrets = form.secrets;
+    if secrets.len() > 8 {
+        checks.refuse(&key("secrets"), format!("{} secrets; expected at most 8", secrets.len()));
+    }
+    let is_fit = |secret: &String| (1..=256).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic());
+    if !secrets.iter().all(is_fit) {
+        checks.refuse(
+            &key("secrets"),
+            "a secret has an unlikely form; expected 1 to 256 printable ASCII characters each",
+        );
+    }
+    if secrets.iter().collect::<BTreeSet<_>>().len() < secrets.len() {
+        checks.refuse(&key("secrets"), "the same secret twice; expected each once");
+    }
+    checks.range(&key("tolerance_s"), form.tolerance_s, 1..=3_600);
+    checks.range(&key("max_body_bytes"), form.max_body_bytes, 1_024..=1_048_576);
+    checks.range(&key("rate_per_s"), form.rate_per_s, 1..=1_000_000);
+    checks.range(&key("rate_burst"), form.rate_burst, 1..=1_000_000);
+    checks.range(&key("approve_up_to_minor"), form.approve_up_to_minor, 1..=100_000_000);
+}
+
+fn is_whsec(secret: &str) -> bool {
+    let key = secret.strip_prefix("whsec_").unwrap_or(secret);
+    base64::engine::general_purpose::STANDARD.decode(key).is_ok_and(|key| (16..=64).contains(&key.len()))
 }

@@ -118,7 +118,14 @@ impl Config {
             &mut self.certs.server_key,
             &mut self.keys.signing_key,
         ];
-        let optional = [&mut self.certs.ca_key, &mut self.certs.crl, &mut self.card_guard.rules];
+        let optional = [
+            &mut self.certs.ca_key,
+            &mut self.certs.crl,
+            &mut self.card_guard.rules,
+            &mut self.card_guard.station_mappings,
+            &mut self.notifier.ca,
+            &mut self.notifier.smtp.ca,
+        ];
         let retired = self.keys.retired_signing_keys.iter_mut();
         for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {
             *path = folder.join(&path);
@@ -273,8 +280,13 @@ fn fit(table: Table) -> Result<Config, (Option<String>, String)> {
 
 /// The deserializer's message in words of the trade, and without the value of a secret.
 fn explain(key: &str, message: &str) -> String {
-    if key.starts_with("payments.stripe.secrets") {
+    if key.starts_with("payments.") && key.contains(".secrets") {
         return "expected a list of strings".into();
+    }
+    if key == "notifier.smtp.password"
+        || (key.starts_with("notifier.webhooks") && !message.starts_with("missing field"))
+    {
+        return "not of the form that config/cardea.toml shows".into();
     }
     let mut text = message.replace("unknown field", "unknown key");
     for number in ["usize", "u64", "u32", "u16", "u8"] {

@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod command;
+pub mod gauge;
 pub mod key;
 pub mod rental;
 pub mod twin;
@@ -225,6 +226,47 @@ impl Position {
 pub struct Money {
     pub amount_minor: i64,
     pub currency: String,
+}
+
+impl Money {
+    /// How many decimals ISO 4217 gives the currency.
+    pub fn decimals(&self) -> u32 {
+        match self.currency.to_ascii_uppercase().as_str() {
+            "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND"
+            | "VUV" | "XAF" | "XOF" | "XPF" => 0,
+            "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+            "CLF" | "UYW" => 4,
+            _ => 2,
+        }
+    }
+
+    /// From major units as they are written, like `77.4` of EUR. `None` when it is no such number, does not fit, or has
+    /// a part smaller than the minor unit.
+    pub fn from_major(text: &str, currency: &str) -> Option<Self> {
+        let mut money = Self { amount_minor: 0, currency: currency.to_ascii_uppercase() };
+        let (sign, digits) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+        let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+        let part = part.trim_end_matches('0');
+        let decimals = money.decimals() as usize;
+        let is_number = !whole.is_empty() && whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit());
+        if !is_number || part.len() > decimals || whole.len() > 18 {
+            return None;
+        }
+        money.amount_minor = format!("{whole}{part:0<decimals$}").parse::<i64>().ok()?.checked_mul(sign)?;
+        Some(money)
+    }
+
+    /// In major units with the currency's decimals, like `77.40`.
+    pub fn to_major(&self) -> String {
+        let width = self.decimals();
+        let unit = 10_u64.pow(width);
+        let sign = if self.amount_minor < 0 { "-" } else { "" };
+        let (whole, rest) = (self.amount_minor.unsigned_abs() / unit, self.amount_minor.unsigned_abs() % unit);
+        match width as usize {
+            0 => format!("{sign}{whole}"),
+            width => format!("{sign}{whole}.{rest:0width$}"),
+        }
+    }
 }
 
 /// What a car can be asked to do. The number is the bit in a key's permission bitmap.

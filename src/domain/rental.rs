@@ -257,8 +257,13 @@ impl Window {
         Some((parse(&self.from)?, parse(&self.until)?))
     }
 
-    /// Looks at the occurrences that begin on the local day of `from` and on the day before it.
-    fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
+    /// Are the days, the times and the zone such as can be read?
+    pub fn is_fit(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// Does the span lie in one occurrence? Looks at those that begin on the local day of `from` and on the day before.
+    pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
         let Some((opens, closes)) = self.times() else { return false };
         let Ok(zone) = jiff::tz::TimeZone::get(&self.time_zone) else { return false };
         let Ok(start) = jiff::Timestamp::from_millisecond(from.0) else { return false };

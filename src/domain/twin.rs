@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::gauge::Gauge;
 use super::{Position, Timestamp};
 
 /// COVESA VSS paths the gateway itself understands; every other path is kept as reported.
@@ -142,6 +143,7 @@ pub struct Twin {
     ignition_epoch: u64,
     /// The newest position the car can have driven to: what a new one is believed by.
     anchor: Option<Fix>,
+    gauge: Gauge,
     pub last_report: Option<Timestamp>,
     /// `(boot, newest seq)` of telemetry.
     pub telemetry_seq: Option<(u64, u64)>,
@@ -175,6 +177,7 @@ impl Twin {
             speed_epoch: 0,
             ignition_epoch: 0,
             anchor: None,
+            gauge: Gauge::default(),
             last_report: None,
             telemetry_seq: None,
             missing_reports: 0,
@@ -189,13 +192,21 @@ impl Twin {
         let at = report.at.min(now.plus_ms(Self::MAX_AHEAD_MS));
         self.last_report = Some(self.last_report.map_or(now, |last| last.max(now)));
         let mut observed = Observed::default();
+        let mut is_news = [false; GAUGED.len()];
         for (path, value) in report.signals {
+            let gauged = GAUGED.iter().position(|gauged| *gauged == path.as_str());
             match self.put(path, value, at) {
-                Put::Newer => observed.newer += 1,
+                Put::Newer => {
+                    observed.newer += 1;
+                    gauged.into_iter().for_each(|place| is_news[place] = true);
+                }
                 Put::Stale => observed.stale += 1,
                 Put::Refused => observed.refused += 1,
             }
         }
+        let news = GAUGED.iter().zip(is_news).filter(|(_, is_news)| *is_news);
+        let signals = &self.signals;
+        self.gauge.take(at, news.filter_map(|(name, _)| Some((*name, &find(signals, name)?.value))));
         self.move_anchor();
         self.stale_items += u64::from(observed.stale);
         self.refused_paths += u64::from(observed.refused);
@@ -236,7 +247,9 @@ impl Twin {
 
     /// Puts one value by name, as when a fact from the car implies a signal.
     pub fn note(&mut self, name: &str, value: SignalValue, at: Timestamp) {
-        let _ = self.put(name.into(), value, at);
+        if let Put::Newer = self.put(name.into(), value.clone(), at) {
+            self.gauge.take(at, [(name, &value)]);
+        }
         self.move_anchor();
     }
 
@@ -257,7 +270,7 @@ impl Twin {
     }
 
     pub fn signal(&self, name: &str) -> Option<&Signal> {
-        self.signals.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok().map(|found| &self.signals[found].1)
+        find(&self.signals, name)
     }
 
     pub fn signals(&self) -> impl ExactSizeIterator<Item = (&SignalPath, &Signal)> {
@@ -290,6 +303,17 @@ impl Twin {
 
     pub fn speed_kmh(&self) -> Option<(f64, Timestamp)> {
         let signal = self.signal(path::SPEED_KMH)?;
+        Some((signal.value.as_number()?, signal.at))
+    }
+
+    /// The tank's level as measured at rest.
+    pub fn gauge(&self) -> &Gauge {
+        &self.gauge
+    }
+
+    /// A number with its own time.
+    pub fn number(&self, name: &str) -> Option<(f64, Timestamp)> {
+        let signal = self.signal(name)?;
         Some((signal.value.as_number()?, signal.at))
     }
 
@@ -330,6 +354,13 @@ impl Twin {
     pub fn to_map(&self) -> BTreeMap<&str, &Signal> {
         self.signals.iter().map(|(path, signal)| (path.as_str(), signal)).collect()
     }
+}
+
+/// What the gauge looks at.
+const GAUGED: [&str; 4] = [path::LOW_VOLTAGE, path::FUEL_PERCENT, path::SPEED_KMH, path::ODOMETER_KM];
+
+fn find<'a>(signals: &'a [(SignalPath, Signal)], name: &str) -> Option<&'a Signal> {
+    signals.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok().map(|found| &signals[found].1)
 }
 
 enum Put {

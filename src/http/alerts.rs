@@ -20,8 +20,9 @@ use crate::store::Table;
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AlertBody {
     pub alert_id: String,
-    /// `card_declined`, `card_unverified` (declined for lack of knowledge, without a sign of misuse), `late_return`, or
-    /// `outside_return_area`.
+    /// `card_declined`, `card_unverified` (declined for lack of knowledge, without a sign of misuse), `fill_doubted` (what
+    /// was taken does not fit what the car got), `unasked_capture`, `purchase_disowned`, `payment_unreadable`,
+    /// `payment_fallback`, `late_return`, `outside_return_area`, or `card_missing`.
     pub kind: String,
     /// `info`, `warning` or `critical`.
     pub severity: String,
@@ -33,7 +34,7 @@ pub struct AlertBody {
     pub decision_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rental_id: Option<String>,
-    /// `open`, `acknowledged`, `resolved` or `withdrawn`.
+    /// `open`, `acknowledged`, `confirmed` (the gateway found more that speaks for it), `resolved` or `withdrawn`.
     pub state: String,
     pub text: String,
     #[schema(format = DateTime)]
@@ -49,6 +50,9 @@ pub struct AlertPassageBody {
     /// Absent = the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<AlertActorBody>,
+    /// What the gateway found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -139,12 +143,10 @@ async fn step(
     caller.require(WRITERS)?;
     let id: AlertId = path_id(request, "id", "alert")?;
     let key = bodiless_key(request, &caller, "alerts", body)?;
-    match app.guard.edit(Edit::Alert(id, step), caller.principal, key).await? {
-        Edited::Alert(alert) => Ok(reply(StatusCode::OK, &AlertBody::try_from(&alert)?)),
-        Edited::Card(_) | Edited::Station(_) | Edited::Removed | Edited::Imported { .. } => {
-            Err(Problem::internal("edit", &"a step of an alert led to something else"))
-        }
-    }
+    let Edited::Alert(alert) = app.guard.edit(Edit::Alert(id, step), caller.principal, key).await? else {
+        return Err(Problem::internal("edit", &"a step of an alert led to something else"));
+    };
+    Ok(reply(StatusCode::OK, &AlertBody::try_from(&alert)?))
 }
 
 /// The stored form is the wire's form.

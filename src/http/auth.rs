@@ -146,10 +146,11 @@ struct Entry {
     bucket: Mutex<Bucket>,
 }
 
+/// So many a second on average, and so many at once.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
-    per_s: u32,
-    burst: u32,
+pub struct Rate {
+    pub per_s: u32,
+    pub burst: u32,
 }
 
 impl ApiKeys {
@@ -200,7 +201,7 @@ impl ApiKeys {
         if keys.len() >= Self::MAX {
             return false;
         }
-        let bucket = Mutex::new(Bucket { level: f64::from(self.rate.burst), at: None });
+        let bucket = Mutex::new(Bucket::full(self.rate));
         keys.insert(hash, Entry { hash, api_key_id, principal, bucket });
         true
     }
@@ -246,13 +247,18 @@ impl ApiKeys {
 
 /// A token bucket: `level` requests may come at once, and `rate` more each second.
 #[derive(Debug)]
-struct Bucket {
+pub struct Bucket {
     level: f64,
     at: Option<Timestamp>,
 }
 
 impl Bucket {
-    fn take(&mut self, rate: Rate, now: Timestamp) -> Result<(), u32> {
+    pub fn full(rate: Rate) -> Self {
+        Self { level: f64::from(rate.burst), at: None }
+    }
+
+    /// Takes one; else the seconds after which there is one again.
+    pub fn take(&mut self, rate: Rate, now: Timestamp) -> Result<(), u32> {
         let elapsed_ms = self.at.map_or(0, |at| now.since_ms(at).max(0));
         self.at = Some(now);
         let gained = f64::from(rate.per_s) * elapsed_ms as f64 / 1000.0;

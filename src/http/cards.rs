@@ -191,12 +191,10 @@ pub(super) fn bodiless_key(
 }
 
 fn card_of(edited: Edited) -> Result<CardBody, Problem> {
-    match edited {
-        Edited::Card(card) => Ok(CardBody::from(&card)),
-        Edited::Station(_) | Edited::Removed | Edited::Imported { .. } | Edited::Alert(_) => {
-            Err(Problem::internal("edit", &"an edit of a card led to something else"))
-        }
-    }
+    let Edited::Card(card) = edited else {
+        return Err(Problem::internal("edit", &"an edit of a card led to something else"));
+    };
+    Ok(CardBody::from(&card))
 }
 
 impl From<&Card> for CardBody {

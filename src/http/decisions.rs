@@ -11,6 +11,7 @@ use super::auth::Caller;
 use super::cards::READERS;
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, PageOf, Query, off_thread, parse_row, path_id, reply, row};
+use crate::actors::card_guard::reconciliation_row;
 use crate::domain::DecisionId;
 use crate::store::{Order, Table};
 
@@ -45,6 +46,37 @@ pub struct DecisionBody {
     /// For an increment: the decision on what it adds to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
+    /// The vehicle class whose rules counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_class: Option<String>,
+    /// What it was judged by: the card, the vehicles with the newest observations and their times, the station with its
+    /// position, and what was bought before. Absent where it was answered without a judgement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub inputs: Option<serde_json::Value>,
+    /// Of one decision only: what became of it; absent = nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconciliation: Option<ReconciliationBody>,
+}
+
+/// What was taken after the answer, and whether the car got it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReconciliationBody {
+    /// `watching`, `pending` (the car has not shown yet), `confirmed`, `doubted`, `unverifiable`, `reversed`, `expired`.
+    pub state: String,
+    /// Captures, reversals and the like, oldest first by arrival.
+    #[schema(value_type = Vec<Object>)]
+    pub postings: serde_json::Value,
+    pub checks: Vec<CheckBody>,
+    /// The alert about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert_id: Option<String>,
+    /// When it is looked at again; absent = it is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub review_at: Option<String>,
+    #[schema(value_type = Vec<Object>)]
+    pub history: serde_json::Value,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -58,6 +90,14 @@ pub struct PurchaseBody {
     pub partial_allowed: bool,
     #[schema(value_type = Object)]
     pub merchant: serde_json::Value,
+    /// Product and litres, as far as the network tells.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub fill: serde_json::Value,
+    /// What was keyed in at the pump.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub prompts: serde_json::Value,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -130,7 +170,10 @@ pub async fn get(app: web::Data<App>, request: HttpRequest, caller: Caller) -> R
     caller.require(READERS)?;
     let id: DecisionId = path_id(&request, "id", "decision")?;
     let decision = row::<DecisionBody>(&app, Table::Decisions, id.to_string()).await?;
-    Ok(reply(StatusCode::OK, &decision.ok_or_else(|| Problem::not_found("decision"))?))
+    let mut decision = decision.ok_or_else(|| Problem::not_found("decision"))?;
+    let key = reconciliation_row(&decision.purchase.source, &decision.purchase.authorization_id);
+    decision.reconciliation = row(&app, Table::Reconciliations, key).await?;
+    Ok(reply(StatusCode::OK, &decision))
 }
 
 /// Rows looked at for one page of a filtered list; where it bites, `next` reads on.

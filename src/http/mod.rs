@@ -8,10 +8,12 @@ mod api_keys;
 mod audit;
 pub mod auth;
 mod available;
+mod card_rules;
 mod cards;
 pub mod certificates;
 mod commands;
-pub mod console;
+pub mod confirmations;
+mod console;
 mod console_frames;
 mod console_hand;
 mod console_session;
@@ -19,6 +21,7 @@ mod console_session;
 mod console_tests;
 mod decisions;
 mod delegations;
+mod dispute;
 pub mod error;
 #[cfg(test)]
 mod flow_tests;
@@ -31,9 +34,10 @@ mod keyset;
 mod lending_tests;
 mod mds;
 pub mod model;
+mod notifications;
 pub mod openapi;
 mod pages;
-mod payments;
+pub mod payments;
 mod rentals;
 mod server;
 pub mod sessions;
@@ -58,6 +62,7 @@ pub use server::{Server, serve, serve_metrics};
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
+use crate::actors::notifier::NotifierHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
@@ -84,8 +89,10 @@ pub struct App {
     /// What the fleet decides by; for questions like "which car could be had".
     pub rules: Arc<Rules>,
     pub feed: Addr<Feed>,
+    pub notifier: NotifierHandle,
     pub sessions: Arc<sessions::Sessions>,
     pub consoles: Arc<console::Consoles>,
+    pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
 }
@@ -103,13 +110,15 @@ pub struct Parts {
     pub certificates: CertificatePort,
     pub guard: GuardHandle,
     pub feed: Addr<Feed>,
+    pub notifier: NotifierHandle,
     pub metrics: Metrics,
 }
 
 impl App {
     /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
     pub fn new(parts: Parts) -> Result<Self, ReadError> {
-        let Parts { store, fleet, clock, config, signer, keyset, rules, certificates, guard, feed, metrics } = parts;
+        let Parts { store, fleet, clock, config, signer, keyset, rules, certificates, guard, feed, notifier, metrics } =
+            parts;
         let http = &config.http;
         let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
         // The configuration was checked, so this names a fault of ours rather than the operator's.
@@ -120,6 +129,9 @@ impl App {
         consoles.register(&metrics);
         let counted = Arc::clone(&counters);
         metrics.register(move || counted.readings());
+        let payments = Arc::new(payments::PaymentEdge::new(&config.payments));
+        let edge = Arc::clone(&payments);
+        metrics.register(move || edge.counters.readings());
         Ok(Self {
             store,
             fleet,
@@ -133,8 +145,10 @@ impl App {
             guard,
             rules,
             feed,
+            notifier,
             sessions: Arc::default(),
             consoles,
+            payments,
             metrics,
             counters,
         })
@@ -238,13 +252,28 @@ pub fn table() -> Vec<Entry> {
         at("/v1/stations").get(stations::list).post(stations::add),
         at("/v1/stations/import").post(stations::import),
         at("/v1/stations/{id}").get(stations::get).patch(stations::change).delete(stations::remove),
+        at("/v1/card-rules").get(card_rules::list).post(card_rules::activate),
+        at("/v1/card-rules/try").post(card_rules::try_out),
+        at("/v1/card-rules/{version}").get(card_rules::get),
+        at("/v1/confirmations").get(confirmations::list),
+        at("/v1/confirmations/{id}").post(confirmations::answer),
         at("/v1/decisions").get(decisions::list),
+        at("/v1/decisions/export").get(dispute::export),
         at("/v1/decisions/{id}").get(decisions::get),
         at("/v1/alerts").get(alerts::list),
         at("/v1/alerts/{id}").get(alerts::get),
         at("/v1/alerts/{id}/acknowledge").post(alerts::acknowledge),
         at("/v1/alerts/{id}/resolve").post(alerts::resolve),
+        at("/v1/notifications/targets").get(notifications::targets),
+        at("/v1/notifications/test").post(notifications::test),
+        at("/v1/notifications/dead").get(notifications::dead),
+        at("/v1/notifications/dead/{id}/retry").post(notifications::retry),
         at("/v1/payments/stripe").post(payments::stripe),
+        at("/v1/payments/authorizations").post(payments::authorizations),
+        at("/v1/payments/captures").post(payments::captures),
+        at("/v1/payments/reversals").post(payments::reversals),
+        at("/v1/payments/marqeta").post(payments::marqeta),
+        at("/v1/payments/lithic").post(payments::lithic),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),

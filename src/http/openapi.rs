@@ -13,8 +13,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::ProblemBody;
 use super::{
-    alerts, api_keys, audit, available, cards, certificates, commands, console, decisions, delegations, history, keys,
-    keyset, mds, model, pages, payments, rentals, sessions, stations, tickets, usage, vehicles,
+    alerts, api_keys, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
+    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, sessions,
+    stations, tickets, usage, vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -32,7 +33,11 @@ use super::{
         alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
         cards::list, cards::add, cards::get, cards::change, cards::remove,
         stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
-        decisions::list, decisions::get, payments::stripe,
+        card_rules::list, card_rules::get, card_rules::activate, card_rules::try_out,
+        confirmations::list, confirmations::answer,
+        decisions::list, decisions::get, dispute::export, payments::stripe,
+        payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
+        notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
         sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
         pages::terminal, pages::terminal_part,
@@ -44,7 +49,7 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 14] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
@@ -53,6 +58,11 @@ const PUBLIC: [(&str, Option<HttpMethod>); 9] = [
     ("/terminal/{file}", None),
     ("/v1/console", None),
     ("/v1/payments/stripe", None),
+    ("/v1/payments/authorizations", None),
+    ("/v1/payments/captures", None),
+    ("/v1/payments/reversals", None),
+    ("/v1/payments/marqeta", None),
+    ("/v1/payments/lithic", None),
     ("/v1/session", Some(HttpMethod::Post)),
 ];
 const API_KEY: &str = "api_key";

@@ -27,7 +27,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 35] = [
+static FILES: [File; 36] = [
     file!("/", "index.html", HTML),
     file!("/console/console.css", "console.css", STYLE),
     file!("/console/console.js", "console.js", SCRIPT),
@@ -41,6 +41,7 @@ static FILES: [File; 35] = [
     file!("/console/map.js", "map.js", SCRIPT),
     file!("/terminal", "terminal/index.html", HTML),
     file!("/terminal/api.js", "terminal/api.js", SCRIPT),
+    file!("/terminal/confirm.js", "terminal/confirm.js", SCRIPT),
     file!("/terminal/de.js", "terminal/de.js", SCRIPT),
     file!("/terminal/en.js", "terminal/en.js", SCRIPT),
     file!("/terminal/find.js", "terminal/find.js", SCRIPT),

@@ -67,6 +67,15 @@ impl MemoryStore {
         self.content().conflicting = Some(stream.into());
     }
 
+    /// Every record, every row and every answer as text: what must not be kept is not in it.
+    pub fn everything(&self) -> String {
+        let content = self.content();
+        let records = content.records.iter().flat_map(|record| &record.events).map(|event| event.get());
+        let rows = content.tables.values().flat_map(BTreeMap::values).map(|row| row.get());
+        let answers = content.answers.iter().flat_map(|(key, (_, answer))| [key.as_str(), answer.get()]);
+        records.chain(rows).chain(answers).collect::<Vec<_>>().join("\n")
+    }
+
     /// Puts a row into the view, as if an actor had.
     pub fn put(&self, table: Table, key: &str, value: &serde_json::Value) {
         let value = serde_json::value::to_raw_value(value).unwrap();
@@ -237,6 +246,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         store: store.clone(),
         fleet: fleet.0,
         clock: Clock::starting_at(NOW_MS),
+        payments: Arc::new(super::payments::PaymentEdge::new(&config.payments)),
         config: Arc::new(config),
         api_keys: Arc::new(api_keys),
         tickets: Arc::new(Tickets::new()),
@@ -252,6 +262,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         guard: GuardHandle::detached(store.clone(), Clock::starting_at(NOW_MS)),
         rules: Arc::new(crate::actors::testing::rules()),
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
+        notifier: crate::actors::notifier::NotifierHandle::detached(),
         sessions: Arc::default(),
         consoles: Arc::default(),
         metrics: Metrics::new(),

@@ -158,6 +158,11 @@ pub fn path_id<T: FromStr<Err = Malformed>>(request: &HttpRequest, name: &str, w
     request.match_info().get(name).and_then(|text| text.parse().ok()).ok_or_else(|| Problem::not_found(what))
 }
 
+/// A placeholder of the path as it was written; the caller looks it up among what it knows.
+pub fn path_text(request: &HttpRequest, name: &str) -> String {
+    request.match_info().get(name).unwrap_or_default().to_owned()
+}
+
 /// The query string as `T` (`deny_unknown_fields`, all fields `Option<String>`; read them with [`param`]).
 pub struct Query<T>(pub T);
 

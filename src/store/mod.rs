@@ -100,6 +100,16 @@ pub enum Table {
     Alerts,
     ApiKeys,
     Certificates,
+    /// What became of authorisations after their answer, by `{source}/{authorization id}`.
+    Reconciliations,
+    /// Purchases whose holder is asked to confirm them, by decision id.
+    StepUps,
+    /// Versions of the card guard's rules, by the time of their activation.
+    CardRules,
+    /// Where cars stood when their cards were read at stations whose place is not known.
+    StationSightings,
+    /// The notifier's cursor, what it has still to deliver, dead letters, and alerts that may be escalated.
+    Notifications,
 }
 
 /// One durable step: all of it is stored, or none.

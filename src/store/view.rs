@@ -50,6 +50,11 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Alerts => 10,
         Table::ApiKeys => 11,
         Table::Certificates => 12,
+        Table::Reconciliations => 13,
+        Table::StepUps => 14,
+        Table::CardRules => 15,
+        Table::StationSightings => 32,
+        Table::Notifications => 30,
     }
 }
 

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
+import { Claims } from "./claims.mjs";
 import { Gateway } from "./gateway.mjs";
 
 const { CARDEA, SIMULATOR, CHROMIUM, SCREENSHOTS } = process.env;
@@ -12,8 +13,8 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 const PATIENCE_MS = 60_000;
 const HOSTILE = '<img src=x onerror="document.title=\'owned\'">';
 
-const claims = [];
-const claim = (name, test) => claims.push({ name, test });
+const claims = new Claims();
+const { claim } = claims;
 
 const gateway = new Gateway(CARDEA, SIMULATOR);
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
@@ -156,8 +157,7 @@ claim("logging out closes the page and the session", async () => {
 
 claim("nothing failed in the browser and the policy was never hit", async () => assert.deepEqual(faults, []));
 
-let failed = 0;
-try {
+async function prepare() {
   await gateway.start();
   for (const id of ["CAR-1", "CAR-2", "CAR-3", "PARKED-1"]) {
     const body = { vehicle_id: id, ...(id === "CAR-2" && { name: HOSTILE }) };
@@ -166,20 +166,12 @@ try {
   const card = { card_id: "card-1", network_ref: "ic_browser", vehicle_id: "CAR-2", status: "active" };
   assert.equal((await gateway.post("/v1/cards", card)).status, 201);
   gateway.drive(["CAR-1", "CAR-2", "CAR-3"]);
-  for (const { name, test } of claims) {
-    try {
-      await test();
-      console.log(`ok     ${name}`);
-    } catch (error) {
-      failed += 1;
-      console.log(`FAILED ${name}\n${error.stack}`);
-      await shot(`failed-${failed}.png`).catch(() => null);
-    }
-  }
-} finally {
-  await browser.close();
-  gateway.end();
 }
-if (failed > 0) console.log(gateway.log);
-console.log(`test result: ${failed ? "FAILED" : "ok"}. ${claims.length - failed} passed; ${failed} failed`);
-process.exitCode = failed ? 1 : 0;
+
+await claims.run({
+  prepare, shot: (name) => shot(`${name}.png`), log: () => gateway.log,
+  async end() {
+    await browser.close();
+    gateway.end();
+  },
+});

@@ -94,15 +94,15 @@ export class Gateway {
     });
   }
 
-  /** A purchase with a fleet card, signed as the payment network signs. */
-  buy(id, card) {
+  /** A purchase with a fleet card, signed as the payment network signs; what is not wished for otherwise is a fill. */
+  buy(id, card, { amount = 6240, currency = "eur", ...place } = {}) {
     const now = Math.floor(Date.now() / 1000);
     const event = {
       id: `evt_${id}`, type: "issuing_authorization.request", created: now,
       data: { object: {
-        id, amount: 6240, currency: "eur", created: now, card: { id: card, last4: "4242", status: "active" },
-        merchant_data: { category: "automated_fuel_dispensers", category_code: "5542", name: "STATION <b>7731</b>", network_id: "net", terminal_id: "t1", country: "IT" },
-        pending_request: { amount: 6240, currency: "eur", is_amount_controllable: true, merchant_amount: 6240 },
+        id, amount, currency, created: now, card: { id: card, last4: "4242", status: "active" },
+        merchant_data: { category: "automated_fuel_dispensers", category_code: "5542", name: "STATION <b>7731</b>", network_id: "net", terminal_id: "t1", country: "IT", ...place },
+        pending_request: { amount, currency, is_amount_controllable: true, merchant_amount: amount },
       } },
     };
     const signature = createHmac("sha256", SECRET).update(`${now}.${JSON.stringify(event)}`).digest("hex");

@@ -42,7 +42,7 @@ export class Phone {
 
   /** The whole length of it, but for a sheet, which lies over what is in sight. */
   async shot(name) {
-    const fullPage = !(await this.page.isVisible("#sheet"));
+    const fullPage = !(await this.page.isVisible("dialog[open]"));
     await this.page.screenshot({ path: join(this.screenshots, `terminal-${name}.png`), fullPage });
   }
 

@@ -3,8 +3,10 @@
 
 import assert from "node:assert/strict";
 
+import { Claims } from "./claims.mjs";
 import { Gateway } from "./gateway.mjs";
 import { HOSTILE, Phone, until } from "./phone.mjs";
+import { confirmClaims } from "./terminal_confirm.mjs";
 import { endClaims } from "./terminal_end.mjs";
 import { findClaims } from "./terminal_find.mjs";
 import { keyClaims } from "./terminal_key.mjs";
@@ -13,11 +15,12 @@ const { CARDEA, SIMULATOR, CHROMIUM, SCREENSHOTS } = process.env;
 
 const gateway = new Gateway(CARDEA, SIMULATOR);
 const phone = await Phone.start({ chromium: CHROMIUM, gateway, screenshots: SCREENSHOTS });
-const claims = [];
-const claim = (name, test) => claims.push({ name, test });
+const claims = new Claims();
+const { claim } = claims;
 
 findClaims(claim, phone, gateway);
 keyClaims(claim, phone, gateway);
+confirmClaims(claim, phone, gateway);
 endClaims(claim, phone, gateway);
 
 claim("no view has a serious accessibility violation, a target too small to touch, or runs over the edge", async () => {
@@ -27,6 +30,7 @@ claim("no view has a serious accessibility violation, a target too small to touc
 claim("nothing failed in the browser and the policy was never hit", async () => assert.deepEqual(phone.faults, []));
 
 async function prepare() {
+  await gateway.start();
   const lend = (approval) => ({ lending: { profiles: ["cabin"], approval } });
   const vehicles = [
     { vehicle_id: "CAR-1", name: "Blue van", tank_litres: 60 }, { vehicle_id: "CAR-2", name: HOSTILE, ...lend("owner") },
@@ -41,24 +45,10 @@ async function prepare() {
   await until("the cars tell where they are", isHeard);
 }
 
-let failed = 0;
-try {
-  await gateway.start();
-  await prepare();
-  for (const { name, test } of claims) {
-    try {
-      await test();
-      console.log(`ok     ${name}`);
-    } catch (error) {
-      failed += 1;
-      console.log(`FAILED ${name}\n${error.stack}`);
-      await phone.shot(`failed-${failed}`).catch(() => null);
-    }
-  }
-} finally {
-  await phone.browser.close();
-  gateway.end();
-}
-if (failed > 0) console.log(gateway.log);
-console.log(`test result: ${failed ? "FAILED" : "ok"}. ${claims.length - failed} passed; ${failed} failed`);
-process.exitCode = failed ? 1 : 0;
+await claims.run({
+  prepare, shot: (name) => phone.shot(name), log: () => gateway.log,
+  async end() {
+    await phone.browser.close();
+    gateway.end();
+  },
+});

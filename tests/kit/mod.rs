@@ -3,6 +3,7 @@
 
 pub mod car;
 pub mod console;
+pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

@@ -5,23 +5,21 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde::Serialize;
-use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::MissedTickBehavior;
 
+use super::judging::Judge;
 use super::recent::Recent;
-use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
-use crate::actors::feed::DecisionMade;
-use crate::actors::vehicle::AskError;
-use crate::domain::card::{
-    Alert, AuthorizationId, Card, Decision, Inputs, Rules, Spending, VehicleFacts, VehicleLookup, judge,
-};
-use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, Role, VehicleId};
-use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
+use super::settle::{self, Posted, SWEEP_EVERY, Settler};
+use super::{Authorise, Decided, GuardError, Shared};
+use crate::domain::Timestamp;
+use crate::domain::card::{AuthorizationId, Decision, Posting, Purchase, Settlement, SpendingLedger};
+use crate::store::{Order, ReadError, Store, Table};
 
 /// Questions being answered at once; at 1 000 a second and the full deadline of 300 ms they are 300.
 pub(super) const MAX_IN_FLIGHT: usize = 1_024;
@@ -31,6 +29,10 @@ const MAX_WAITING: usize = 32;
 const MAX_DECIDED: usize = 50_000;
 /// Read back at start.
 const LOAD_DECIDED: usize = 5_000;
+/// Read back at start for what was bought lately: a week of a fleet of ten thousand cars. Some 20 us each.
+const LOAD_SPENT: usize = 50_000;
+const SPENT_MS: i64 = 7 * 86_400_000;
+const FALLBACKS_EVERY: Duration = Duration::from_secs(1);
 
 type Reply = oneshot::Sender<Result<Arc<Decided>, GuardError>>;
 
@@ -66,7 +68,8 @@ impl Subject {
 
 pub struct CardGuard {
     shared: Arc<Shared>,
-    desk: Arc<Judge>,
+    judge: Arc<Judge>,
+    settler: Arc<Settler>,
     decided: Recent<Subject, Arc<Decided>>,
     in_flight: HashMap<Subject, InFlight>,
 }
@@ -77,29 +80,14 @@ struct InFlight {
     replies: Vec<Reply>,
 }
 
-/// What a question's task needs.
-struct Judge {
-    shared: Arc<Shared>,
-    rules: Arc<Rules>,
-    ask_vehicle: AskVehicle,
-    /// For the vehicles' answers; the rest of the deadline is for the record.
-    vehicles_within: Duration,
-}
-
 impl CardGuard {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        rules: Arc<Rules>,
-        ask_vehicle: AskVehicle,
-        vehicles_within: Duration,
-        decided: Vec<Decided>,
-    ) -> Self {
-        let desk = Arc::new(Judge { shared: shared.clone(), rules, ask_vehicle, vehicles_within });
+    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Settler, decided: Vec<Decided>) -> Self {
         let mut recent = Recent::new(MAX_DECIDED);
         for known in decided {
             recent.insert(Subject::of(&known), Arc::new(known));
         }
-        Self { shared, desk, decided: recent, in_flight: HashMap::new() }
+        let (judge, settler) = (Arc::new(judge), Arc::new(settler));
+        Self { shared, judge, settler, decided: recent, in_flight: HashMap::new() }
     }
 }
 
@@ -112,6 +100,55 @@ impl InFlight {
 
 impl Actor for CardGuard {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        let settler = self.settler.clone();
+        every(SWEEP_EVERY, move || {
+            let settler = settler.clone();
+            async move { settler.sweep().await }
+        });
+        let shared = self.shared.clone();
+        every(FALLBACKS_EVERY, move || {
+            let shared = shared.clone();
+            async move { shared.record_fallbacks().await }
+        });
+    }
+}
+
+/// Does it again and again, in a task of its own that the mailbox does not wait for.
+fn every<F: Future<Output = ()>>(period: Duration, work: impl Fn() -> F + 'static) {
+    actix::spawn(async move {
+        let mut turn = tokio::time::interval(period);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            work().await;
+        }
+    });
+}
+
+/// A posting with the way back to whoever brought it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Settle {
+    pub(super) posting: Posting,
+    pub(super) reply: oneshot::Sender<Result<Posted, GuardError>>,
+    /// Given back when it is done.
+    pub(super) turn: OwnedSemaphorePermit,
+}
+
+impl Handler<Settle> for CardGuard {
+    type Result = ();
+
+    fn handle(&mut self, settle: Settle, _: &mut Self::Context) {
+        let settler = self.settler.clone();
+        // A task of its own: whoever brought it may go away, and a posting taken half is none.
+        actix::spawn(async move {
+            let Settle { posting, reply, turn } = settle;
+            let _ = reply.send(settler.post(posting).await);
+            drop(turn);
+        });
+    }
 }
 
 impl Handler<Question> for CardGuard {
@@ -137,7 +174,7 @@ impl Handler<Question> for CardGuard {
             }
             Entry::Vacant(first) if !is_full => {
                 first.insert(InFlight { source_event: ask.source_event.clone(), replies: vec![reply] });
-                let (judge, guard) = (self.desk.clone(), context.address());
+                let (judge, guard) = (self.judge.clone(), context.address());
                 // A task of its own, not a future of this context: that would poll all of them at each step.
                 actix::spawn(async move {
                     let result = judge.answer(ask, exceeded).await;
@@ -174,190 +211,43 @@ impl Handler<Finished> for CardGuard {
     }
 }
 
-impl Judge {
-    /// `first` is the approval that an increment adds to, as far as it is remembered.
-    async fn answer(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
-        let is_first = first.is_none();
-        let answered = self.answer_once(ask.clone(), first).await?;
-        match is_first && answered.is_exceeded_by(&ask) {
-            // The store remembers an approval that nobody here does.
-            true => self.answer_once(ask, Some(answered)).await,
-            false => Ok(answered),
-        }
-    }
-
-    /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
-    /// repeat that nobody here remembers gets the first answer.
-    async fn answer_once(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
-        let now = self.shared.clock.now();
-        let (card, station) = {
-            let book = self.shared.book();
-            (book.card_by_ref(&ask.purchase.card_ref), book.look_up(&ask.purchase.merchant))
-        };
-        let both_count_ms = self.rules.binding.both_count_ms();
-        let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
-        let vehicles = self.look_up(ids).await;
-        let card = card.map(|card| Card::clone(&card));
-        let inputs = Inputs { card, vehicles, station, spending: Spending::default(), confirmed_at: None };
-        let decision = self.decide(ask, first.as_deref(), inputs);
-        let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
-        let decided = Decided::from(&decision);
-        let record = Record::of(&decision, alert.as_ref(), &decided)?;
-        let (decision_body, alert_body) = (record.decision.clone(), record.alert.clone());
-        match self.shared.store.append(record.into_append(&decision, alert.as_ref())).await {
-            Ok(_) => {}
-            Err(AppendError::Duplicate { answer }) => {
-                self.shared.counters.repeats.inc();
-                return serde_json::from_str(answer.get()).map(Arc::new).map_err(|error| {
-                    GuardError::Read(ReadError::Damaged(format!("the recorded answer cannot be read: {error}")))
-                });
-            }
-            Err(error) => {
-                tracing::warn!(authorization = %decided.authorization_id, %error, "a decision was not recorded");
-                return Err(error.into());
-            }
-        }
-        self.shared.counters.decided(decided.outcome);
-        self.shared.decisions_feed.do_send(DecisionMade(decision_body.into()));
-        if let (Some(alert), Some(body)) = (alert, alert_body) {
-            self.shared.counters.alerts_opened.inc();
-            self.shared.tell_alert(&alert, body);
-        }
-        Ok(Arc::new(decided))
-    }
-
-    fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs) -> Decision {
-        let clock = &self.shared.clock;
-        let now = clock.now();
-        let mut ruling = judge(now, &ask.purchase, &inputs, &self.rules);
-        // Also when nobody here approved what the network holds: it may have done so by itself.
-        if ask.already_minor > 0 {
-            ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);
-        }
-        let mut decision = Decision {
-            decision_id: DecisionId(clock.new_id()),
-            at: now,
-            purchase: ask.purchase,
-            card_id: inputs.card.as_ref().map(|card| card.card_id.clone()),
-            vehicle_id: inputs.card.as_ref().and_then(|card| card.vehicle_id.clone()),
-            station_id: inputs.station.station_id().cloned(),
-            ruling,
-            alert_id: None,
-            source_event: ask.source_event,
-            body_sha256: ask.body_sha256,
-            follows: first.map(|first| first.decision_id),
-            inputs: Some(Box::new(inputs)),
-        };
-        let alert_id = AlertId(clock.new_id());
-        decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);
-        decision
-    }
-
-    /// Asks for each vehicle; those that do not answer in time are `Late`.
-    async fn look_up(&self, ids: Vec<VehicleId>) -> Vec<VehicleLookup> {
-        let mut found = Vec::with_capacity(ids.len());
-        let all = async {
-            for id in &ids {
-                found.push(self.look_up_one(id).await);
-            }
-        };
-        // The time-out is the fallback policy's case, and shows as `Late` below.
-        let _ = tokio::time::timeout(self.vehicles_within, all).await;
-        let unanswered: Vec<_> = ids.into_iter().skip(found.len()).map(VehicleLookup::Late).collect();
-        found.extend(unanswered);
-        let late = found.iter().filter(|lookup| matches!(lookup, VehicleLookup::Late(_))).count();
-        self.shared.counters.late_vehicles.add(late as u64);
-        found
-    }
-
-    async fn look_up_one(&self, id: &VehicleId) -> VehicleLookup {
-        match (self.ask_vehicle)(id.clone()).await {
-            Ok(snapshot) if snapshot.vehicle.registered.is_none() => VehicleLookup::NotRegistered(id.clone()),
-            Ok(snapshot) => VehicleLookup::Known(VehicleFacts::of(&snapshot.vehicle, &snapshot.twin)),
-            Err(AskError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
-                VehicleLookup::NotRegistered(id.clone())
-            }
-            Err(error) => {
-                tracing::warn!(vehicle = %id, %error, "a vehicle could not be asked about a purchase");
-                VehicleLookup::Late(id.clone())
-            }
-        }
-    }
-}
-
-/// A decision's JSON forms, made before the store is asked.
-struct Record {
-    events: Vec<Box<RawValue>>,
-    decision: Box<RawValue>,
-    alert: Option<Box<RawValue>>,
-    answer: Box<RawValue>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-enum DecisionEvent<'a> {
-    PurchaseDecided { decision: &'a RawValue },
-    AlertOpened { alert: &'a RawValue },
-}
-
-impl Record {
-    fn of(decision: &Decision, alert: Option<&Alert>, decided: &Decided) -> Result<Self, GuardError> {
-        let decision = raw(decision)?;
-        let alert = alert.map(raw).transpose()?;
-        let mut events = vec![raw(&DecisionEvent::PurchaseDecided { decision: &decision })?];
-        if let Some(alert) = &alert {
-            events.push(raw(&DecisionEvent::AlertOpened { alert })?);
-        }
-        Ok(Self { events, decision, alert, answer: raw(decided)? })
-    }
-
-    fn into_append(self, decision: &Decision, alert: Option<&Alert>) -> Append {
-        let purchase = &decision.purchase;
-        let put = |table, key: String, value| ViewChange { table, key, value: Some(value) };
-        let mut view = vec![put(Table::Decisions, decision.decision_id.to_string(), self.decision)];
-        if let (Some(alert), Some(body)) = (alert, self.alert) {
-            view.push(put(Table::Alerts, alert.alert_id.to_string(), body));
-        }
-        Append {
-            stream: match &decision.card_id {
-                Some(card) => format!("card/{card}"),
-                None => format!("card/unknown/{}", purchase.card_ref),
-            },
-            expected: Expected::Any,
-            fence: None,
-            at: decision.at,
-            by: Principal { role: Role::Payment, subject: purchase.source.clone() },
-            idempotency: Some(Idempotency {
-                key: match &decision.follows {
-                    None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
-                    Some(_) => format!("{}/increment/{}", purchase.source, decision.source_event),
-                },
-                // One authorisation has one answer, whatever its repeats say: their bodies are not compared.
-                body: "authorization".into(),
-                answer: self.answer,
-            }),
-            events: self.events,
-            view,
-        }
-    }
-}
-
-/// The newest answers, oldest first, so that repeats after a restart are answered without a new judgement. Blocks.
-pub(super) fn load_decided(store: &dyn Store) -> Result<Vec<Decided>, ReadError> {
-    let mut decided = Vec::new();
-    let mut after: Option<String> = None;
-    while decided.len() < LOAD_DECIDED {
+/// The newest answers, oldest first, so that repeats after a restart are answered without a new judgement; and what was
+/// bought in the week before. Blocks.
+pub(super) fn load_decided(store: &dyn Store, now: Timestamp) -> Result<(Vec<Decided>, SpendingLedger), ReadError> {
+    let (mut newest, mut after) = (Vec::new(), None::<String>);
+    'pages: while newest.len() < LOAD_SPENT {
         let page = store.scan(Table::Decisions, "", after.as_deref(), 500, Order::Descending)?;
         for (key, row) in &page.rows {
             let decision: Decision = serde_json::from_str(row.get())
                 .map_err(|error| ReadError::Damaged(format!("decision {key}: {error}")))?;
-            decided.push(Decided::from(&decision));
+            if newest.len() >= LOAD_DECIDED && now.since_ms(decision.at) > SPENT_MS {
+                break 'pages;
+            }
+            newest.push(decision);
         }
         match page.next {
             Some(next) => after = Some(next),
             None => break,
         }
     }
-    decided.reverse();
-    Ok(decided)
+    let mut spending = SpendingLedger::default();
+    let is_bought = |decision: &&Decision| {
+        decision.card_id.is_some() && decision.ruling.settlement == Settlement::Enabled && decision.inputs.is_some()
+    };
+    for decision in newest.iter().rev().filter(is_bought) {
+        let Some(inputs) = &decision.inputs else { continue };
+        spending.ask(&decision.purchase, &inputs.station);
+        let Purchase { card_ref, source, authorization_id, amount, .. } = &decision.purchase;
+        let allowed = decision.ruling.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+        spending.correct(card_ref, source, authorization_id, allowed);
+        match settle::stored(store, &format!("{source}/{authorization_id}"))? {
+            Some(found) if found.is_given_back() => spending.forget(card_ref, source, authorization_id),
+            Some(found) if found.taken_minor() > 0 => {
+                spending.correct(card_ref, source, authorization_id, found.taken_minor());
+            }
+            Some(_) | None => {}
+        }
+    }
+    let decided = newest.iter().take(LOAD_DECIDED).rev().map(Decided::from).collect();
+    Ok((decided, spending))
 }

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::book::{Book, MAX_CARDS, MAX_STATIONS};
+use super::book::{Book, MAX_CARDS};
+use super::rule_versions::{RuleOrigin, RuleVersion};
+use super::station_desk::{NewStation, StationChange, StationImport, StationLesson};
 use super::{GuardError, Shared, raw};
 use crate::actors::vehicle::IdempotencyKey;
-use crate::domain::card::{Alert, Card, CardId, CardStatus, NetworkRef, Station, StationId, Terminal};
-use crate::domain::{AlertId, Position, Principal, Refusal, RefusalKind, VehicleId};
+use crate::domain::card::{Alert, Card, CardId, CardStatus, NetworkRef, Station, StationId, StepUp};
+use crate::domain::{AlertId, DecisionId, Principal, Refusal, RefusalKind, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
-
-/// Stations in one record: with names and terminals far below the 256 KiB a record may have.
-const STATIONS_A_RECORD: usize = 200;
 
 #[derive(Debug, Clone)]
 pub enum Edit {
@@ -23,9 +22,24 @@ pub enum Edit {
     AddStation(NewStation),
     ChangeStation(StationId, StationChange),
     RemoveStation(StationId),
-    /// Adds or updates each; one without terminals keeps those it had. Their form is checked already.
-    ImportStations(Vec<Station>),
+    ImportStations(StationImport),
+    LearnStation(StationLesson),
     Alert(AlertId, AlertStep),
+    /// By the gateway, after declines for hard reasons.
+    SuspendCard {
+        card_id: CardId,
+        because: DecisionId,
+    },
+    /// A renter's word on a purchase.
+    AnswerStepUp {
+        decision_id: DecisionId,
+        is_confirmed: bool,
+    },
+    /// A new version of the card rules comes into force.
+    SetRules {
+        text: String,
+        origin: RuleOrigin,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -45,23 +59,6 @@ pub struct CardChange {
     pub status: Option<CardStatus>,
 }
 
-#[derive(Debug, Clone)]
-pub struct NewStation {
-    /// `None` = one is made.
-    pub station_id: Option<StationId>,
-    pub name: String,
-    pub position: Option<Position>,
-    pub terminals: Vec<Terminal>,
-}
-
-/// What is `None` stays as it is.
-#[derive(Debug, Clone, Default)]
-pub struct StationChange {
-    pub name: Option<String>,
-    pub position: Option<Option<Position>>,
-    pub terminals: Option<Vec<Terminal>>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlertStep {
     Acknowledge,
@@ -75,42 +72,31 @@ pub enum Edited {
     Card(Card),
     Station(Station),
     Removed,
-    Imported { imported: usize, updated: usize },
+    Imported {
+        imported: usize,
+        updated: usize,
+        #[serde(default)]
+        kept_manual: usize,
+        #[serde(default)]
+        shared_positions: usize,
+    },
+    /// The station whose learnt position changed, if one did.
+    Learnt(Option<Station>),
     Alert(Alert),
+    StepUp(StepUp),
+    Rules(RuleVersion),
 }
 
 /// The journal's content: a variant or field, once released, keeps its name and meaning.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 enum BookEvent<'a> {
-    CardAdded {
-        card: &'a RawValue,
-    },
-    CardChanged {
-        card: &'a RawValue,
-    },
-    CardRemoved {
-        card_id: &'a CardId,
-    },
-    StationAdded {
-        station: &'a RawValue,
-    },
-    StationChanged {
-        station: &'a RawValue,
-    },
-    StationRemoved {
-        station_id: &'a StationId,
-    },
-    /// The stations themselves are in the record's view changes.
-    StationsImported {
-        count: usize,
-    },
-    AlertAcknowledged {
-        alert: &'a RawValue,
-    },
-    AlertResolved {
-        alert: &'a RawValue,
-    },
+    CardAdded { card: &'a RawValue },
+    CardChanged { card: &'a RawValue },
+    CardRemoved { card_id: &'a CardId },
+    AlertAcknowledged { alert: &'a RawValue },
+    AlertResolved { alert: &'a RawValue },
+    CardSuspended { card: &'a RawValue, because: DecisionId },
 }
 
 /// One edit, whole: it is not to be dropped half-way, so the caller runs it as a task.
@@ -133,18 +119,25 @@ pub(super) async fn edit(
         Edit::AddStation(station) => desk.add_station(station).await,
         Edit::ChangeStation(id, change) => desk.change_station(id, change).await,
         Edit::RemoveStation(id) => desk.remove_station(id).await,
-        Edit::ImportStations(stations) => desk.import(stations).await,
+        Edit::ImportStations(import) => desk.import(import).await,
+        Edit::LearnStation(lesson) => desk.learn(lesson).await,
         Edit::Alert(id, step) => desk.step_alert(id, step).await,
+        Edit::SuspendCard { card_id, because } => desk.suspend_card(card_id, because).await,
+        Edit::AnswerStepUp { decision_id, is_confirmed } => desk.answer_step_up(decision_id, is_confirmed).await,
+        Edit::SetRules { text, origin } => desk.set_rules(text, origin).await,
     }
 }
 
-struct Desk<'a> {
-    shared: &'a Arc<Shared>,
-    by: Principal,
+/// One row to write; without a value it is removed.
+pub(super) type Row = (Table, String, Option<Box<RawValue>>);
+
+pub(super) struct Desk<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) by: Principal,
     idempotency: Option<IdempotencyKey>,
 }
 
-fn refused(kind: RefusalKind, detail: impl Into<String>) -> GuardError {
+pub(super) fn refused(kind: RefusalKind, detail: impl Into<String>) -> GuardError {
     GuardError::Refused(Refusal::new(kind, detail))
 }
 
@@ -179,7 +172,8 @@ impl Desk<'_> {
             }
         }
         let NewCard { network_ref, vehicle_id, status, .. } = new;
-        let card = Card { card_id, network_ref, vehicle_id, status, changed_at: now, previous: None };
+        let (prompts, limits) = Default::default();
+        let card = Card { card_id, network_ref, vehicle_id, status, changed_at: now, previous: None, prompts, limits };
         let body = raw(&card)?;
         self.put_card(card, &body, &BookEvent::CardAdded { card: &body }).await
     }
@@ -241,124 +235,17 @@ impl Desk<'_> {
         Ok(Edited::Removed)
     }
 
-    async fn add_station(&self, new: NewStation) -> Result<Edited, GuardError> {
-        let station_id = match new.station_id {
-            Some(id) => id,
-            None => made_id(self.shared)?,
-        };
-        {
-            let book = self.shared.book();
-            if book.station(&station_id).is_some() {
-                return Err(refused(RefusalKind::Conflict, format!("station {station_id} exists already")));
-            }
-            if book.sizes().1 >= MAX_STATIONS {
-                self.shared.counters.book_full.inc();
-                return Err(refused(RefusalKind::Conflict, format!("there are {MAX_STATIONS} stations already")));
-            }
+    async fn suspend_card(&self, id: CardId, because: DecisionId) -> Result<Edited, GuardError> {
+        let found = self.shared.book().card(&id);
+        let mut card = Card::clone(&*found.ok_or_else(|| refused(RefusalKind::NotFound, "there is no such card"))?);
+        if card.status == CardStatus::Suspended {
+            return Ok(Edited::Card(card));
         }
-        let NewStation { name, position, terminals, .. } = new;
-        let station = Station { station_id, name, position, terminals };
-        station.check().map_err(|malformed| refused(RefusalKind::Invalid, malformed.0))?;
-        let body = raw(&station)?;
-        self.put_station(station, &body, &BookEvent::StationAdded { station: &body }).await
-    }
-
-    async fn change_station(&self, id: StationId, change: StationChange) -> Result<Edited, GuardError> {
-        let found = self.shared.book().station(&id);
-        let before = found.ok_or_else(|| refused(RefusalKind::NotFound, "there is no such station"))?;
-        let mut station = Station::clone(&before);
-        if let Some(name) = change.name {
-            station.name = name;
-        }
-        if let Some(position) = change.position {
-            station.position = position;
-        }
-        if let Some(terminals) = change.terminals {
-            station.terminals = terminals;
-        }
-        if station == *before {
-            return Ok(Edited::Station(station));
-        }
-        station.check().map_err(|malformed| refused(RefusalKind::Invalid, malformed.0))?;
-        let body = raw(&station)?;
-        self.put_station(station, &body, &BookEvent::StationChanged { station: &body }).await
-    }
-
-    async fn put_station(
-        &self,
-        station: Station,
-        body: &RawValue,
-        event: &BookEvent<'_>,
-    ) -> Result<Edited, GuardError> {
-        let row = (Table::Stations, station.station_id.to_string(), Some(body.to_owned()));
-        let edited = Edited::Station(station.clone());
-        self.record(format!("station/{}", station.station_id), event, vec![row], &edited).await?;
-        self.shared.book_mut().put_station(station);
-        Ok(edited)
-    }
-
-    async fn remove_station(&self, id: StationId) -> Result<Edited, GuardError> {
-        if self.shared.book().station(&id).is_none() {
-            return Err(refused(RefusalKind::NotFound, "there is no such station"));
-        }
-        let row = (Table::Stations, id.to_string(), None);
-        let event = BookEvent::StationRemoved { station_id: &id };
-        self.record(format!("station/{id}"), &event, vec![row], &Edited::Removed).await?;
-        self.shared.book_mut().remove_station(&id);
-        Ok(Edited::Removed)
-    }
-
-    /// In records of some hundred stations, each durable before the next: a failure leaves whole stations behind, and
-    /// the same import again completes it.
-    async fn import(&self, stations: Vec<Station>) -> Result<Edited, GuardError> {
-        let (mut imported, mut updated) = (0, 0);
-        for chunk in stations.chunks(STATIONS_A_RECORD) {
-            let (rows, changed, news) = self.import_rows(chunk)?;
-            if !rows.is_empty() {
-                let event = BookEvent::StationsImported { count: changed.len() };
-                let step = self.step("stations".into(), &event, rows, None)?;
-                self.shared.store.append(step).await.map_err(|error| match GuardError::from(error) {
-                    GuardError::Storage(why) => GuardError::Partly { stored: imported + updated, why },
-                    other => other,
-                })?;
-                let mut book = self.shared.book_mut();
-                changed.into_iter().for_each(|station| book.put_station(station));
-            }
-            imported += news;
-            updated += chunk.len() - news;
-        }
-        Ok(Edited::Imported { imported, updated })
-    }
-
-    /// The rows to write, the stations they hold, and how many of the chunk are new; unchanged ones are not written.
-    #[expect(clippy::type_complexity, reason = "three lists for one caller")]
-    fn import_rows(
-        &self,
-        chunk: &[Station],
-    ) -> Result<(Vec<(Table, String, Option<Box<RawValue>>)>, Vec<Station>, usize), GuardError> {
-        let book = self.shared.book();
-        let (mut rows, mut changed, mut news) = (Vec::new(), Vec::new(), 0);
-        for station in chunk {
-            let mut station = station.clone();
-            match book.station(&station.station_id) {
-                Some(known) => {
-                    if station.terminals.is_empty() {
-                        station.terminals.clone_from(&known.terminals);
-                    }
-                    if station == *known {
-                        continue;
-                    }
-                }
-                None => news += 1,
-            }
-            rows.push((Table::Stations, station.station_id.to_string(), Some(raw(&station)?)));
-            changed.push(station);
-        }
-        if book.sizes().1 + news > MAX_STATIONS {
-            self.shared.counters.book_full.inc();
-            return Err(refused(RefusalKind::Conflict, format!("the directory may have {MAX_STATIONS} stations")));
-        }
-        Ok((rows, changed, news))
+        card.status = CardStatus::Suspended;
+        card.changed_at = self.shared.clock.now();
+        self.shared.counters.cards_suspended.inc();
+        let body = raw(&card)?;
+        self.put_card(card, &body, &BookEvent::CardSuspended { card: &body, because }).await
     }
 
     async fn step_alert(&self, id: AlertId, step: AlertStep) -> Result<Edited, GuardError> {
@@ -387,18 +274,28 @@ impl Desk<'_> {
     }
 
     /// Makes one edit durable, with the answer its idempotency key shall get again.
-    async fn record(
+    pub(super) async fn record(
         &self,
         stream: String,
-        event: &BookEvent<'_>,
-        rows: Vec<(Table, String, Option<Box<RawValue>>)>,
+        event: &impl Serialize,
+        rows: Vec<Row>,
+        edited: &Edited,
+    ) -> Result<(), GuardError> {
+        self.record_all(stream, vec![raw(event)?], rows, edited).await
+    }
+
+    pub(super) async fn record_all(
+        &self,
+        stream: String,
+        events: Vec<Box<RawValue>>,
+        rows: Vec<Row>,
         edited: &Edited,
     ) -> Result<(), GuardError> {
         let idempotency = match self.idempotency.clone() {
             Some(IdempotencyKey { key, body }) => Some(Idempotency { key, body, answer: raw(edited)? }),
             None => None,
         };
-        let step = self.step(stream, event, rows, idempotency)?;
+        let step = self.step(stream, events, rows, idempotency);
         match self.shared.store.append(step).await {
             Ok(_) => Ok(()),
             // It was looked up under the same lock, so only a store that lost sight of it can answer this.
@@ -407,39 +304,39 @@ impl Desk<'_> {
         }
     }
 
-    fn step(
+    pub(super) fn step(
         &self,
         stream: String,
-        event: &BookEvent<'_>,
-        rows: Vec<(Table, String, Option<Box<RawValue>>)>,
+        events: Vec<Box<RawValue>>,
+        rows: Vec<Row>,
         idempotency: Option<Idempotency>,
-    ) -> Result<Append, GuardError> {
+    ) -> Append {
         let view = rows.into_iter().map(|(table, key, value)| ViewChange { table, key, value }).collect();
-        Ok(Append {
+        Append {
             stream,
             expected: Expected::Any,
             fence: None,
             at: self.shared.clock.now(),
             by: self.by.clone(),
             idempotency,
-            events: vec![raw(event)?],
+            events,
             view,
-        })
+        }
     }
 }
 
 /// A fresh UUIDv7 as a card's or station's name; again in the rare case that it looks like a card number.
-fn made_id<T: std::str::FromStr>(shared: &Shared) -> Result<T, GuardError> {
+pub(super) fn made_id<T: std::str::FromStr>(shared: &Shared) -> Result<T, GuardError> {
     (0..8)
         .find_map(|_| shared.clock.new_id().to_string().parse().ok())
         .ok_or(GuardError::Storage("no id could be made"))
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, GuardError> {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, GuardError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| GuardError::Storage("a reading task died"))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(row: &RawValue) -> Result<T, GuardError> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(row: &RawValue) -> Result<T, GuardError> {
     serde_json::from_str(row.get()).map_err(|error| {
         GuardError::Read(crate::store::ReadError::Damaged(format!("a stored record cannot be read: {error}")))
     })

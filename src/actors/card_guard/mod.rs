@@ -7,11 +7,20 @@
 mod authorise;
 mod book;
 mod desk;
+mod directory;
+mod incidents;
+mod judging;
 mod recent;
+mod rule_text;
+mod rule_versions;
+mod settle;
+mod station_desk;
+mod step_up_desk;
+mod step_ups;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -20,35 +29,32 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorise::CardGuard;
-use authorise::Question;
-pub use book::{Book, MAX_CARDS, MAX_STATIONS};
-pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard, NewStation, StationChange};
-use recent::Recent;
+use authorise::{Question, Settle};
+pub use book::{Book, MAX_CARDS};
+pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard};
+pub use directory::MAX_STATIONS;
+pub use incidents::FellBack;
+use incidents::Incidents;
+use judging::Judge;
+pub use recent::Recent;
+pub use rule_text::{BUILT_IN_RULES, built_in_rules, parse_rules, rules_text};
+use rule_versions::ActiveRules;
+pub use rule_versions::{MAX_TEXT as MAX_RULES_TEXT, RuleOrigin, RuleVersion, is_version as is_rule_version};
+pub use settle::{Posted, reconciliation_row};
+use settle::{Settler, Settling};
+pub use station_desk::{NewStation, StationChange, StationImport, StationLesson};
+use step_ups::StepUps;
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
 use crate::clock::Clock;
 use crate::domain::card::{
-    Alert, AuthorizationId, Card, CardId, Decision, Outcome, Purchase, Rules, Settlement, Station, StationId,
+    Alert, AuthorizationId, Card, CardId, Decision, Outcome, Posting, Purchase, Reconciliation, RuleBook, Settlement,
+    SpendingLedger, Station, StationId, StepUp, Unreadable,
 };
-use crate::domain::{DecisionId, Principal, Refusal, Timestamp, VehicleId};
+use crate::domain::{DecisionId, Position, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Count, Metrics, Reading};
 use crate::store::{AppendError, ReadError, Store};
-
-/// `config/card-rules.toml`: the rules where the operator names no other file.
-const BUILT_IN_RULES: &str = include_str!("../../../config/card-rules.toml");
-
-/// The rules as built in.
-pub fn built_in_rules() -> Result<Rules, String> {
-    parse_rules(BUILT_IN_RULES)
-}
-
-/// Reads a rules file; the error names the key and the line.
-pub fn parse_rules(text: &str) -> Result<Rules, String> {
-    let rules: Rules = toml::from_str(text).map_err(|error| error.to_string())?;
-    rules.check().map_err(|malformed| malformed.to_string())?;
-    Ok(rules)
-}
 
 /// One question of a payment network. Asked again, in flight or later, it gets the same answer.
 #[derive(Debug, Clone)]
@@ -154,7 +160,10 @@ pub type AskVehicle = Arc<dyn Fn(VehicleId) -> AskingVehicle + Send + Sync>;
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub clock: Clock,
-    pub rules: Rules,
+    /// What the operator's file says, or what is built in.
+    pub rules: String,
+    /// Hard declines within a day after which a card is suspended; 0 = never.
+    pub suspend_after_declines: u32,
     pub ask_vehicle: AskVehicle,
     /// Whoever waits for an answer hears within this, whatever happens.
     pub deadline: Duration,
@@ -167,6 +176,13 @@ struct Shared {
     store: Arc<dyn Store>,
     clock: Clock,
     book: RwLock<Book>,
+    rules: ActiveRules,
+    spending: Mutex<SpendingLedger>,
+    settling: Settling,
+    step_ups: StepUps,
+    incidents: Incidents,
+    /// Postings being taken at once.
+    postings: Arc<Semaphore>,
     counters: GuardCounters,
     decisions_feed: Recipient<DecisionMade>,
     alerts_feed: Recipient<AlertChanged>,
@@ -180,21 +196,40 @@ struct Shared {
 
 /// Imports at once.
 const MAX_IMPORTS: usize = 2;
+/// Postings being taken at once; a network sends a thousand captures in a row when its batch is due.
+const MAX_POSTINGS: usize = 256;
 /// Message ids remembered: five minutes at 300 a second.
 const MAX_MESSAGES: usize = 100_000;
+
+/// What is read from the store at start.
+#[derive(Default)]
+struct Known {
+    book: Book,
+    settling: Settling,
+    step_ups: StepUps,
+    spending: SpendingLedger,
+}
 
 impl Shared {
     fn new(
         store: Arc<dyn Store>,
         clock: Clock,
-        book: Book,
+        rules: ActiveRules,
+        known: Known,
         decisions_feed: Recipient<DecisionMade>,
         alerts_feed: Recipient<AlertChanged>,
     ) -> Arc<Self> {
+        let Known { book, settling, step_ups, spending } = known;
         Arc::new(Self {
             store,
             clock,
             book: RwLock::new(book),
+            rules,
+            spending: Mutex::new(spending),
+            settling,
+            step_ups,
+            incidents: Incidents::default(),
+            postings: Arc::new(Semaphore::new(MAX_POSTINGS)),
             counters: GuardCounters::default(),
             decisions_feed,
             alerts_feed,
@@ -225,6 +260,8 @@ pub struct GuardCounters {
     /// Remembered answers that left memory; a repeat is answered from the store.
     pub forgotten: Count,
     pub alerts_opened: Count,
+    /// Cards suspended after declines.
+    pub cards_suspended: Count,
     /// Cards and stations refused for lack of room.
     pub book_full: Count,
     /// Payment messages with a signature that is malformed, wrong or out of time.
@@ -235,6 +272,24 @@ pub struct GuardCounters {
     pub other_messages: Count,
     /// Payment messages that came again within the window.
     pub repeated_messages: Count,
+    /// Postings (captures, reversals) taken.
+    pub postings: Count,
+    /// Postings that came again.
+    pub repeated_postings: Count,
+    /// Postings beyond what one authorisation keeps in its list.
+    pub postings_not_kept: Count,
+    /// Postings refused because too many were being taken.
+    pub postings_busy: Count,
+    /// Authorisations that are looked at again only after a restart, for lack of room.
+    pub settling_full: Count,
+    /// Purchases nobody could be asked about, for lack of room.
+    pub step_ups_full: Count,
+    /// Questions answered without a judgement.
+    pub fallbacks: Count,
+    /// Answers without a judgement that are only in the log, for lack of room.
+    pub fallbacks_not_kept: Count,
+    /// Answers without a judgement that the judgement, recorded later, contradicts.
+    pub contradictions: Count,
 }
 
 impl GuardCounters {
@@ -265,11 +320,21 @@ impl GuardCounters {
             counter("card_unrecorded", "Questions and edits that could not be recorded", &self.unrecorded),
             counter("card_forgotten", "Remembered answers that left memory", &self.forgotten),
             counter("card_alerts_opened", "Alerts opened", &self.alerts_opened),
+            counter("cards_suspended", "Cards suspended after declines", &self.cards_suspended),
             counter("card_book_full", "Cards and stations refused for lack of room", &self.book_full),
             counter("payment_bad_signatures", "Payment messages with a bad signature", &self.bad_signatures),
             counter("payment_bad_messages", "Payment messages that cannot be understood", &self.bad_messages),
             counter("payment_other_messages", "Payment messages of other types", &self.other_messages),
             counter("payment_repeated_messages", "Payment messages that came again", &self.repeated_messages),
+            counter("payment_postings", "Captures, reversals and other postings taken", &self.postings),
+            counter("payment_repeated_postings", "Postings that came again", &self.repeated_postings),
+            counter("payment_postings_not_kept", "Postings beyond an authorisation's list", &self.postings_not_kept),
+            counter("payment_postings_busy", "Postings refused because too many were in flight", &self.postings_busy),
+            counter("card_settling_full", "Authorisations not looked at again for lack of room", &self.settling_full),
+            counter("card_step_ups_full", "Purchases nobody was asked about for lack of room", &self.step_ups_full),
+            counter("card_fallbacks", "Questions answered without a judgement", &self.fallbacks),
+            counter("card_fallbacks_not_kept", "Such answers that are only in the log", &self.fallbacks_not_kept),
+            counter("card_contradictions", "Such answers that a later judgement contradicts", &self.contradictions),
         ]
     }
 }
@@ -285,18 +350,26 @@ pub struct GuardHandle {
 impl GuardHandle {
     /// Reads cards, stations and the newest decisions from the store (blocks) and starts the actor on `arbiter`.
     pub fn start(parts: Parts, arbiter: &ArbiterHandle) -> Result<Self, ReadError> {
-        let book = Book::load(&*parts.store)?;
-        let decided = authorise::load_decided(&*parts.store)?;
-        let Parts { store, clock, rules, ask_vehicle, deadline, decisions_feed, alerts_feed } = parts;
+        let Parts { store, clock, rules, suspend_after_declines, ask_vehicle, deadline, decisions_feed, alerts_feed } =
+            parts;
+        let now = clock.now();
+        let (decided, spending) = authorise::load_decided(&*store, now)?;
+        let book = Book::load(&*store)?;
+        let settling = Settling::load(&*store)?;
+        let step_ups = StepUps::load(&*store, now)?;
+        let rules = rules_in_force(&*store, rules, now)?;
         // Consoles that come after a restart find what is still open.
         for (alert, body) in book::open_alerts(&*store)? {
             alerts_feed.do_send(AlertChanged { id: alert.alert_id, open: true, body: body.into() });
         }
-        let shared = Shared::new(store, clock, book, decisions_feed, alerts_feed);
-        let (guard, rules) = (shared.clone(), Arc::new(rules));
+        let known = Known { book, settling, step_ups, spending };
+        let shared = Shared::new(store, clock, rules, known, decisions_feed, alerts_feed);
+        let guard = shared.clone();
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(authorise::MAX_IN_FLIGHT);
-            CardGuard::new(guard, rules, ask_vehicle, deadline / 2, decided)
+            let judge = Judge::new(guard.clone(), ask_vehicle.clone(), deadline / 2, suspend_after_declines);
+            let settler = Settler { shared: guard.clone(), ask_vehicle };
+            CardGuard::new(guard, judge, settler, decided)
         });
         Ok(Self { actor, deadline, shared })
     }
@@ -317,7 +390,10 @@ impl GuardHandle {
             fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
         }
         let nobody = Context::<Nobody>::new().address();
-        let shared = Shared::new(store, clock, Book::default(), nobody.clone().recipient(), nobody.recipient());
+        let (book, text) = (built_in_rules().expect("the built-in rules"), BUILT_IN_RULES.to_owned());
+        let rules = ActiveRules::new(book, file_version(text, clock.now()));
+        let known = Known::default();
+        let shared = Shared::new(store, clock, rules, known, nobody.clone().recipient(), nobody.recipient());
         Self { actor: Context::new().address(), deadline: Duration::from_millis(300), shared }
     }
 
@@ -339,6 +415,74 @@ impl GuardHandle {
                 Err(GuardError::Unknown)
             }
         }
+    }
+
+    /// Takes what a network posts later. It is durable when this returns, and goes on if the caller goes away; the same
+    /// posting again changes nothing.
+    pub async fn post(&self, posting: Posting) -> Result<Posted, GuardError> {
+        let Ok(turn) = self.shared.postings.clone().try_acquire_owned() else {
+            self.shared.counters.postings_busy.inc();
+            return Err(GuardError::Busy);
+        };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        // Bounded by the turns, so it need not respect the mailbox, which is for questions.
+        self.actor.do_send(Settle { posting, reply, turn });
+        let taken = answer.await.unwrap_or(Err(GuardError::Unknown));
+        match &taken {
+            Ok(_) => self.shared.counters.postings.inc(),
+            Err(_) => self.shared.counters.unrecorded.inc(),
+        }
+        taken
+    }
+
+    /// Records a message that was signed well and cannot be read, and tells people, once an hour and source.
+    pub async fn unreadable(&self, message: Unreadable) -> Result<(), GuardError> {
+        let shared = self.shared.clone();
+        let done = tokio::spawn(async move { shared.unreadable(message).await }).await;
+        done.unwrap_or(Err(GuardError::Unknown))
+    }
+
+    /// Notes an answer that was given without a judgement. Never waits; it is recorded as soon as the store takes it.
+    pub fn fell_back(&self, fallback: FellBack) {
+        self.shared.fell_back(fallback);
+    }
+
+    /// Purchases that wait for a word of whoever has the car, oldest first; of one renter, or of all.
+    pub fn step_ups(&self, renter: Option<&str>) -> Vec<StepUp> {
+        self.shared.step_ups.open(renter, self.shared.clock.now())
+    }
+
+    /// One of them, answered or not, while it is remembered.
+    pub fn step_up(&self, id: DecisionId) -> Option<StepUp> {
+        self.shared.step_ups.get(id)
+    }
+
+    pub fn rules(&self) -> Arc<RuleBook> {
+        self.shared.rules()
+    }
+
+    /// The version in force, and why the operator's file is not, if it is not.
+    pub fn rule_version(&self) -> (Arc<RuleVersion>, Option<String>) {
+        (self.shared.rules.version(), self.shared.rules.file_problem())
+    }
+
+    /// Takes the operator's file again. A file that cannot be read, or is refused, changes nothing and is shown.
+    pub async fn reload_rules(&self, text: Result<String, String>) {
+        let text = match text {
+            Ok(text) => text,
+            Err(problem) => return self.shared.rules.set_file_problem(Some(problem)),
+        };
+        let store = self.shared.store.clone();
+        let known = tokio::task::spawn_blocking(move || ActiveRules::stored_file(&*store)).await;
+        if matches!(known, Ok(Ok(Some(known))) if known == text) {
+            return self.shared.rules.set_file_problem(None);
+        }
+        let edit = Edit::SetRules { text, origin: RuleOrigin::File };
+        let problem = self.edit(edit, Principal::gateway(), None).await.err().map(|error| error.to_string());
+        if let Some(problem) = &problem {
+            tracing::error!(problem, "the card rules stay as they are");
+        }
+        self.shared.rules.set_file_problem(problem);
     }
 
     /// Changes a card, a station or an alert. It is durable when this returns, and goes on if the caller goes away.
@@ -367,12 +511,17 @@ impl GuardHandle {
     }
 
     pub fn station(&self, id: &StationId) -> Option<Arc<Station>> {
-        self.shared.book().station(id)
+        self.shared.book().directory.get(id)
     }
 
     /// Stations in the order of their ids after `after`, at most `limit`.
     pub fn stations(&self, after: Option<&StationId>, limit: usize) -> Vec<Arc<Station>> {
-        self.shared.book().stations(after, limit)
+        self.shared.book().directory.page(after, limit)
+    }
+
+    /// Stations within `radius_m` with their distance in metres, nearest first, at most `limit`.
+    pub fn stations_near(&self, position: Position, radius_m: f64, limit: usize) -> Vec<(Arc<Station>, f64)> {
+        self.shared.book().directory.near(position, radius_m, limit)
     }
 
     /// Notes a payment network's message; true when it came before within `window_ms`.
@@ -401,13 +550,51 @@ impl GuardHandle {
             let (cards, stations) = shared.book().sizes();
             let mut readings = shared.counters.readings();
             readings.push(Reading::gauge("cards", "Cards in the book", cards as f64));
+            let (waiting, kept) = (shared.settling.len(), shared.incidents.len());
+            readings.push(Reading::gauge("card_settling", "Authorisations to be looked at again", waiting as f64));
+            readings.push(Reading::gauge("card_fallbacks_waiting", "Answers that wait for their record", kept as f64));
             readings.push(Reading::gauge("stations", "Stations in the directory", stations as f64));
             readings
         });
     }
 }
 
+fn file_version(text: String, at: Timestamp) -> RuleVersion {
+    let version = parse_rules(&text).map(|book| book.version).unwrap_or_default();
+    RuleVersion { version, text, activated_at: at, by: Principal::gateway(), origin: RuleOrigin::File }
+}
+
+/// What was in force when the gateway ended; the file's where that is news.
+fn rules_in_force(store: &dyn Store, file: String, now: Timestamp) -> Result<ActiveRules, ReadError> {
+    let stored = ActiveRules::stored(store)?;
+    let is_news = ActiveRules::stored_file(store)?.is_none_or(|known| known != file);
+    match stored {
+        Some((book, version)) if !is_news => Ok(ActiveRules::new(book, version)),
+        // Recorded as a version by `GuardHandle::reload_rules`, which follows.
+        Some(_) | None => {
+            let book = parse_rules(&file).map_err(ReadError::Damaged)?;
+            Ok(ActiveRules::new(book, file_version(file, now)))
+        }
+    }
+}
+
 impl Shared {
+    fn rules(&self) -> Arc<RuleBook> {
+        self.rules.book()
+    }
+
+    fn spending(&self) -> MutexGuard<'_, SpendingLedger> {
+        // A change that panicked half-way left one card's list, whole or without an entry: a purchase counted or not.
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is looked at again when it says so.
+    fn watch(&self, watched: &Reconciliation) {
+        if !self.settling.note(&watched.key, watched.review_at) {
+            self.counters.settling_full.inc();
+        }
+    }
+
     fn book(&self) -> RwLockReadGuard<'_, Book> {
         // A writer that panicked left either the old or the new entry: both are whole.
         self.book.read().unwrap_or_else(PoisonError::into_inner)

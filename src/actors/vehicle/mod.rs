@@ -8,6 +8,7 @@ mod message;
 mod step;
 #[cfg(test)]
 mod tests;
+mod track_pen;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
 pub(in crate::actors) use message::{Letter, Reply};
+use track_pen::{Point, TrackPen};
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 use super::fleet::Shared;
@@ -55,9 +57,7 @@ pub struct VehicleActor {
     /// The earliest entries of ours in the schedule: for lazy saves, and for what is due by itself.
     lazy_at: Option<Timestamp>,
     due_at: Option<Timestamp>,
-    /// Signals newer than this are not in the track yet.
-    track_until: Option<Timestamp>,
-    is_track_due: bool,
+    track: TrackPen,
     is_publish_due: bool,
     events_since_state: usize,
     is_state_due: bool,
@@ -123,8 +123,7 @@ impl VehicleActor {
             waiters: Vec::new(),
             lazy_at: None,
             due_at: None,
-            track_until: None,
-            is_track_due: false,
+            track: TrackPen::default(),
             is_publish_due: false,
             events_since_state: 0,
             is_state_due: false,
@@ -327,15 +326,19 @@ impl VehicleActor {
         let now = self.now();
         let metrics = &self.shared.metrics;
         metrics.reports.fetch_add(reports.len() as u64, Ordering::Relaxed);
+        let was_due = self.track.is_due();
         for report in reports {
+            if let Some(point) = self.track.before(&report, &self.twin, now) {
+                self.keep(point);
+            }
             let observed = self.twin.observe(now, report);
+            let metrics = &self.shared.metrics;
             metrics.stale_items.fetch_add(u64::from(observed.stale), Ordering::Relaxed);
             metrics.refused_paths.fetch_add(u64::from(observed.refused), Ordering::Relaxed);
         }
         // Not only with the first report of a track point: a change of the link may have published in between.
         self.is_publish_due = true;
-        if !self.is_track_due {
-            self.is_track_due = true;
+        if !was_due {
             self.sweep_in(LAZY_MS);
         }
         self.review_if_seen_to_matter(ctx);
@@ -495,7 +498,7 @@ impl VehicleActor {
         self.lazy_at = self.lazy_at.filter(|at| *at > now);
         self.due_at = self.due_at.filter(|at| *at > now);
         if self.vehicle.registered.is_none() {
-            self.is_track_due = false;
+            self.track.forget();
             if self.twin.is_online() {
                 self.register_itself(ctx);
             }
@@ -518,15 +521,13 @@ impl VehicleActor {
     }
 
     fn save_track(&mut self) {
-        if !std::mem::take(&mut self.is_track_due) {
-            return;
+        if let Some(point) = self.track.point(&self.twin) {
+            self.keep(point);
         }
-        let signals = rows::signal_rows(&self.twin, self.track_until);
-        let Some(newest) = signals.values().map(|signal| signal.at).max() else { return };
-        self.track_until = Some(newest);
-        if let Some(signals) = rows::json(&signals) {
-            self.shared.store.observe(Observation { vehicle: self.id.clone(), at: newest, signals });
-        }
+    }
+
+    fn keep(&self, (at, signals): Point) {
+        self.shared.store.observe(Observation { vehicle: self.id.clone(), at, signals });
     }
 
     fn on_drain(&mut self, reply: oneshot::Sender<()>, ctx: &mut Context<Self>) {

@@ -306,6 +306,30 @@ async fn a_track_point_is_saved_within_a_second_or_so() {
     yard.until(async || all(&yard).len() == 1).await;
 }
 
+/// A car that fills up where there is no reception tells of it an hour later, all at once.
+#[actix::test]
+async fn reports_of_an_hour_that_come_at_once_keep_their_times_in_the_track() {
+    let yard = Yard::with_car().await;
+    yard.tell(FromCar::LinkUp { epoch: 1 });
+    let now = yard.clock.now();
+    let report = |seq: u64, at: Timestamp| {
+        let signals = vec![(path::FUEL_PERCENT.into(), SignalValue::Number(seq as f64))];
+        Report { boot: 1, seq, at, signals }
+    };
+    let minutes_ago = |minutes: i64| now.plus_ms(-minutes * 60_000);
+    let mut reports: Vec<Report> = (0..60).map(|seq| report(seq, minutes_ago(60 - seq as i64))).collect();
+    // One of them late: history, but no state.
+    reports.push(report(99, minutes_ago(30).plus_ms(500)));
+    yard.tell(FromCar::Reports(reports));
+    let all = |yard: &Yard| yard.store.observations(&yard.car, Timestamp(0), Timestamp(i64::MAX), 100).unwrap();
+    yard.until(async || all(&yard).len() == 61).await;
+    let points = all(&yard);
+    assert!(points.iter().any(|point| point.at == minutes_ago(30).plus_ms(500)));
+    assert!(points.iter().any(|point| point.at == minutes_ago(45)));
+    let snapshot = yard.fleet.snapshot(&yard.car).await.unwrap();
+    assert_eq!(snapshot.twin.signal(path::FUEL_PERCENT).map(|level| level.at), Some(minutes_ago(1)));
+}
+
 /// The gate says only once that a car is there.
 #[actix::test]
 async fn a_car_that_comes_while_nothing_can_be_read_or_stored_is_known_as_soon_as_it_can() {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{AlertId, DecisionId, Money, Principal, Refusal, RefusalKind, RentalId, Timestamp, VehicleId};
-use super::{CardId, Decision, Outcome};
+use super::{CardId, Decision, Merchant, Outcome, Purchase, StationId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,6 +14,18 @@ pub enum AlertKind {
     CardDeclined,
     /// A purchase was declined because too little was known; no sign of misuse.
     CardUnverified,
+    /// What was taken from the card does not fit what the car got.
+    FillDoubted,
+    /// Money was taken without a question to us before.
+    UnaskedCapture,
+    /// The holder of the running rental says that a purchase is not theirs.
+    PurchaseDisowned,
+    /// A payment network sends what cannot be read; its purchases are answered without a judgement.
+    PaymentUnreadable,
+    /// Purchases were answered without a judgement: none could be made or recorded in time.
+    PaymentFallback,
+    /// A rental has ended and the fuel card is not in its holder.
+    CardMissing,
     /// A rental is over and its car has not come back to rest.
     LateReturn,
     /// A rental has ended with its car outside of where it is to be returned.
@@ -33,6 +45,8 @@ pub enum Severity {
 pub enum AlertState {
     Open,
     Acknowledged,
+    /// The gateway itself found more that speaks for it.
+    Confirmed,
     Resolved,
     /// The gateway itself found that there was nothing.
     Withdrawn,
@@ -43,6 +57,7 @@ impl AlertState {
         match self {
             Self::Open => "open",
             Self::Acknowledged => "acknowledged",
+            Self::Confirmed => "confirmed",
             Self::Resolved => "resolved",
             Self::Withdrawn => "withdrawn",
         }
@@ -50,7 +65,7 @@ impl AlertState {
 
     fn is_closed(self) -> bool {
         match self {
-            Self::Open | Self::Acknowledged => false,
+            Self::Open | Self::Acknowledged | Self::Confirmed => false,
             Self::Resolved | Self::Withdrawn => true,
         }
     }
@@ -83,6 +98,23 @@ pub struct AlertPassage {
     /// The operator who did it; absent = the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Principal>,
+    /// What the gateway found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl AlertPassage {
+    fn of_gateway(state: AlertState, at: Timestamp, note: Option<String>) -> Self {
+        Self { state, at, by: None, note }
+    }
+}
+
+/// What an alert about a payment concerns.
+#[derive(Debug, Clone, Default)]
+pub struct AboutPayment {
+    pub vehicle_id: Option<VehicleId>,
+    pub card_id: Option<CardId>,
+    pub decision_id: Option<DecisionId>,
 }
 
 impl Alert {
@@ -107,8 +139,59 @@ impl Alert {
             state: AlertState::Open,
             text: text(decision, kind),
             opened_at: decision.at,
-            history: vec![AlertPassage { state: AlertState::Open, at: decision.at, by: None }],
+            history: vec![AlertPassage::of_gateway(AlertState::Open, decision.at, None)],
         })
+    }
+
+    /// What a payment turned out to be after it was answered. The text says what was found, as evidence and not as proof.
+    pub fn for_payment(alert_id: AlertId, kind: AlertKind, about: AboutPayment, text: String, at: Timestamp) -> Self {
+        let severity = match kind {
+            AlertKind::PurchaseDisowned => Severity::Critical,
+            AlertKind::UnaskedCapture => Severity::Info,
+            AlertKind::CardDeclined
+            | AlertKind::CardUnverified
+            | AlertKind::FillDoubted
+            | AlertKind::PaymentUnreadable
+            | AlertKind::PaymentFallback
+            | AlertKind::LateReturn
+            | AlertKind::OutsideReturnArea
+            | AlertKind::CardMissing => Severity::Warning,
+        };
+        Self {
+            alert_id,
+            kind,
+            severity,
+            vehicle_id: about.vehicle_id,
+            card_id: about.card_id,
+            decision_id: about.decision_id,
+            rental_id: None,
+            state: AlertState::Open,
+            text,
+            opened_at: at,
+            history: vec![AlertPassage::of_gateway(AlertState::Open, at, None)],
+        }
+    }
+
+    /// What people read of a payment that turned out to be odd.
+    pub fn text_of_payment(
+        about: &AboutPayment,
+        purchase: &Purchase,
+        station: Option<&StationId>,
+        found: &str,
+    ) -> String {
+        Self::text_of(about, &purchase.amount, &purchase.merchant, station, found)
+    }
+
+    pub fn text_of(
+        about: &AboutPayment,
+        amount: &Money,
+        merchant: &Merchant,
+        station: Option<&StationId>,
+        found: &str,
+    ) -> String {
+        let head = subject(about.card_id.as_ref(), about.vehicle_id.as_ref());
+        let (place, amount) = (place(station, merchant.name.as_deref()), in_words(amount));
+        format!("{head}: a purchase of {amount}{place}: {found}. This is evidence to look into, not proof of misuse.")
     }
 
     /// What is wrong with the end of a rental. No person is named.
@@ -131,7 +214,7 @@ impl Alert {
             state: AlertState::Open,
             text,
             opened_at: at,
-            history: vec![AlertPassage { state: AlertState::Open, at, by: None }],
+            history: vec![AlertPassage::of_gateway(AlertState::Open, at, None)],
         }
     }
 
@@ -150,6 +233,31 @@ impl Alert {
         self.enter(AlertState::Resolved, now, by)
     }
 
+    /// More was found that speaks for it. Whoever looks at it already goes on doing so; a closed one stays closed.
+    pub fn confirm(&self, now: Timestamp, note: String) -> Option<Self> {
+        let is_confirmed = self.history.iter().any(|passage| passage.state == AlertState::Confirmed);
+        if is_confirmed || self.state.is_closed() {
+            return None;
+        }
+        let mut changed = self.clone();
+        if changed.state == AlertState::Open {
+            changed.state = AlertState::Confirmed;
+        }
+        changed.history.push(AlertPassage::of_gateway(AlertState::Confirmed, now, Some(note)));
+        Some(changed)
+    }
+
+    /// It turned out that there was nothing. What a person resolved stays resolved.
+    pub fn withdraw(&self, now: Timestamp, note: String) -> Option<Self> {
+        if self.state.is_closed() {
+            return None;
+        }
+        let mut changed = self.clone();
+        changed.state = AlertState::Withdrawn;
+        changed.history.push(AlertPassage::of_gateway(AlertState::Withdrawn, now, Some(note)));
+        Some(changed)
+    }
+
     fn enter(&self, state: AlertState, now: Timestamp, by: &Principal) -> Result<Self, Refusal> {
         if self.state == state {
             return Ok(self.clone());
@@ -159,50 +267,47 @@ impl Alert {
         }
         let mut changed = self.clone();
         changed.state = state;
-        changed.history.push(AlertPassage { state, at: now, by: Some(by.clone()) });
+        changed.history.push(AlertPassage { state, at: now, by: Some(by.clone()), note: None });
         Ok(changed)
     }
 }
 
 fn text(decision: &Decision, kind: AlertKind) -> String {
-    let card = match &decision.card_id {
-        Some(card) => format!("Card {card}"),
-        None => "A card that is not the fleet's".to_owned(),
-    };
-    let vehicle = decision.vehicle_id.as_ref().map(|vehicle| format!(" of vehicle {vehicle}")).unwrap_or_default();
+    let subject = subject(decision.card_id.as_ref(), decision.vehicle_id.as_ref());
     let amount = in_words(&decision.purchase.amount);
-    let place = match (&decision.station_id, &decision.purchase.merchant.name) {
-        (Some(station), _) => format!(" at station {station}"),
-        (None, Some(name)) => format!(" at {name}"),
-        (None, None) => String::new(),
-    };
-    let head = format!("{card}{vehicle}: a purchase of {amount}{place} was declined.");
-    match kind {
-        AlertKind::CardDeclined => {
+    let place = place(decision.station_id.as_ref(), decision.purchase.merchant.name.as_deref());
+    let head = format!("{subject}: a purchase of {amount}{place} was declined.");
+    match kind == AlertKind::CardDeclined {
+        true => {
             let found: Vec<&str> = decision.ruling.failed_checks().map(|check| check.detail.as_str()).collect();
             format!("{head} Found: {}. This is evidence to look into, not proof of misuse.", found.join("; "))
         }
-        AlertKind::CardUnverified | AlertKind::LateReturn | AlertKind::OutsideReturnArea => {
+        false => {
             format!("{head} Too little was known to check it; there is no sign of misuse.")
         }
     }
 }
 
-/// `50.00 EUR`: with as many decimals as ISO 4217 gives the currency.
-fn in_words(amount: &Money) -> String {
-    let currency = amount.currency.to_uppercase();
-    let decimals = match currency.as_str() {
-        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "VND" | "VUV"
-        | "XAF" | "XOF" | "XPF" => 0,
-        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
-        _ => 2,
+fn subject(card: Option<&CardId>, vehicle: Option<&VehicleId>) -> String {
+    let card = match card {
+        Some(card) => format!("Card {card}"),
+        None => "A card that is not the fleet's".to_owned(),
     };
-    let unit = 10_i64.pow(decimals);
-    let (whole, rest) = (amount.amount_minor / unit, (amount.amount_minor % unit).abs());
-    match decimals {
-        0 => format!("{whole} {currency}"),
-        width => format!("{whole}.{rest:0width$} {currency}", width = width as usize),
+    let vehicle = vehicle.map(|vehicle| format!(" of vehicle {vehicle}")).unwrap_or_default();
+    format!("{card}{vehicle}")
+}
+
+fn place(station: Option<&StationId>, merchant: Option<&str>) -> String {
+    match (station, merchant) {
+        (Some(station), _) => format!(" at station {station}"),
+        (None, Some(name)) => format!(" at {name}"),
+        (None, None) => String::new(),
     }
+}
+
+/// `50.00 EUR`: with as many decimals as ISO 4217 gives the currency.
+pub(super) fn in_words(amount: &Money) -> String {
+    format!("{} {}", amount.to_major(), amount.currency.to_uppercase())
 }
 
 #[cfg(test)]

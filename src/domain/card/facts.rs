@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::gauge::Level;
 use super::super::rental::RentalState;
-use super::super::twin::{Fix, Twin};
+use super::super::twin::{Fix, Twin, path};
 use super::super::vehicle::Vehicle;
 use super::super::{RentalId, Timestamp, VehicleId};
-use super::{RentalRule, Rules};
+use super::{LastPurchase, Purchase, RentalRule};
 
 /// One rental as the guard sees it: from when to when the car was really in use. No person is named here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,19 @@ impl FixDoubt {
     }
 }
 
+/// What was observed, with its own time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Seen<T> {
+    pub value: T,
+    pub at: Timestamp,
+}
+
+impl<T> Seen<T> {
+    fn of((value, at): (T, Timestamp)) -> Self {
+        Self { value, at }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VehicleFacts {
     pub vehicle_id: VehicleId,
@@ -51,11 +65,39 @@ pub struct VehicleFacts {
     pub doubt: Option<FixDoubt>,
     /// When the newest report arrived.
     pub last_report: Option<Timestamp>,
+    /// The fleet's own word for its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tank_litres: Option<f64>,
+    /// The tank's newest level at rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_level: Option<Level>,
+    /// It was seen to drive after that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_driven_since_rest: bool,
+    /// When its level was last seen to have risen as by a fill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled_at: Option<Timestamp>,
+    /// In km.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odometer: Option<Seen<f64>>,
+    /// In km/h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Seen<f64>>,
+    /// Is it on?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignition: Option<Seen<bool>>,
+    /// What the sensor of the fuel card's holder says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card_present: Option<Seen<bool>>,
 }
 
 impl VehicleFacts {
     const MOVING_KMH: f64 = 5.0;
-    const IMPOSSIBLE_KMH: f64 = 300.0;
+    pub(super) const IMPOSSIBLE_KMH: f64 = 300.0;
     /// Networks date purchases in whole seconds, so one can seem to be that much before the rental it belongs to.
     const NETWORK_TICK_MS: i64 = 999;
 
@@ -75,12 +117,27 @@ impl VehicleFacts {
             Some(InUse { rental_id: rental.rental_id, from, until })
         });
         let fix = twin.fix();
+        let details = &vehicle.details;
+        let by_unit = vehicle.reported.as_ref().and_then(|unit| unit.tank_litres);
+        let card_present = twin.signal(path::FUEL_CARD_PRESENT);
+        // What JSON cannot write is not known, and would not come back from the record.
+        let number = |seen: Option<(f64, Timestamp)>| seen.filter(|(value, _)| value.is_finite()).map(Seen::of);
         Self {
             vehicle_id: vehicle.vehicle_id.clone(),
             uses: uses.collect(),
             fix,
             doubt: fix.and_then(|fix| Self::doubt(twin, fix)),
             last_report: twin.last_report,
+            class: details.class.clone(),
+            fuel_type: details.fuel_type.clone(),
+            tank_litres: details.tank_litres.or(by_unit).filter(|litres| litres.is_finite()),
+            rest_level: twin.gauge().rest(),
+            has_driven_since_rest: twin.gauge().has_driven(),
+            filled_at: twin.gauge().filled_at(),
+            odometer: number(twin.number(path::ODOMETER_KM)),
+            speed: number(twin.speed_kmh()),
+            ignition: twin.is_ignition_on().map(Seen::of),
+            card_present: card_present.and_then(|seen| Some(Seen { value: seen.value.as_bool()?, at: seen.at })),
         }
     }
 
@@ -151,9 +208,22 @@ pub(super) fn gap_ms(one: Timestamp, other: Timestamp) -> i64 {
     one.since_ms(other).saturating_abs()
 }
 
-/// How far a car may be from where it was last seen, `gap_ms` away in time.
-pub(super) fn reach_m(rules: &Rules, gap_ms: i64) -> f64 {
-    rules.location.speed_cap_kmh / 3.6 * (gap_ms as f64 / 1000.0)
+/// How far one gets in `gap_ms`.
+pub(super) fn reach_m(speed_cap_kmh: f64, gap_ms: i64) -> f64 {
+    speed_cap_kmh / 3.6 * (gap_ms as f64 / 1000.0)
+}
+
+/// Is a purchase the last one once more: the same authorisation, or the same sum at the same terminal a moment later?
+pub(super) fn is_same_try(purchase: &Purchase, last: &LastPurchase) -> bool {
+    const SAME_TRY_MS: i64 = 300_000;
+    let merchant = &purchase.merchant;
+    let is_same_terminal = merchant.network_id.is_some()
+        && merchant.network_id == last.network_id
+        && merchant.terminal_id == last.terminal_id;
+    let is_same_sum = purchase.amount.amount_minor == last.amount.amount_minor
+        && purchase.amount.currency.eq_ignore_ascii_case(&last.amount.currency);
+    purchase.authorization_id == last.authorization_id
+        || (is_same_terminal && is_same_sum && gap_ms(purchase.at, last.at) <= SAME_TRY_MS)
 }
 
 #[cfg(test)]

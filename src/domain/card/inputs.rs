@@ -21,6 +21,16 @@ pub struct Inputs {
     pub confirmed_at: Option<Timestamp>,
 }
 
+impl Inputs {
+    /// The class of the bound vehicle, as far as its record could be asked: whose rules count.
+    pub fn vehicle_class(&self) -> Option<&str> {
+        match self.vehicles.first()? {
+            VehicleLookup::Known(facts) => facts.class.as_deref(),
+            VehicleLookup::NotRegistered(_) | VehicleLookup::Late(_) => None,
+        }
+    }
+}
+
 /// What was bought with the card before this purchase. Declined and reversed tries are not in it, and tries at the same
 /// terminal for the same amount within five minutes are one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -3,70 +3,9 @@
 use proptest::prelude::*;
 
 use super::super::twin::{Fix, Report, SignalValue, Twin, path};
-use super::super::{Money, Position, RentalId, Timestamp, VehicleId};
+use super::super::{RentalId, Timestamp};
+use super::test_cases::*;
 use super::*;
-
-const NOW: Timestamp = Timestamp(1_800_000_000_000);
-const STATION: Position = Position { latitude: 45.07, longitude: 7.68 };
-const MIN: i64 = 60_000;
-
-fn rules() -> Rules {
-    toml::from_str(include_str!("../../../config/card-rules.toml")).expect("the rules file")
-}
-
-fn vehicle(name: &str) -> VehicleId {
-    name.parse().expect("id")
-}
-
-fn card() -> Card {
-    Card {
-        card_id: "c1".parse().expect("id"),
-        network_ref: "ic_1".parse().expect("id"),
-        vehicle_id: Some(vehicle("V1")),
-        status: CardStatus::Active,
-        changed_at: Timestamp(0),
-        previous: None,
-    }
-}
-
-fn purchase(at: Timestamp) -> Purchase {
-    Purchase {
-        authorization_id: "iauth_1".parse().expect("id"),
-        source: "stripe".into(),
-        card_ref: "ic_1".parse().expect("id"),
-        at,
-        amount: Money { amount_minor: 5_000, currency: "eur".into() },
-        partial_allowed: true,
-        merchant: Merchant::default(),
-        fill: Fill::default(),
-        prompts: Prompts::default(),
-    }
-}
-
-fn station() -> StationLookup {
-    StationLookup::Known {
-        station_id: "s1".parse().expect("id"),
-        name: "Station".into(),
-        position: Some(STATION),
-        at_position: 1,
-    }
-}
-
-/// A place `north_m` metres north of the station.
-fn north(north_m: f64) -> Position {
-    Position { latitude: STATION.latitude + north_m / 111_195.0, ..STATION }
-}
-
-/// In a rental since an hour ago, seen at the station ten seconds before NOW.
-fn facts() -> VehicleFacts {
-    VehicleFacts {
-        vehicle_id: vehicle("V1"),
-        uses: vec![InUse { rental_id: RentalId(uuid::Uuid::nil()), from: NOW.plus_ms(-60 * MIN), until: None }],
-        fix: Some(Fix { position: north(20.0), at: NOW.plus_ms(-10_000), accuracy_m: Some(5.0) }),
-        doubt: None,
-        last_report: Some(NOW.plus_ms(-10_000)),
-    }
-}
 
 fn ended(ago_ms: i64) -> VehicleFacts {
     let mut facts = facts();
@@ -97,10 +36,6 @@ fn rule_on(facts: VehicleFacts) -> Ruling {
     judge(NOW, &purchase(NOW), Some(&card()), &[VehicleLookup::Known(facts)], &station(), &rules())
 }
 
-fn verdict(ruling: &Ruling, name: CheckName) -> Verdict {
-    ruling.checks.iter().find(|check| check.check == name).expect("check ran").verdict
-}
-
 #[test]
 fn the_rules_file_is_well_formed() {
     rules().check().expect("fit");
@@ -112,9 +47,11 @@ fn an_honest_purchase_is_approved_with_every_check_on_record() {
     assert_eq!(ruling.outcome, Outcome::Approve);
     assert_eq!(ruling.settlement, Settlement::Enabled);
     assert!(ruling.reasons.is_empty());
-    assert_eq!(ruling.checks.len(), 4);
-    assert!(ruling.checks.iter().all(|check| check.verdict == Verdict::Pass && !check.detail.is_empty()));
-    assert_eq!(ruling.rule_version, "2026-11-1");
+    assert_eq!(ruling.checks.len(), 16, "all but the one of after the fill");
+    let asks_more = |check: &Check| check.verdict == Verdict::Unknown && check.check > CheckName::TelematicsFresh;
+    assert!(ruling.checks.iter().all(|check| check.verdict == Verdict::Pass || asks_more(check)));
+    assert!(ruling.checks.iter().all(|check| !check.detail.is_empty()));
+    assert_eq!((ruling.rule_version.as_str(), ruling.rule_class), ("2026-11-2", None));
 }
 
 #[test]
@@ -156,13 +93,14 @@ fn rental_state_holds_with_a_grace_after_the_end() {
 #[test]
 fn rental_state_alone_disables_settlement() {
     let mut only = rules();
-    only.card_active.mode = CheckMode::Off;
-    only.location.mode = CheckMode::Off;
-    only.telematics_fresh.mode = CheckMode::Off;
+    for name in CheckName::ALL.into_iter().filter(|name| *name != CheckName::RentalState) {
+        *mode(&mut only, name) = CheckMode::Off;
+    }
     let judged = |facts| judge(NOW, &purchase(NOW), Some(&card()), &[VehicleLookup::Known(facts)], &station(), &only);
     assert_eq!(judged(ended(60 * MIN)).settlement, Settlement::Disabled);
     assert_eq!(judged(ended(60 * MIN)).reasons, ["rental_state"]);
     assert_eq!(judged(facts()).settlement, Settlement::Enabled);
+    assert_eq!(judged(facts()).checks.len(), 1);
 }
 
 #[test]
@@ -215,12 +153,7 @@ fn location_allows_for_accuracy_and_for_what_the_car_can_have_driven() {
 
 #[test]
 fn location_is_unknown_where_the_directory_is() {
-    let known = |position, at_position| StationLookup::Known {
-        station_id: "s1".parse().expect("id"),
-        name: "S".into(),
-        position,
-        at_position,
-    };
+    let known = station_at;
     for (name, lookup) in [
         ("unknown", StationLookup::Unknown),
         ("ambiguous", StationLookup::Ambiguous { stations: 3 }),
@@ -279,15 +212,90 @@ fn a_vehicle_that_does_not_answer_leads_to_the_fallback() {
 }
 
 #[test]
-fn a_cap_that_cannot_be_imposed_declines_only_what_is_above_it() {
-    let mut asked = purchase(NOW);
-    asked.partial_allowed = false;
-    for (amount, expected) in [(10_000, Outcome::ApproveCapped), (10_001, Outcome::Decline)] {
-        asked.amount.amount_minor = amount;
-        let known = [VehicleLookup::Known(facts())];
-        let ruling = judge(NOW, &asked, Some(&card()), &known, &StationLookup::Unknown, &rules());
-        assert_eq!(ruling.outcome, expected, "{amount}");
-    }
+fn a_cap_that_cannot_be_imposed_asks_the_holder_and_accuses_nobody() {
+    let asked = |amount, confirmed_ago_ms: Option<i64>| {
+        Story::but(|s| {
+            s.inputs.station = StationLookup::Unknown;
+            s.inputs.confirmed_at = confirmed_ago_ms.map(ago);
+            s.purchase.partial_allowed = false;
+            s.purchase.amount.amount_minor = amount;
+        })
+        .ruling()
+    };
+    assert_eq!(asked(10_000, None).outcome, Outcome::ApproveCapped);
+    let above = asked(10_001, None);
+    assert_eq!((above.outcome, above.settlement), (Outcome::StepUp, Settlement::Disabled));
+    assert_eq!(above.reasons, ["location_unknown", "amount_above_cap"]);
+    let confirmed = asked(10_001, Some(120 * SEC));
+    assert_eq!((confirmed.outcome, confirmed.cap_minor), (Outcome::Approve, None));
+    assert_eq!(confirmed.reasons, ["confirmed_by_holder"]);
+    assert_eq!(asked(10_001, Some(120 * SEC + 1)).outcome, Outcome::StepUp);
+    assert_eq!(asked(10_001, Some(-120 * SEC)).outcome, Outcome::Approve, "said a moment after it was asked");
+}
+
+#[test]
+fn a_confirmation_lifts_a_step_up_and_never_a_failed_check() {
+    let story = |fail: FailPolicy, is_capped: bool| {
+        Story::but(|s| {
+            s.rules.fuel_level.fail = fail;
+            s.facts().rest_level = Some(super::super::gauge::Level { percent: 99.0, at: NOW });
+            s.inputs.confirmed_at = Some(NOW);
+            if is_capped {
+                s.inputs.station = StationLookup::Unknown;
+            }
+        })
+        .ruling()
+    };
+    let declined = story(FailPolicy::Decline, false);
+    assert_eq!((declined.outcome, declined.reasons.as_slice()), (Outcome::Decline, ["fuel_level".into()].as_slice()));
+    assert_eq!(story(FailPolicy::StepUp, false).reasons, ["tank_space", "confirmed_by_holder"]);
+    let capped = story(FailPolicy::StepUp, true);
+    assert_eq!(capped.outcome, Outcome::ApproveCapped);
+    assert_eq!(capped.reasons, ["location_unknown", "tank_space", "confirmed_by_holder"]);
+    let warned = story(FailPolicy::Warn, false);
+    assert_eq!(warned.warnings, [CheckName::FuelLevel]);
+    assert_ne!(warned.outcome, Outcome::Decline);
+}
+
+#[test]
+fn an_increment_counts_into_what_the_tank_holds() {
+    // 43.25 l x 3.20 EUR are 138.40 EUR.
+    let counted = |already, partial_allowed| {
+        let story = Story::but(|s| s.purchase.partial_allowed = partial_allowed);
+        let mut ruling = story.ruling();
+        ruling.count_in(already, None, &story.purchase);
+        (ruling.outcome, ruling.cap_minor)
+    };
+    assert_eq!(counted(8_840, true), (Outcome::Approve, None));
+    assert_eq!(counted(8_841, true), (Outcome::ApproveCapped, Some(4_999)));
+    assert_eq!(counted(13_840, true), (Outcome::Decline, None));
+    // What cannot be cut is bounded by the maximum alone.
+    assert_eq!(counted(13_840, false), (Outcome::Approve, None));
+    assert_eq!(counted(35_001, false), (Outcome::Decline, None));
+}
+
+#[test]
+fn an_increment_above_a_cap_for_not_knowing_asks_the_holder() {
+    let story = Story::but(|s| {
+        s.inputs.station = StationLookup::Unknown;
+        s.purchase.partial_allowed = false;
+    });
+    let mut ruling = story.ruling();
+    ruling.count_in(7_000, Some(10_000), &story.purchase);
+    assert_eq!((ruling.outcome, ruling.settlement), (Outcome::StepUp, Settlement::Disabled));
+    assert!(ruling.reasons.contains(&"amount_above_cap".to_owned()));
+}
+
+#[test]
+fn a_ruling_names_the_class_whose_rules_it_followed() {
+    let mut rules = rules();
+    rules.vehicle_class = Some("van".into());
+    let book = RuleBook::new(test_cases::rules(), [("van".to_owned(), rules)].into());
+    let mut story = Story::honest();
+    story.facts().class = Some("van".into());
+    let followed = book.for_class(story.inputs.vehicle_class());
+    let ruling = super::judge(NOW, &story.purchase, &story.inputs, followed);
+    assert_eq!(ruling.rule_class.as_deref(), Some("van"));
 }
 
 #[test]
@@ -324,20 +332,26 @@ fn any_mode() -> impl Strategy<Value = CheckMode> {
     prop_oneof![Just(CheckMode::Off), Just(CheckMode::On), Just(CheckMode::Shadow)]
 }
 
+fn any_fail() -> impl Strategy<Value = FailPolicy> {
+    prop_oneof![Just(FailPolicy::Decline), Just(FailPolicy::StepUp), Just(FailPolicy::Warn)]
+}
+
 prop_compose! {
     fn any_rules()(
-        modes in [any_mode(), any_mode(), any_mode(), any_mode()],
-        policies in [any_policy(), any_policy(), any_policy(), any_policy(), any_policy()],
+        modes in proptest::collection::vec(any_mode(), CheckName::ALL.len()),
+        unknowns in proptest::collection::vec(any_policy(), CheckName::ALL.len()),
+        fails in proptest::collection::vec(any_fail(), CheckName::ALL.len()),
+        fallback in any_policy(),
     ) -> Rules {
         let mut rules = rules();
-        [rules.card_active.mode, rules.rental_state.mode, rules.location.mode, rules.telematics_fresh.mode] = modes;
-        [
-            rules.card_active.unknown,
-            rules.rental_state.unknown,
-            rules.location.unknown,
-            rules.telematics_fresh.unknown,
-            rules.fallback,
-        ] = policies;
+        rules.fallback = fallback;
+        for (index, name) in CheckName::ALL.into_iter().enumerate() {
+            *mode(&mut rules, name) = modes[index];
+            if let Some((unknown, fail)) = policies(&mut rules, name) {
+                (*unknown, *fail) = (unknowns[index], fails[index]);
+            }
+        }
+        rules.telematics_fresh.unknown = unknowns[3];
         rules
     }
 }
@@ -353,6 +367,9 @@ prop_compose! {
         use_from in -90 * MIN..0,
         use_ms in proptest::option::of(0..90 * MIN),
         doubt in any::<bool>(),
+        level in proptest::option::of((0f64..110.0, -60 * MIN..MIN)),
+        speed in proptest::option::of((0f64..200.0, -MIN..MIN)),
+        flags in any::<[bool; 5]>(),
     ) -> VehicleLookup {
         match kind {
             0 => VehicleLookup::Late(vehicle("V1")),
@@ -367,8 +384,30 @@ prop_compose! {
                 fix: has_fix.then(|| Fix { position: north(distance_m), at: NOW.plus_ms(fix_ms), accuracy_m }),
                 doubt: (doubt && has_fix).then_some(FixDoubt::MovingWhileOff),
                 last_report: heard_ms.map(|ms| NOW.plus_ms(ms)),
+                rest_level: level.map(|(percent, ms)| super::super::gauge::Level { percent, at: NOW.plus_ms(ms) }),
+                has_driven_since_rest: flags[0],
+                tank_litres: flags[1].then_some(50.0),
+                fuel_type: flags[2].then(|| "diesel".to_owned()),
+                speed: speed.map(|(value, ms)| Seen { value, at: NOW.plus_ms(ms) }),
+                ignition: Some(Seen { value: flags[3], at: ago(30 * SEC) }),
+                card_present: Some(Seen { value: flags[4], at: ago(30 * SEC) }),
+                ..facts()
             }),
         }
+    }
+}
+
+prop_compose! {
+    fn any_purchase()(
+        amount in 0i64..60_000, partial_allowed in any::<bool>(), litres in proptest::option::of(0f64..90.0),
+        code in proptest::option::of(prop_oneof![Just("5541"), Just("5552"), Just("5812")]),
+        keyed_km in proptest::option::of(0f64..1e6), delay_ms in 0..20 * MIN,
+    ) -> Purchase {
+        let mut asked = purchase(ago(delay_ms));
+        (asked.amount.amount_minor, asked.partial_allowed) = (amount, partial_allowed);
+        (asked.fill.litres, asked.prompts.odometer_km) = (litres, keyed_km);
+        asked.merchant.category_code = code.map(Into::into);
+        asked
     }
 }
 
@@ -413,34 +452,87 @@ proptest! {
         let lookups: Vec<_> = has_card.then_some(lookup).into_iter().collect();
         let mut other = rules.clone();
         // Whatever the policies of silent checks are, and whether they are off or in shadow, the answer is the same.
-        let flip = |mode: &mut CheckMode, policy: &mut UnknownPolicy| {
+        for name in CheckName::ALL {
+            let mode = mode(&mut other, name);
             if *mode != CheckMode::On {
                 *mode = if *mode == CheckMode::Off { CheckMode::Shadow } else { CheckMode::Off };
-                *policy = UnknownPolicy::Decline;
+                if let Some((unknown, fail)) = policies(&mut other, name) {
+                    (*unknown, *fail) = (UnknownPolicy::Decline, FailPolicy::Decline);
+                }
             }
-        };
-        flip(&mut other.card_active.mode, &mut other.card_active.unknown);
-        flip(&mut other.rental_state.mode, &mut other.rental_state.unknown);
-        flip(&mut other.location.mode, &mut other.location.unknown);
-        flip(&mut other.telematics_fresh.mode, &mut other.telematics_fresh.unknown);
+        }
         let one = judge(NOW, &asked, card, &lookups, &station(), &rules);
         let two = judge(NOW, &asked, card, &lookups, &station(), &other);
         prop_assert_eq!((one.outcome, one.cap_minor, &one.reasons), (two.outcome, two.cap_minor, &two.reasons));
     }
 
     #[test]
-    fn unknown_declines_only_where_a_policy_says_so(lookup in any_lookup(), rules in any_rules()) {
-        let judged = judge(NOW, &purchase(NOW), Some(&card()), &[lookup], &StationLookup::Unknown, &rules);
-        let policies = [rules.rental_state.unknown, rules.location.unknown, rules.telematics_fresh.unknown, rules.fallback];
-        if judged.outcome == Outcome::Decline && !judged.has_failed_check() {
-            prop_assert!(policies.contains(&UnknownPolicy::Decline));
+    fn not_knowing_is_never_answered_more_strictly_than_its_policies(
+        (lookup, rules, mut asked) in (any_lookup(), any_rules(), any_purchase()), knows_station in any::<bool>(),
+    ) {
+        let station = if knows_station { station() } else { StationLookup::Unknown };
+        asked.amount.amount_minor = asked.amount.amount_minor.min(20_000);
+        let judged = judge(NOW, &asked, Some(&card()), std::slice::from_ref(&lookup), &station, &rules);
+        let on = || judged.checks.iter().filter(|check| check.mode == CheckMode::On);
+        let fails = |policy| on().any(|check| check.verdict == Verdict::Fail && check.fail == policy);
+        let unknown: Vec<_> = on().filter(|check| check.verdict == Verdict::Unknown).collect();
+        let is_late = matches!(lookup, VehicleLookup::Late(_));
+        let allows = |policy: fn(&UnknownPolicy) -> bool| {
+            unknown.iter().any(|check| policy(&rules.switch(check.check).unknown)) || (is_late && policy(&rules.fallback))
+        };
+        match judged.outcome {
+            Outcome::Decline => {
+                prop_assert!(fails(FailPolicy::Decline) || allows(|policy| *policy == UnknownPolicy::Decline));
+            }
+            Outcome::StepUp => {
+                let asks = |policy: &UnknownPolicy| {
+                    matches!(policy, UnknownPolicy::StepUp | UnknownPolicy::ApproveCapped { .. })
+                };
+                let is_allowed = fails(FailPolicy::StepUp) || allows(asks);
+                prop_assert!(is_allowed);
+            }
+            Outcome::ApproveCapped => prop_assert!(judged.cap_minor.is_some_and(|cap| cap > 0)),
+            Outcome::Approve => prop_assert!(judged.cap_minor.is_none()),
         }
-        // And a failed check that counts always declines.
+        // And a failed check that declines always does.
+        prop_assert_eq!(judged.has_failed_check(), fails(FailPolicy::Decline));
         prop_assert!(!judged.has_failed_check() || judged.outcome == Outcome::Decline);
-        // A cap is never above what any policy that was followed allows.
-        if let Some(cap) = judged.cap_minor {
-            prop_assert!(cap > 0 && judged.settlement == Settlement::Enabled);
-        }
+    }
+
+    #[test]
+    fn silencing_a_check_makes_no_answer_stricter_and_changes_no_other_check(
+        (lookup, rules, asked) in (any_lookup(), any_rules(), any_purchase()),
+        which in 0..CheckName::ALL.len(), is_shadow in any::<bool>(),
+    ) {
+        let name = CheckName::ALL[which];
+        let mut silenced = rules.clone();
+        *mode(&mut silenced, name) = if is_shadow { CheckMode::Shadow } else { CheckMode::Off };
+        let lookups = [lookup];
+        let before = judge(NOW, &asked, Some(&card()), &lookups, &station(), &rules);
+        let after = judge(NOW, &asked, Some(&card()), &lookups, &station(), &silenced);
+        let strictness = |ruling: &Ruling| match ruling.outcome {
+            Outcome::Approve => (0, 0),
+            Outcome::ApproveCapped => (1, -ruling.cap_minor.unwrap_or(i64::MAX)),
+            Outcome::StepUp => (2, 0),
+            Outcome::Decline => (3, 0),
+        };
+        prop_assert!(strictness(&after) <= strictness(&before), "{:?} {:?}", before.reasons, after.reasons);
+        let others = |ruling: &Ruling| -> Vec<Check> {
+            ruling.checks.iter().filter(|check| check.check != name).cloned().collect()
+        };
+        prop_assert_eq!(others(&before), others(&after));
+    }
+
+    #[test]
+    fn recorded_inputs_lead_to_the_recorded_ruling((lookup, rules, asked) in (any_lookup(), any_rules(), any_purchase())) {
+        let mut inputs = inputs(facts());
+        inputs.vehicles = vec![lookup];
+        let ruling = super::judge(NOW, &asked, &inputs, &rules);
+        let again = |text: String| -> Inputs { serde_json::from_str(&text).expect("read back") };
+        let recorded = again(serde_json::to_string(&inputs).expect("JSON"));
+        // A record's numbers may differ in the last bit; its ruling does not.
+        let judged = super::judge(NOW, &asked, &again(serde_json::to_string(&recorded).expect("JSON")), &rules);
+        prop_assert_eq!((judged.outcome, judged.cap_minor, judged.reasons), (ruling.outcome, ruling.cap_minor, ruling.reasons));
     }
 
     #[test]

@@ -5,14 +5,29 @@
 //! Nothing here waits, reads a clock or knows how a payment network writes its messages.
 
 mod alert;
+mod around;
 mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod facts;
+mod fuel;
 mod inputs;
 mod judge;
 #[cfg(test)]
 mod judge_tests;
+mod learn;
 mod purchase;
+mod reconciliation;
+mod review;
+#[cfg(test)]
+mod review_tests;
 mod rules;
+mod spending;
+mod station;
+mod station_name;
+mod step_up;
+#[cfg(test)]
+mod test_cases;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,15 +35,28 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use alert::{Alert, AlertKind, AlertPassage, AlertState, Severity};
+pub use alert::{AboutPayment, Alert, AlertKind, AlertPassage, AlertState, Severity};
+pub use around::{AboutCar, CarAround};
 pub use checks::{Check, CheckName, Evidence, Verdict};
-pub use facts::{FixDoubt, InUse, VehicleFacts, VehicleLookup};
+pub use facts::{FixDoubt, InUse, Seen, VehicleFacts, VehicleLookup};
 pub use inputs::{Inputs, LastPurchase, Spending};
 pub use judge::{Outcome, Ruling, judge};
+pub use learn::{Agreed, Heard, Sighting, Sightings};
 pub use purchase::{Fill, Merchant, Posting, PostingKind, Product, Prompts, Purchase, Unreadable};
-pub use rules::{BindingRule, CardRule, CheckMode, LocationRule, RentalRule, Rules, TelematicsRule, UnknownPolicy};
+pub use reconciliation::{CaptureLine, Finding, Reconciliation, ReconciliationState, Taken};
+pub use review::{Captured, Review, ReviewVerdict, review};
+pub use rules::{
+    AmountRule, BadRule, BindingRule, ByCurrency, CardInCarRule, CardRule, CheckMode, FailPolicy, FuelLevelRule,
+    HoursRule, HoursWindow, LevelRiseRule, LocationRule, MerchantRule, MotionRule, OdometerRule, ProductRule,
+    PromptRule, RentalRule, RuleBook, Rules, StepUpRule, Switch, TankSpaceRule, TelematicsRule, TravelRule,
+    UnknownPolicy, VelocityRule,
+};
+pub use spending::SpendingLedger;
+pub use station::{ImportPolicy, LookedUpBy, PositionSource, Station, StationLookup, Terminal};
+pub use station_name::{normal_name, normal_postal_code};
+pub use step_up::{StepUp, StepUpAnswer};
 
-use super::{AlertId, DecisionId, Malformed, Position, Timestamp, VehicleId};
+use super::{AlertId, DecisionId, Malformed, Timestamp, VehicleId};
 
 macro_rules! text_ids {
     ($($(#[$doc:meta])* $name:ident, $what:literal;)*) => {$(
@@ -160,6 +188,85 @@ pub struct Card {
     /// The vehicle it was bound to before, for as long as both count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousBinding>,
+    /// What has to be keyed in with it at a pump.
+    #[serde(default, skip_serializing_if = "CardPrompts::is_empty")]
+    pub prompts: CardPrompts,
+    /// What it may pay; the fleet's rules count too, the strictest first.
+    #[serde(default, skip_serializing_if = "CardLimits::is_empty")]
+    pub limits: CardLimits,
+}
+
+/// What a card expects to be keyed in; `None` = anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardPrompts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_number: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_id: Option<String>,
+}
+
+impl CardPrompts {
+    pub const MAX_CHARS: usize = 64;
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the form; the text names the field.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let is_fit = |text: &Option<String>| {
+            text.as_deref().is_none_or(|text| {
+                (1..=Self::MAX_CHARS).contains(&text.chars().count())
+                    && text.chars().any(char::is_alphanumeric)
+                    && !text.chars().any(char::is_control)
+                    && !looks_like_card_number(text)
+            })
+        };
+        if !is_fit(&self.vehicle_number) {
+            return Err(Malformed("prompts.vehicle_number: 1 to 64 characters, some letter or digit, no card number"));
+        }
+        if !is_fit(&self.driver_id) {
+            return Err(Malformed("prompts.driver_id: 1 to 64 characters, some letter or digit, no card number"));
+        }
+        Ok(())
+    }
+}
+
+/// What a card may pay, in minor units of one currency; `None` = no limit of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardLimits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_purchase_minor: Option<i64>,
+    /// In 24 hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_day_minor: Option<i64>,
+    /// In seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_week_minor: Option<i64>,
+    /// ISO 4217.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub currency: String,
+}
+
+impl CardLimits {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the form; the text names the field.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let limits = [self.per_purchase_minor, self.per_day_minor, self.per_week_minor];
+        if limits.iter().flatten().any(|limit| *limit <= 0) {
+            return Err(Malformed("limits: above 0"));
+        }
+        let is_currency = self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_alphabetic());
+        if !is_currency && !self.is_empty() {
+            return Err(Malformed("limits.currency: an ISO 4217 code"));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,92 +297,6 @@ impl Card {
             .filter(|previous| at.since_ms(previous.until) <= both_count_ms && previous.vehicle_id != bound)
             .map(|previous| previous.vehicle_id.clone());
         std::iter::once(bound).chain(before).collect()
-    }
-}
-
-/// How the payment network names a station: its merchant id and, where it sends one, the terminal's.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Terminal {
-    pub network_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terminal_id: Option<String>,
-}
-
-/// A fuel station of the directory. Networks send no coordinates, so this is where a purchase gets its place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Station {
-    pub station_id: StationId,
-    pub name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position: Option<Position>,
-    #[serde(default)]
-    pub terminals: Vec<Terminal>,
-}
-
-impl Station {
-    pub const MAX_TERMINALS: usize = 64;
-    pub const MAX_NAME_CHARS: usize = 128;
-    pub const MAX_NETWORK_ID_LEN: usize = 64;
-
-    /// Checks the form; the text names the field.
-    pub fn check(&self) -> Result<(), Malformed> {
-        if self.name.is_empty() || self.name.chars().count() > Self::MAX_NAME_CHARS {
-            return Err(Malformed("name: 1 to 128 characters"));
-        }
-        if self.name.chars().any(char::is_control) || looks_like_card_number(&self.name) {
-            return Err(Malformed("name: no control characters and no card number"));
-        }
-        if self.position.is_some_and(|position| !position.is_valid()) {
-            return Err(Malformed("position: latitude -90 to 90 and longitude -180 to 180"));
-        }
-        if self.terminals.len() > Self::MAX_TERMINALS {
-            return Err(Malformed("terminals: at most 64"));
-        }
-        let is_fit = |id: &str| {
-            (1..=Self::MAX_NETWORK_ID_LEN).contains(&id.len())
-                && !id.chars().any(char::is_control)
-                && !looks_like_card_number(id)
-        };
-        for terminal in &self.terminals {
-            if !is_fit(&terminal.network_id) {
-                return Err(Malformed(
-                    "terminals.network_id: 1 to 64 bytes without control characters, and no card number",
-                ));
-            }
-            if terminal.terminal_id.as_deref().is_some_and(|id| !is_fit(id)) {
-                return Err(Malformed(
-                    "terminals.terminal_id: 1 to 64 bytes without control characters, and no card number",
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What the directory knows of the place a card was read at.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StationLookup {
-    /// The network named no station, or one the directory does not have.
-    Unknown,
-    /// Several stations go by that name.
-    Ambiguous { stations: usize },
-    Known {
-        station_id: StationId,
-        name: String,
-        position: Option<Position>,
-        /// How many stations the directory puts at these very coordinates, this one included: more than one is a placeholder.
-        at_position: u32,
-    },
-}
-
-impl StationLookup {
-    pub fn station_id(&self) -> Option<&StationId> {
-        match self {
-            Self::Known { station_id, .. } => Some(station_id),
-            Self::Unknown | Self::Ambiguous { .. } => None,
-        }
     }
 }
 
@@ -351,6 +372,8 @@ mod tests {
             status: CardStatus::Active,
             changed_at: Timestamp(0),
             previous: None,
+            prompts: CardPrompts::default(),
+            limits: CardLimits::default(),
         };
         card.bind(Timestamp(1_000), Some("B".parse().unwrap()));
         let names =

@@ -7,11 +7,13 @@ use actix::{Actor, Arbiter, Context, Handler};
 use actix_web::test::{TestRequest, call_service, read_body, read_body_json};
 use serde_json::{Value, json};
 
-use super::signature::sign;
-use crate::actors::card_guard::{GuardHandle, Parts, built_in_rules};
+use super::form::{PaymentForm, Received, Signed};
+use super::stripe::Stripe;
+use super::stripe::signature::sign;
+use crate::actors::card_guard::{BUILT_IN_RULES, GuardHandle, Parts};
 use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::vehicle::Snapshot;
-use crate::config::Config;
+use crate::config::{Config, Fallback};
 use crate::domain::key::Profile;
 use crate::domain::rental::{Rental, RentalPassage, RentalState};
 use crate::domain::twin::{SignalValue, Twin, path};
@@ -81,9 +83,9 @@ fn car(is_rented: bool) -> Snapshot {
     Snapshot { now: NOW, vehicle, twin }
 }
 
-struct Bench {
-    app: App,
-    store: Arc<MemoryStore>,
+pub struct Bench {
+    pub app: App,
+    pub store: Arc<MemoryStore>,
     heard: Heard,
     car: Arc<Mutex<Snapshot>>,
 }
@@ -96,7 +98,7 @@ fn bench() -> Bench {
 }
 
 /// As after a restart: a new guard over the same store.
-fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
+pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     let heard = Heard::default();
     let feed = heard.clone().start();
     let car = Arc::new(Mutex::new(car(true)));
@@ -104,7 +106,8 @@ fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     let parts = Parts {
         store: store.clone(),
         clock: app.clock.clone(),
-        rules: built_in_rules().unwrap(),
+        rules: BUILT_IN_RULES.into(),
+        suspend_after_declines: 0,
         ask_vehicle: Arc::new(move |_| Box::pin(std::future::ready(Ok(known.lock().unwrap().clone())))),
         deadline: Duration::from_millis(2_000),
         decisions_feed: feed.clone().recipient(),
@@ -161,11 +164,13 @@ macro_rules! furnish {
                     "terminals": [{"network_id": "9876543210", "terminal_id": "77"}]}),
             ),
         ] {
-            let answer = call_service($service, ask(TestRequest::post(), uri, Role::Operator, Some(&body)).to_request()).await;
+            let request = TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_json(&body);
+            let answer = call_service($service, request.to_request()).await;
             assert_eq!(answer.status(), 201, "{:?}", read_body(answer).await);
         }
     };
 }
+pub(super) use furnish;
 
 macro_rules! json_of {
     ($service:expr, $request:expr) => {{
@@ -290,8 +295,16 @@ async fn without_a_secret_there_is_no_such_route() {
     assert_eq!((status, &problem["type"]), (404, &json!("urn:cardea:problem:not-found")));
 }
 
+/// The field that a body is refused for, as the record and the alert name it.
+fn field_of(body: &Value) -> String {
+    let bytes = body.to_string().into_bytes();
+    let signed = Signed { at_s: NOW_MS / 1000, message_id: None };
+    let received = Received { body: &bytes, body_sha256: "00", signed: &signed, now: NOW, tolerance_s: 300 };
+    Stripe.read(&received).unwrap_err().field
+}
+
 #[actix_web::test]
-async fn a_missing_or_bad_field_is_named_and_other_events_are_acknowledged() {
+async fn what_cannot_be_read_is_declined_by_the_fallback_and_its_field_is_named() {
     let bench = bench();
     let service = service!(bench.app);
     let cases: [(&str, Value, &str); 9] = [
@@ -305,22 +318,34 @@ async fn a_missing_or_bad_field_is_named_and_other_events_are_acknowledged() {
         ("/data/object/pending_request/currency", "euro".into(), "data.object.currency"),
         ("/created", i64::MAX.into(), "created"),
     ];
+    let mut bodies: Vec<Value> = vec![json!({"id": "evt_test", "type": "issuing_authorization.request"})];
+    assert_eq!(field_of(&bodies[0]), "data");
     for (pointer, value, field) in cases {
         let mut body = authorization("iauth_1");
         *body.pointer_mut(pointer).unwrap() = value;
-        let (status, problem) = json_of!(&service, signed(&body));
-        assert_eq!((status, &problem["field"]), (400, &json!(field)), "{pointer}: {problem}");
+        assert_eq!(field_of(&body), field, "{pointer}");
+        bodies.push(body);
     }
-    let bare = json!({"id": "evt_test", "type": "issuing_authorization.request"});
-    let (status, problem) = json_of!(&service, signed(&bare));
-    assert_eq!((status, &problem["field"]), (400, &json!("data")));
-    let other = json!({"id": "evt_2", "type": "issuing_transaction.created", "data": {"object": {"id": "ipi_1"}}});
+    for body in &bodies {
+        let (status, answer) = json_of!(&service, signed(body));
+        assert_eq!((status, &answer["approved"]), (200, &json!(false)), "{body}: {answer}");
+        assert_eq!(answer["metadata"]["outcome"], "fallback");
+        assert!(!answer.to_string().contains("4242"), "{answer}");
+    }
+    assert_eq!(bench.app.guard.counters().bad_messages.get(), 10);
+    assert!(bench.heard.decisions.lock().unwrap().is_empty());
+}
+
+#[actix_web::test]
+async fn events_that_ask_nothing_are_acknowledged() {
+    let bench = bench();
+    let service = service!(bench.app);
+    let other = json!({"id": "evt_2", "type": "issuing_card.created", "data": {"object": {"id": "ic_1"}}});
     for _ in 0..2 {
         assert_eq!(json_of!(&service, signed(&other)), (200, json!({})));
     }
     let counters = bench.app.guard.counters();
     assert_eq!((counters.other_messages.get(), counters.repeated_messages.get()), (2, 1));
-    assert_eq!(counters.bad_messages.get(), 10);
 }
 
 #[actix_web::test]
@@ -372,23 +397,88 @@ async fn an_increment_is_told_from_a_purchase_that_is_written_down_twice() {
     }
 }
 
+/// The network heard "no": asking again later brings no "yes".
 #[actix_web::test]
-async fn without_storage_nothing_is_answered_and_the_retry_is_judged() {
+async fn without_storage_the_fallback_is_answered_and_stays_the_answer() {
     let bench = bench();
     let service = service!(bench.app);
     furnish!(&service);
     bench.store.refuse(Some("disk full"));
-    let answer = call_service(&service, signed(&authorization("iauth_1")).to_request()).await;
-    assert_eq!(answer.status(), 503);
-    assert!(answer.headers().contains_key("Retry-After"));
-    let problem: Value = read_body_json(answer).await;
-    assert_eq!(problem["type"], "urn:cardea:problem:storage-unavailable");
+    let (status, first) = json_of!(&service, signed(&authorization("iauth_1")));
+    assert_eq!((status, &first["approved"]), (200, &json!(false)), "{first}");
+    let metadata = json!({"outcome": "fallback", "reason": "storage", "fallback": "decline"});
+    assert_eq!(first["metadata"], metadata);
     assert!(bench.heard.decisions.lock().unwrap().is_empty());
     let card = json!({"network_ref": "ic_2"});
     let (status, _) = json_of!(&service, ask(TestRequest::post(), "/v1/cards", Role::Admin, Some(&card)));
     assert_eq!(status, 503);
     bench.store.refuse(None);
-    assert_eq!(json_of!(&service, signed(&authorization("iauth_1"))).1["approved"], true);
+    assert_eq!(json_of!(&service, signed(&authorization("iauth_1"))).1, first);
+    assert_eq!(json_of!(&service, signed(&authorization("iauth_2"))).1["approved"], true);
+    assert_eq!(bench.app.payments.counters.fallbacks[0].get(), 1);
+}
+
+/// A purchase that was approved is not declined because the store fails when the network asks again.
+#[actix_web::test]
+async fn a_recorded_answer_outlives_a_failing_store() {
+    let bench = bench();
+    let service = service!(bench.app);
+    furnish!(&service);
+    let (_, first) = json_of!(&service, signed(&authorization("iauth_1")));
+    assert_eq!(first["approved"], true);
+    bench.store.refuse(Some("disk full"));
+    assert_eq!(json_of!(&service, signed(&authorization("iauth_1"))).1, first);
+}
+
+#[actix_web::test]
+async fn a_fallback_that_approves_goes_no_further_than_it_may() {
+    let mut config = Config::default();
+    config.payments.stripe.secrets = vec![SECRET.into()];
+    config.payments.stripe.fallback = Fallback::Approve;
+    config.payments.stripe.approve_up_to_minor = 6_000;
+    let (app, store) = app_with(config);
+    let bench = with_guard(app, store);
+    let service = service!(bench.app);
+    bench.store.refuse(Some("disk full"));
+    let asked = |id: &str, minor: i64, can_part: bool| {
+        let mut body = authorization(id);
+        body["data"]["object"]["pending_request"]["amount"] = minor.into();
+        body["data"]["object"]["pending_request"]["is_amount_controllable"] = can_part.into();
+        signed(&body)
+    };
+    for (id, minor, can_part, expected) in [
+        ("iauth_1", 6_000, false, (json!(true), json!(null))),
+        ("iauth_2", 6_001, true, (json!(true), json!(6_000))),
+        ("iauth_3", 6_001, false, (json!(false), json!(null))),
+    ] {
+        let (_, answer) = json_of!(&service, asked(id, minor, can_part));
+        assert_eq!((answer["approved"].clone(), answer["amount"].clone()), expected, "{answer}");
+    }
+    let (_, answer) = json_of!(&service, signed(&json!({"id": "evt_1", "type": "issuing_authorization.request"})));
+    assert_eq!(answer["approved"], false, "an amount that is not known may be beyond it: {answer}");
+}
+
+#[actix_web::test]
+async fn a_source_that_sends_too_often_is_told_when_to_come_back() {
+    let mut config = Config::default();
+    config.payments.stripe.secrets = vec![SECRET.into()];
+    (config.payments.stripe.rate_per_s, config.payments.stripe.rate_burst) = (1, 2);
+    config.payments.stripe.max_body_bytes = 2_048;
+    let (app, store) = app_with(config);
+    let bench = with_guard(app, store);
+    let service = service!(bench.app);
+    let mut large = authorization("iauth_0");
+    large["padding"] = "x".repeat(2_048).into();
+    assert_eq!(json_of!(&service, signed(&large)).0, 413);
+    assert_eq!(json_of!(&service, post(&authorization("iauth_0"), "t=1,v1=00")).0, 400, "strangers take nothing");
+    let mut statuses = Vec::new();
+    for number in 0..3 {
+        let request = signed(&authorization(&format!("iauth_{number}")));
+        let answer = call_service(&service, request.to_request()).await;
+        statuses.push((answer.status().as_u16(), answer.headers().contains_key("Retry-After")));
+    }
+    assert_eq!(statuses, [(200, false), (200, false), (429, true)]);
+    assert_eq!(bench.app.payments.counters.rate_limited[0].get(), 1);
 }
 
 #[actix_web::test]
@@ -466,13 +556,16 @@ async fn a_directory_is_imported_line_by_line_and_again_without_change() {
     let bench = bench();
     let service = service!(bench.app);
     furnish!(&service);
-    let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\n";
+    let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\ns4,IP,,7.1\n";
     let uri = "/v1/stations/import?format=csv&columns=station_id:id,name:brand,latitude:lat,longitude:lon";
     let import = || TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_payload(text.to_owned());
-    let rejected = json!([{"line": 4, "reason": "latitude is missing"}]);
-    let first = json_of!(&service, import());
-    assert_eq!(first, (200, json!({"imported": 1, "updated": 1, "rejected": rejected})));
-    assert_eq!(json_of!(&service, import()), (200, json!({"imported": 0, "updated": 2, "rejected": rejected})));
+    // s1 was added by hand, with its position.
+    let answer = |imported, updated| {
+        json!({"imported": imported, "updated": updated, "rejected_total": 1, "without_position": 1,
+            "shared_positions": 0, "kept_manual": 1, "rejected": [{"line": 5, "reason": "latitude is missing"}]})
+    };
+    assert_eq!(json_of!(&service, import()), (200, answer(2, 1)));
+    assert_eq!(json_of!(&service, import()), (200, answer(0, 3)));
     let (_, station) = json_of!(&service, ask(TestRequest::get(), "/v1/stations/s1", Role::Auditor, None));
     assert_eq!(station["name"], "Agip Eni");
     assert_eq!(station["terminals"][0]["terminal_id"], "77", "an import without terminals keeps them");

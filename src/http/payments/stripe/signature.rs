@@ -1,44 +1,19 @@
 //! `Stripe-Signature: t=<unix>,v1=<hex>[,v1=…]` over `"{t}.{raw body}"`.
 
-use std::fmt;
-
 use ring::hmac;
 
-/// Why a message is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignatureError {
-    /// The header has not the form it must have.
-    Malformed(&'static str),
-    /// No signature fits under any secret.
-    Wrong,
-    /// Signed well, but too long ago or too far in the future.
-    OutOfTime,
-}
+use crate::http::payments::form::NotSigned;
+use crate::http::payments::standard::unix_seconds;
 
-impl fmt::Display for SignatureError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed(detail) => detail,
-            Self::Wrong => "the signature does not fit the body",
-            Self::OutOfTime => "the signature's time is too far from now",
-        })
-    }
-}
+pub const HEADER: &str = "stripe-signature";
 
-const MAX_HEADER_LEN: usize = 4_096;
 /// A rotation has two or three at once.
 const MAX_SIGNATURES: usize = 16;
 
 /// The time the body was signed at (Unix seconds), when any signature fits under any of the secrets and that time is
 /// within `tolerance_s` of `now_s`, before or after. Signatures are compared in constant time, and the time is looked
 /// at last, so that a stranger learns nothing from it.
-pub fn verify(
-    header: &str,
-    body: &[u8],
-    secrets: &[String],
-    now_s: i64,
-    tolerance_s: u64,
-) -> Result<i64, SignatureError> {
+pub fn verify(header: &str, body: &[u8], secrets: &[String], now_s: i64, tolerance_s: u64) -> Result<i64, NotSigned> {
     let Parsed { time_text, time_s, signatures } = parse(header)?;
     let mut signed = Vec::with_capacity(time_text.len() + 1 + body.len());
     signed.extend_from_slice(time_text.as_bytes());
@@ -48,10 +23,10 @@ pub fn verify(
     let fits =
         keys.into_iter().any(|key| signatures.iter().any(|signature| hmac::verify(&key, &signed, signature).is_ok()));
     if !fits {
-        return Err(SignatureError::Wrong);
+        return Err(NotSigned::Wrong);
     }
     if now_s.abs_diff(time_s) > tolerance_s {
-        return Err(SignatureError::OutOfTime);
+        return Err(NotSigned::OutOfTime);
     }
     Ok(time_s)
 }
@@ -73,34 +48,30 @@ struct Parsed<'a> {
     signatures: Vec<[u8; 32]>,
 }
 
-fn parse(header: &str) -> Result<Parsed<'_>, SignatureError> {
-    use SignatureError::Malformed;
-    if header.len() > MAX_HEADER_LEN {
-        return Err(Malformed("longer than 4096 bytes"));
-    }
+fn parse(header: &str) -> Result<Parsed<'_>, NotSigned> {
+    let malformed = |detail| NotSigned::Malformed(HEADER, detail);
     let mut time: Option<&str> = None;
     let mut signatures = Vec::new();
     for part in header.split(',') {
-        let (name, value) = part.trim().split_once('=').ok_or(Malformed("parts are name=value"))?;
+        let (name, value) = part.trim().split_once('=').ok_or(malformed("parts are name=value"))?;
         match name {
-            "t" if time.is_some() => return Err(Malformed("more than one t")),
+            "t" if time.is_some() => return Err(malformed("more than one t")),
             "t" => time = Some(value),
-            "v1" if signatures.len() >= MAX_SIGNATURES => return Err(Malformed("more than 16 signatures")),
+            "v1" if signatures.len() >= MAX_SIGNATURES => return Err(malformed("more than 16 signatures")),
             "v1" => {
                 let mut signature = [0_u8; 32];
-                hex::decode_to_slice(value, &mut signature).map_err(|_| Malformed("v1 is 64 hex digits"))?;
+                hex::decode_to_slice(value, &mut signature).map_err(|_| malformed("v1 is 64 hex digits"))?;
                 signatures.push(signature);
             }
             // Other schemes (v0 in the network's test mode) prove nothing here.
             _ => {}
         }
     }
-    let time_text = time.ok_or(Malformed("no t"))?;
-    let is_number = (1..=12).contains(&time_text.len()) && time_text.bytes().all(|byte| byte.is_ascii_digit());
-    let time_s = Some(time_text).filter(|_| is_number).and_then(|text| text.parse().ok());
-    let time_s = time_s.ok_or(Malformed("t is a time in Unix seconds"))?;
+    let time_text = time.ok_or(malformed("no t"))?;
+    let time_s = unix_seconds(time_text);
+    let time_s = time_s.ok_or(malformed("t is a time in Unix seconds"))?;
     if signatures.is_empty() {
-        return Err(Malformed("no v1"));
+        return Err(malformed("no v1"));
     }
     Ok(Parsed { time_text, time_s, signatures })
 }
@@ -132,7 +103,7 @@ mod tests {
         let other = "00".repeat(32);
         let header = format!("t={TIME},v0=x,v1={other},v1={SIGNATURE}");
         assert_eq!(verify(&header, BODY, &secrets(&["whsec_old", SECRET]), TIME, 300), Ok(TIME));
-        assert_eq!(verify(&header, BODY, &secrets(&["whsec_old"]), TIME, 300), Err(SignatureError::Wrong));
+        assert_eq!(verify(&header, BODY, &secrets(&["whsec_old"]), TIME, 300), Err(NotSigned::Wrong));
     }
 
     #[test]
@@ -140,8 +111,8 @@ mod tests {
         let header = format!("t={TIME},v1={SIGNATURE}");
         let at = |now_s| verify(&header, BODY, &secrets(&[SECRET]), now_s, 300);
         assert_eq!((at(TIME + 300), at(TIME - 300)), (Ok(TIME), Ok(TIME)));
-        assert_eq!(at(TIME + 301), Err(SignatureError::OutOfTime));
-        assert_eq!(at(TIME - 301), Err(SignatureError::OutOfTime));
+        assert_eq!(at(TIME + 301), Err(NotSigned::OutOfTime));
+        assert_eq!(at(TIME - 301), Err(NotSigned::OutOfTime));
     }
 
     #[test]
@@ -161,19 +132,19 @@ mod tests {
             &format!("t={TIME}{}", format!(",v1={SIGNATURE}").repeat(17)),
         ] {
             let outcome = verify(header, BODY, &secrets(&[SECRET]), TIME, 300);
-            assert!(matches!(outcome, Err(SignatureError::Malformed(_))), "{header}: {outcome:?}");
+            assert!(matches!(outcome, Err(NotSigned::Malformed(..))), "{header}: {outcome:?}");
         }
     }
 
     #[test]
     fn a_changed_body_or_time_does_not_fit() {
         let header = format!("t={TIME},v1={SIGNATURE}");
-        assert_eq!(verify(&header, b"{}", &secrets(&[SECRET]), TIME, 300), Err(SignatureError::Wrong));
+        assert_eq!(verify(&header, b"{}", &secrets(&[SECRET]), TIME, 300), Err(NotSigned::Wrong));
         let moved = format!("t={},v1={SIGNATURE}", TIME + 1);
-        assert_eq!(verify(&moved, BODY, &secrets(&[SECRET]), TIME, 300), Err(SignatureError::Wrong));
+        assert_eq!(verify(&moved, BODY, &secrets(&[SECRET]), TIME, 300), Err(NotSigned::Wrong));
         // The same number written otherwise was not signed.
         let padded = format!("t=0{TIME},v1={SIGNATURE}");
-        assert_eq!(verify(&padded, BODY, &secrets(&[SECRET]), TIME, 300), Err(SignatureError::Wrong));
+        assert_eq!(verify(&padded, BODY, &secrets(&[SECRET]), TIME, 300), Err(NotSigned::Wrong));
     }
 
     proptest! {

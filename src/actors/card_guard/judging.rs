@@ -1,0 +1,347 @@
+//! One question from its facts to its record: look up, judge, append, tell. Run as a task of its own by the guard.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::desk::{self, Edit};
+use super::recent::Recent;
+use super::settle;
+use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
+use crate::actors::feed::DecisionMade;
+use crate::actors::vehicle::AskError;
+use crate::domain::card::{
+    Alert, Card, CardId, Decision, Inputs, Outcome, Purchase, Reconciliation, RuleBook, Settlement, Spending, StepUp,
+    VehicleFacts, VehicleLookup, judge,
+};
+use crate::domain::rental::RentalState;
+use crate::domain::vehicle::Vehicle;
+use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, Timestamp, VehicleId};
+use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+
+/// Cards whose declines are counted at once.
+const MAX_DECLINING: usize = 10_000;
+const DECLINES_WITHIN_MS: i64 = 86_400_000;
+
+/// What a question's task needs.
+pub(super) struct Judge {
+    shared: Arc<Shared>,
+    ask_vehicle: AskVehicle,
+    /// For the vehicles' answers; the rest of the deadline is for the record.
+    vehicles_within: Duration,
+    /// Hard declines within a day after which a card is suspended; 0 = never.
+    suspend_after: u32,
+    declines: Mutex<Recent<CardId, (u32, Timestamp)>>,
+}
+
+/// Who has the car now: the one to be asked for a word.
+#[derive(Clone)]
+struct InUseBy {
+    vehicle_id: VehicleId,
+    rental_id: RentalId,
+    renter: String,
+}
+
+impl InUseBy {
+    fn now(vehicle: &Vehicle) -> Option<Self> {
+        let running = vehicle.rentals.iter().find(|rental| rental.state == RentalState::Active)?;
+        let (vehicle_id, renter) = (vehicle.vehicle_id.clone(), running.renter.clone());
+        Some(Self { vehicle_id, rental_id: running.rental_id, renter })
+    }
+}
+
+impl Judge {
+    pub fn new(shared: Arc<Shared>, ask_vehicle: AskVehicle, vehicles_within: Duration, suspend_after: u32) -> Self {
+        let declines = Mutex::new(Recent::new(MAX_DECLINING));
+        Self { shared, ask_vehicle, vehicles_within, suspend_after, declines }
+    }
+
+    /// `first` is the approval that an increment adds to, as far as it is remembered.
+    pub async fn answer(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
+        let is_first = first.is_none();
+        let answered = self.answer_once(ask.clone(), first).await?;
+        match is_first && answered.is_exceeded_by(&ask) {
+            // The store remembers an approval that nobody here does.
+            true => self.answer_once(ask, Some(answered)).await,
+            false => Ok(answered),
+        }
+    }
+
+    /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
+    /// repeat that nobody here remembers gets the first answer.
+    async fn answer_once(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
+        let now = self.shared.clock.now();
+        let rules = self.shared.rules();
+        let (card, station) = {
+            let book = self.shared.book();
+            (book.card_by_ref(&ask.purchase.card_ref), book.look_up(&ask.purchase.merchant))
+        };
+        // Before anything is waited for: two purchases at once see each other.
+        let spending = match &card {
+            Some(_) => self.shared.spending().ask(&ask.purchase, &station),
+            None => Spending::default(),
+        };
+        let both_count_ms = rules.fleet.binding.both_count_ms();
+        let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
+        let found = self.look_up(ids).await;
+        let renter = found.iter().find_map(|(_, renter)| renter.clone());
+        let confirmed = self.shared.step_ups.confirmation(&ask.purchase);
+        let inputs = Inputs {
+            card: card.map(|card| Card::clone(&card)),
+            vehicles: found.into_iter().map(|(lookup, _)| lookup).collect(),
+            station,
+            spending,
+            confirmed_at: confirmed.as_ref().map(|(_, at)| *at),
+        };
+        let decision = self.decide(ask, first.as_deref(), inputs, &rules);
+        let step_up = step_up(&decision, renter, confirmed.map(|(asked, _)| asked));
+        self.record(decision, step_up).await.map(Arc::new)
+    }
+
+    fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs, rules: &RuleBook) -> Decision {
+        let clock = &self.shared.clock;
+        let now = clock.now();
+        let mut ruling = judge(now, &ask.purchase, &inputs, rules.for_class(inputs.vehicle_class()));
+        // Also when nobody here approved what the network holds: it may have done so by itself.
+        if ask.already_minor > 0 {
+            ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);
+        }
+        let mut decision = Decision {
+            decision_id: DecisionId(clock.new_id()),
+            at: now,
+            purchase: ask.purchase,
+            card_id: inputs.card.as_ref().map(|card| card.card_id.clone()),
+            vehicle_id: inputs.card.as_ref().and_then(|card| card.vehicle_id.clone()),
+            station_id: inputs.station.station_id().cloned(),
+            ruling,
+            alert_id: None,
+            source_event: ask.source_event,
+            body_sha256: ask.body_sha256,
+            follows: first.map(|first| first.decision_id),
+            inputs: Some(Box::new(inputs)),
+        };
+        let alert_id = AlertId(clock.new_id());
+        decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);
+        decision
+    }
+
+    /// Asks for each vehicle; those that do not answer in time are `Late`.
+    async fn look_up(&self, ids: Vec<VehicleId>) -> Vec<(VehicleLookup, Option<InUseBy>)> {
+        let mut found = Vec::with_capacity(ids.len());
+        let all = async {
+            for id in &ids {
+                found.push(self.look_up_one(id).await);
+            }
+        };
+        // The time-out is the fallback policy's case, and shows as `Late` below.
+        let _ = tokio::time::timeout(self.vehicles_within, all).await;
+        let unanswered: Vec<_> = ids.into_iter().skip(found.len()).map(|id| (VehicleLookup::Late(id), None)).collect();
+        found.extend(unanswered);
+        let late = found.iter().filter(|(lookup, _)| matches!(lookup, VehicleLookup::Late(_))).count();
+        self.shared.counters.late_vehicles.add(late as u64);
+        found
+    }
+
+    async fn look_up_one(&self, id: &VehicleId) -> (VehicleLookup, Option<InUseBy>) {
+        match (self.ask_vehicle)(id.clone()).await {
+            Ok(snapshot) if snapshot.vehicle.registered.is_none() => (VehicleLookup::NotRegistered(id.clone()), None),
+            Ok(snapshot) => {
+                let facts = VehicleFacts::of(&snapshot.vehicle, &snapshot.twin);
+                (VehicleLookup::Known(facts), InUseBy::now(&snapshot.vehicle))
+            }
+            Err(AskError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+                (VehicleLookup::NotRegistered(id.clone()), None)
+            }
+            Err(error) => {
+                tracing::warn!(vehicle = %id, %error, "a vehicle could not be asked about a purchase");
+                (VehicleLookup::Late(id.clone()), None)
+            }
+        }
+    }
+
+    /// Makes the decision durable with all that begins with it, then tells. Returns what is on record, which may be an
+    /// earlier answer.
+    async fn record(&self, decision: Decision, step_up: Option<StepUp>) -> Result<Decided, GuardError> {
+        let shared = &self.shared;
+        let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
+        let decided = Decided::from(&decision);
+        let record = Record::of(&decision, alert.as_ref(), &decided)?;
+        let (decision_body, alert_body) = (record.decision.clone(), record.alert.clone());
+        let watched = Reconciliation::watching(&decision);
+        let begun = begun(watched.as_ref(), step_up.as_ref())?;
+        match shared.store.append(record.into_append(&decision, alert.as_ref(), begun)).await {
+            Ok(_) => {}
+            Err(AppendError::Duplicate { answer }) => {
+                shared.counters.repeats.inc();
+                let recorded: Decided = desk::parse(&answer)?;
+                self.settle_spending(&decision.purchase, &recorded);
+                return Ok(recorded);
+            }
+            Err(error) => {
+                let Purchase { card_ref, source, authorization_id, .. } = &decision.purchase;
+                tracing::warn!(authorization = %authorization_id, %error, "a decision was not recorded");
+                // Whether it was recorded or not, nobody hears "yes".
+                shared.spending().forget(card_ref, source, authorization_id);
+                return Err(error.into());
+            }
+        }
+        shared.counters.decided(decided.outcome);
+        self.settle_spending(&decision.purchase, &decided);
+        shared.decisions_feed.do_send(DecisionMade(decision_body.into()));
+        if let (Some(alert), Some(body)) = (alert, alert_body) {
+            shared.counters.alerts_opened.inc();
+            shared.tell_alert(&alert, body);
+        }
+        if let Some(watched) = watched {
+            shared.watch(&watched);
+        }
+        if let Some(step_up) = step_up
+            && !shared.step_ups.put(step_up, decision.at)
+        {
+            shared.counters.step_ups_full.inc();
+        }
+        self.count_decline(&decision);
+        Ok(decided)
+    }
+
+    /// What was asked counts as bought from now on, or not.
+    fn settle_spending(&self, purchase: &Purchase, decided: &Decided) {
+        let Purchase { card_ref, source, authorization_id, .. } = purchase;
+        let mut spending = self.shared.spending();
+        match (decided.settlement, decided.cap_minor) {
+            (Settlement::Disabled, _) if decided.follows.is_none() => {
+                spending.forget(card_ref, source, authorization_id)
+            }
+            (Settlement::Enabled, Some(cap)) if cap < purchase.amount.amount_minor => {
+                spending.correct(card_ref, source, authorization_id, cap);
+            }
+            (Settlement::Enabled | Settlement::Disabled, _) => {}
+        }
+    }
+
+    /// Suspends a card that is declined for hard reasons again and again, if the operator wants that.
+    fn count_decline(&self, decision: &Decision) {
+        let Some(card_id) = decision.card_id.clone().filter(|_| self.suspend_after > 0) else { return };
+        if decision.ruling.outcome != Outcome::Decline || !decision.ruling.has_failed_check() {
+            return;
+        }
+        let count = {
+            // Each change is one insertion: whole, whatever panicked.
+            let mut declines = self.declines.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = declines.get(&card_id).filter(|(_, since)| decision.at.since_ms(*since) < DECLINES_WITHIN_MS);
+            let (count, since) = earlier.map_or((1, decision.at), |(count, since)| (count + 1, *since));
+            declines.insert(card_id.clone(), (count, since));
+            count
+        };
+        if count < self.suspend_after {
+            return;
+        }
+        let (shared, because) = (self.shared.clone(), decision.decision_id);
+        // After the answer, which it must not hold up.
+        actix::spawn(async move {
+            let edit = Edit::SuspendCard { card_id: card_id.clone(), because };
+            if let Err(error) = desk::edit(shared, edit, Principal::gateway(), None).await {
+                tracing::warn!(card = %card_id, %error, "a card could not be suspended");
+            }
+        });
+    }
+}
+
+/// Who is asked for a word, or whose word is used up by this.
+fn step_up(decision: &Decision, renter: Option<InUseBy>, used: Option<StepUp>) -> Option<StepUp> {
+    match (decision.ruling.outcome, used, renter) {
+        (Outcome::Approve | Outcome::ApproveCapped, Some(used), _) => Some(StepUp { is_used: true, ..used }),
+        (Outcome::StepUp, _, Some(InUseBy { vehicle_id, rental_id, renter })) => Some(StepUp {
+            decision_id: decision.decision_id,
+            authorization_id: decision.purchase.authorization_id.clone(),
+            card_ref: decision.purchase.card_ref.clone(),
+            vehicle_id,
+            rental_id,
+            renter,
+            amount: decision.purchase.amount.clone(),
+            merchant: decision.purchase.merchant.clone(),
+            station_id: decision.station_id.clone(),
+            asked_at: decision.at,
+            answer: None,
+            is_used: false,
+        }),
+        (Outcome::Approve | Outcome::ApproveCapped | Outcome::StepUp | Outcome::Decline, _, _) => None,
+    }
+}
+
+/// Rows of what begins with a decision.
+fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<Vec<ViewChange>, GuardError> {
+    let mut rows = Vec::new();
+    if let Some(watched) = watched {
+        rows.extend(settle::rows(watched, &*raw(watched)?)?);
+    }
+    if let Some(step_up) = step_up {
+        rows.push(ViewChange {
+            table: Table::StepUps,
+            key: step_up.decision_id.to_string(),
+            value: Some(raw(step_up)?),
+        });
+    }
+    Ok(rows)
+}
+
+/// A decision's JSON forms, made before the store is asked.
+pub(super) struct Record {
+    events: Vec<Box<RawValue>>,
+    pub decision: Box<RawValue>,
+    pub alert: Option<Box<RawValue>>,
+    answer: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum DecisionEvent<'a> {
+    PurchaseDecided { decision: &'a RawValue },
+    AlertOpened { alert: &'a RawValue },
+}
+
+impl Record {
+    pub fn of(decision: &Decision, alert: Option<&Alert>, decided: &Decided) -> Result<Self, GuardError> {
+        let decision = raw(decision)?;
+        let alert = alert.map(raw).transpose()?;
+        let mut events = vec![raw(&DecisionEvent::PurchaseDecided { decision: &decision })?];
+        if let Some(alert) = &alert {
+            events.push(raw(&DecisionEvent::AlertOpened { alert })?);
+        }
+        Ok(Self { events, decision, alert, answer: raw(decided)? })
+    }
+
+    /// `begun`: rows of what begins with the decision.
+    pub fn into_append(self, decision: &Decision, alert: Option<&Alert>, begun: Vec<ViewChange>) -> Append {
+        let purchase = &decision.purchase;
+        let put = |table, key: String, value| ViewChange { table, key, value: Some(value) };
+        let mut view = vec![put(Table::Decisions, decision.decision_id.to_string(), self.decision)];
+        if let (Some(alert), Some(body)) = (alert, self.alert) {
+            view.push(put(Table::Alerts, alert.alert_id.to_string(), body));
+        }
+        view.extend(begun);
+        Append {
+            stream: match &decision.card_id {
+                Some(card) => format!("card/{card}"),
+                None => format!("card/unknown/{}", purchase.card_ref),
+            },
+            expected: Expected::Any,
+            fence: None,
+            at: decision.at,
+            by: Principal { role: Role::Payment, subject: purchase.source.clone() },
+            idempotency: Some(Idempotency {
+                key: match &decision.follows {
+                    None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
+                    Some(_) => format!("{}/increment/{}", purchase.source, decision.source_event),
+                },
+                // One authorisation has one answer, whatever its repeats say: their bodies are not compared.
+                body: "authorization".into(),
+                answer: self.answer,
+            }),
+            events: self.events,
+            view,
+        }
+    }
+}

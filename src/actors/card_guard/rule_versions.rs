@@ -1,0 +1,155 @@
+//! Which rules are in force, and which were. A version is what a decision names, so its text never changes.
+//!
+//! Rules come from the operator's file and over HTTP; whichever was given last is in force, also after a restart. A file
+//! that was not touched since does not undo what came over HTTP.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::desk::{Desk, Edited, off_thread, parse, refused};
+use super::{GuardError, parse_rules, raw};
+use crate::domain::card::RuleBook;
+use crate::domain::{Principal, RefusalKind, Timestamp};
+use crate::store::{ReadError, Store, Table, ViewChange};
+
+/// A version as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleVersion {
+    pub version: String,
+    /// TOML, as it was given.
+    pub text: String,
+    pub activated_at: Timestamp,
+    pub by: Principal,
+    pub origin: RuleOrigin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleOrigin {
+    /// The operator's file, or the rules built in where there is none.
+    File,
+    Http,
+}
+
+/// The row that names the version in force; no version can have this name.
+const ACTIVE: &str = "(active)";
+/// The row with what the file said when it was last taken.
+const FILE: &str = "(file)";
+/// Rules with all their classes.
+pub const MAX_TEXT: usize = 64 * 1024;
+
+pub struct ActiveRules {
+    book: RwLock<(Arc<RuleBook>, Arc<RuleVersion>)>,
+    /// Why the operator's file is not in force, if it is not.
+    pub file_problem: RwLock<Option<String>>,
+}
+
+impl ActiveRules {
+    pub fn new(book: RuleBook, version: RuleVersion) -> Self {
+        Self { book: RwLock::new((Arc::new(book), Arc::new(version))), file_problem: RwLock::new(None) }
+    }
+
+    /// What was in force when the gateway ended (blocks); `None` on the first start.
+    pub fn stored(store: &dyn Store) -> Result<Option<(RuleBook, RuleVersion)>, ReadError> {
+        let damaged = |error: String| ReadError::Damaged(format!("the card rules: {error}"));
+        let Some(row) = store.get(Table::CardRules, ACTIVE)? else { return Ok(None) };
+        let active: String = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
+        let Some(row) = store.get(Table::CardRules, &active)? else { return Ok(None) };
+        let version: RuleVersion = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
+        match parse_rules(&version.text) {
+            Ok(book) => Ok(Some((book.renamed(&version.version), version))),
+            // Rules of an older program may name what this one does not know: the file's count then.
+            Err(error) => {
+                tracing::error!(
+                    version = version.version,
+                    error,
+                    "the stored card rules cannot be read; the file's count"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the file said when it was last taken (blocks).
+    pub fn stored_file(store: &dyn Store) -> Result<Option<String>, ReadError> {
+        let row = store.get(Table::CardRules, FILE)?;
+        Ok(row.and_then(|row| serde_json::from_str(row.get()).ok()))
+    }
+
+    pub fn book(&self) -> Arc<RuleBook> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    pub fn version(&self) -> Arc<RuleVersion> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    pub fn put(&self, book: RuleBook, version: RuleVersion) {
+        *self.book.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(book), Arc::new(version));
+    }
+
+    pub fn file_problem(&self) -> Option<String> {
+        self.file_problem.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_file_problem(&self, problem: Option<String>) {
+        *self.file_problem.write().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
+/// The rows of a version that comes into force.
+pub(super) fn rows(version: &RuleVersion) -> Result<Vec<ViewChange>, GuardError> {
+    let put = |key: &str, value| ViewChange { table: Table::CardRules, key: key.into(), value: Some(value) };
+    let mut rows = vec![put(&version.version, raw(version)?), put(ACTIVE, raw(&version.version)?)];
+    if version.origin == RuleOrigin::File {
+        rows.push(put(FILE, raw(&version.text)?));
+    }
+    Ok(rows)
+}
+
+/// Is the row a version, and not one of ours?
+pub fn is_version(key: &str) -> bool {
+    key != ACTIVE && key != FILE
+}
+
+/// The journal's content: a variant or field, once released, keeps its name and meaning.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum RulesEvent<'a> {
+    CardRulesActivated { version: &'a str },
+}
+
+impl Desk<'_> {
+    /// A version's text never changes: the same name with another text gets a mark of that text.
+    pub(super) async fn set_rules(&self, text: String, origin: RuleOrigin) -> Result<Edited, GuardError> {
+        if text.len() > MAX_TEXT {
+            return Err(refused(RefusalKind::Invalid, format!("the rules have more than {MAX_TEXT} bytes")));
+        }
+        let book = parse_rules(&text).map_err(|problem| refused(RefusalKind::Invalid, problem))?;
+        let named = book.version.clone();
+        let (store, key) = (self.shared.store.clone(), named.clone());
+        let known = off_thread(move || store.get(Table::CardRules, &key)).await??;
+        let known: Option<RuleVersion> = known.map(|row| parse(&row)).transpose()?;
+        let version = match known {
+            Some(known) if known.text != text => format!("{named}+{}", mark(&text)),
+            Some(_) | None => named,
+        };
+        let book = book.renamed(&version);
+        let (activated_at, by) = (self.shared.clock.now(), self.by.clone());
+        let active = RuleVersion { version, text, activated_at, by, origin };
+        let rows = rows(&active)?;
+        let rows = rows.into_iter().map(|row| (row.table, row.key, row.value)).collect();
+        let event = RulesEvent::CardRulesActivated { version: &active.version };
+        let edited = Edited::Rules(active.clone());
+        self.record("card-rules".into(), &event, rows, &edited).await?;
+        tracing::info!(version = active.version, "card rules are in force");
+        self.shared.rules.put(book, active);
+        Ok(edited)
+    }
+}
+
+/// The first eight hex digits of the text's SHA-256.
+fn mark(text: &str) -> String {
+    hex::encode(&ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()[..4])
+}

@@ -1,0 +1,453 @@
+//! What comes after the answer: postings of the network, late reports of the car, and what they mean for the alert.
+//!
+//! One look at one authorisation at a time, from what is known to its record; different ones go side by side. Nothing
+//! here is on the way of an answer to a network's question.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::desk::{off_thread, parse};
+use super::{AskVehicle, Decided, GuardError, Shared, raw};
+use crate::actors::rows::SignalRow;
+use crate::domain::card::{
+    AboutCar, AboutPayment, Alert, AlertKind, AuthorizationId, CarAround, Card, Decision, Fill, Finding, NetworkRef,
+    Posting, PostingKind, Prompts, Purchase, Reconciliation, Taken, review,
+};
+use crate::domain::twin::SignalValue;
+use crate::domain::{AlertId, Principal, Role, Timestamp};
+use crate::store::{
+    Append, AppendError, Expected, Idempotency, Observation, Order, ReadError, Store, Table, ViewChange,
+};
+
+/// Authorisations that wait for another look at once, some 2 kB each.
+const MAX_OPEN: usize = 100_000;
+/// Looks in one sweep; the rest has its turn in the next.
+const MAX_A_SWEEP: usize = 256;
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// For the vehicle's own record.
+const VEHICLE_WITHIN: Duration = Duration::from_secs(2);
+/// How far around a purchase the car's track is looked at.
+const TRACK_BEFORE_MS: i64 = 12 * 3_600_000;
+const TRACK_AFTER_MS: i64 = 36 * 3_600_000;
+const TRACK_POINTS: usize = 20_000;
+/// Locks for authorisations; two that share one only wait for each other.
+const TURNS: usize = 64;
+
+/// A row by its authorisation, and a row that says that it is to be looked at again.
+fn row_key(key: &str) -> String {
+    format!("at/{key}")
+}
+
+/// The row of an authorisation's reconciliation.
+pub fn reconciliation_row(source: &str, authorization_id: &str) -> String {
+    row_key(&format!("{source}/{authorization_id}"))
+}
+
+const OPEN: &str = "open/";
+
+/// What became of a posting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// It was taken before; nothing changed.
+    pub is_repeat: bool,
+}
+
+/// What waits for another look, and whose turn it is.
+pub struct Settling {
+    open: Mutex<HashMap<String, Timestamp>>,
+    turns: Vec<tokio::sync::Mutex<()>>,
+    hash: RandomState,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum SettlingEvent<'a> {
+    PaymentPosted { posting: &'a Posting },
+    PaymentReviewed { reconciliation: &'a RawValue },
+    AlertOpened { alert: &'a RawValue },
+    AlertConfirmed { alert: &'a RawValue },
+    AlertWithdrawn { alert: &'a RawValue },
+}
+
+impl Default for Settling {
+    fn default() -> Self {
+        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect();
+        Self { open: Mutex::default(), turns, hash: RandomState::new() }
+    }
+}
+
+impl Settling {
+    /// Reads what is still open (blocks).
+    pub fn load(store: &dyn Store) -> Result<Self, ReadError> {
+        let mut open = HashMap::new();
+        let mut after: Option<String> = None;
+        while open.len() < MAX_OPEN {
+            let page = store.scan(Table::Reconciliations, OPEN, after.as_deref(), 1_000, Order::Ascending)?;
+            for (key, row) in &page.rows {
+                let at: Timestamp = serde_json::from_str(row.get())
+                    .map_err(|error| ReadError::Damaged(format!("reconciliation {key}: {error}")))?;
+                open.insert(key[OPEN.len()..].to_owned(), at);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(Self { open: Mutex::new(open), ..Self::default() })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Timestamp>> {
+        // Each change is one insertion or removal: whole, whatever panicked.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn len(&self) -> usize {
+        self.open().len()
+    }
+
+    fn turn(&self, key: &str) -> &tokio::sync::Mutex<()> {
+        &self.turns[(self.hash.hash_one(key) % TURNS as u64) as usize]
+    }
+
+    /// False: there was no room, and it is looked at again only after the next start.
+    pub fn note(&self, key: &str, review_at: Option<Timestamp>) -> bool {
+        let mut open = self.open();
+        match review_at {
+            Some(at) if open.len() < MAX_OPEN || open.contains_key(key) => {
+                open.insert(key.to_owned(), at);
+                true
+            }
+            Some(_) => false,
+            None => {
+                open.remove(key);
+                true
+            }
+        }
+    }
+
+    fn due(&self, now: Timestamp) -> Vec<String> {
+        let open = self.open();
+        let due = open.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone());
+        due.take(MAX_A_SWEEP).collect()
+    }
+}
+
+/// The rows of a reconciliation: itself, and whether it is to be looked at again.
+pub(super) fn rows(of: &Reconciliation, body: &RawValue) -> Result<Vec<ViewChange>, GuardError> {
+    let put = |key: String, value| ViewChange { table: Table::Reconciliations, key, value };
+    let again = of.review_at.map(|at| raw(&at)).transpose()?;
+    Ok(vec![put(row_key(&of.key), Some(body.to_owned())), put(format!("{OPEN}{}", of.key), again)])
+}
+
+/// What became of an authorisation (blocks); `None` = nothing yet.
+pub fn stored(store: &dyn Store, key: &str) -> Result<Option<Reconciliation>, ReadError> {
+    let row = store.get(Table::Reconciliations, &row_key(key))?;
+    let read = |row: Box<RawValue>| {
+        serde_json::from_str(row.get()).map_err(|error| ReadError::Damaged(format!("reconciliation {key}: {error}")))
+    };
+    row.map(read).transpose()
+}
+
+/// Looks after authorisations once they are answered.
+pub(super) struct Settler {
+    pub shared: Arc<Shared>,
+    pub ask_vehicle: AskVehicle,
+}
+
+impl Settler {
+    /// Takes a posting. Durable when this returns; the same again changes nothing.
+    pub async fn post(&self, posting: Posting) -> Result<Posted, GuardError> {
+        let now = self.shared.clock.now();
+        let key = match &posting.authorization_id {
+            Some(id) => format!("{}/{id}", posting.source),
+            None => format!("{}/posting/{}", posting.source, posting.posting_id),
+        };
+        let _turn = self.shared.settling.turn(&key).lock().await;
+        let mut found = match self.find(&key).await? {
+            Some(found) => found,
+            None => self.unasked(key, &posting, now),
+        };
+        match found.take(&posting, now) {
+            Taken::New => {}
+            Taken::Repeat => {
+                self.shared.counters.repeated_postings.inc();
+                return Ok(Posted { is_repeat: true });
+            }
+            Taken::TooMany => self.shared.counters.postings_not_kept.inc(),
+        }
+        let finding = self.look(&mut found, now).await;
+        self.record(found, finding, Some(&posting), now).await?;
+        Ok(Posted { is_repeat: false })
+    }
+
+    /// Looks again at what is due.
+    pub async fn sweep(&self) {
+        let now = self.shared.clock.now();
+        for key in self.shared.settling.due(now) {
+            let _turn = self.shared.settling.turn(&key).lock().await;
+            if let Err(error) = self.look_again(&key, now).await {
+                tracing::warn!(authorisation = key, %error, "a purchase could not be looked at again; it will be");
+                // Not at each sweep while the store or the vehicle does not answer.
+                self.shared.settling.note(&key, Some(now.plus_ms(60_000)));
+            }
+        }
+    }
+
+    async fn look_again(&self, key: &str, now: Timestamp) -> Result<(), GuardError> {
+        let Some(mut found) = self.find(key).await? else {
+            self.shared.settling.note(key, None);
+            return Ok(());
+        };
+        if found.review_at.is_none_or(|at| at > now) {
+            self.shared.settling.note(key, found.review_at);
+            return Ok(());
+        }
+        if found.decision_id.is_none()
+            && let Some(decision) = self.decision(key).await?
+        {
+            found.link(&decision);
+        }
+        let before = found.clone();
+        let finding = self.look(&mut found, now).await;
+        let is_news = finding != Finding::Nothing || found.state != before.state || found.review_at.is_none();
+        if is_news {
+            return self.record(found, finding, None, now).await;
+        }
+        // Nothing new: not worth a record, and after a restart it is simply looked at once more.
+        self.shared.settling.note(key, found.review_at);
+        Ok(())
+    }
+
+    /// What is known of the authorisation: its record, or the decision that begins one.
+    async fn find(&self, key: &str) -> Result<Option<Reconciliation>, GuardError> {
+        let (store, of) = (self.shared.store.clone(), key.to_owned());
+        match off_thread(move || stored(&*store, &of)).await?? {
+            Some(known) => Ok(Some(known)),
+            None => Ok(self.decision(key).await?.as_ref().and_then(Reconciliation::of_decision)),
+        }
+    }
+
+    async fn decision(&self, key: &str) -> Result<Option<Decision>, GuardError> {
+        let Some((source, id)) = key.split_once('/') else { return Ok(None) };
+        let (store, asked) = (self.shared.store.clone(), format!("{source}/authorization/{id}"));
+        let answered = off_thread(move || store.answered(&asked)).await??;
+        let Some((_, answer)) = answered else { return Ok(None) };
+        let decided: Decided = parse(&answer)?;
+        let store = self.shared.store.clone();
+        let row = off_thread(move || store.get(Table::Decisions, &decided.decision_id.to_string())).await??;
+        row.map(|row| parse(&row)).transpose()
+    }
+
+    fn unasked(&self, key: String, posting: &Posting, now: Timestamp) -> Reconciliation {
+        let book = self.shared.book();
+        let station = book.look_up(&posting.merchant);
+        let card = posting.card_ref.as_ref().and_then(|card| book.card_by_ref(card));
+        let id = posting.authorization_id.clone().map(Ok).unwrap_or_else(|| posting.posting_id.parse());
+        let purchase = Purchase {
+            // The network named none, and its own name of the posting may have a form that is none of ours.
+            authorization_id: id.unwrap_or_else(|_| unnamed()),
+            source: posting.source.clone(),
+            card_ref: posting.card_ref.clone().unwrap_or_else(unknown_card),
+            at: posting.at,
+            amount: posting.amount.clone(),
+            partial_allowed: false,
+            merchant: posting.merchant.clone(),
+            fill: Fill::default(),
+            prompts: Prompts::default(),
+        };
+        let mut unasked = Reconciliation::unasked(key, posting, purchase, station, now);
+        unasked.card_id = card.as_ref().map(|card| card.card_id.clone());
+        unasked.vehicle_id = card.as_deref().and_then(|card: &Card| card.vehicle_id.clone());
+        unasked
+    }
+
+    /// Compares what was taken with what the car shows. One that waits for its question is left alone until then.
+    async fn look(&self, found: &mut Reconciliation, now: Timestamp) -> Finding {
+        if found.review_at.is_none_or(|at| at > now) {
+            return Finding::Nothing;
+        }
+        let (car, class) = self.car_around(found, now).await;
+        let rules = self.shared.rules();
+        let rules = rules.for_class(class.as_deref());
+        let compared = review(now, &found.purchase, &found.captured(), car.as_ref(), &found.station, rules);
+        found.reviewed(now, compared)
+    }
+
+    /// The car around the purchase, from its own record and its track; `None` when it cannot be asked now.
+    async fn car_around(&self, found: &Reconciliation, now: Timestamp) -> (Option<CarAround>, Option<String>) {
+        let Some(vehicle) = found.vehicle_id.clone() else { return (None, None) };
+        let asked = tokio::time::timeout(VEHICLE_WITHIN, (self.ask_vehicle)(vehicle.clone())).await;
+        let Ok(Ok(snapshot)) = asked else { return (None, None) };
+        let (store, at) = (self.shared.store.clone(), found.purchase.at);
+        let (from, until) = (at.plus_ms(-TRACK_BEFORE_MS), now.min(at.plus_ms(TRACK_AFTER_MS)));
+        let points = off_thread(move || store.observations(&vehicle, from, until, TRACK_POINTS)).await;
+        let points = match points {
+            Ok(Ok(points)) => points,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a track cannot be read");
+                return (None, None);
+            }
+            Err(_) => return (None, None),
+        };
+        let details = &snapshot.vehicle.details;
+        let about = AboutCar {
+            vehicle_id: snapshot.vehicle.vehicle_id.clone(),
+            tank_litres: snapshot.vehicle.tank_litres(),
+            fuel_type: details.fuel_type.clone(),
+            previous_at: found.previous_at,
+            is_final: found.is_final_at(now),
+        };
+        let car = CarAround::from_track(about, at, points.iter().flat_map(track_points));
+        (Some(car), details.class.clone())
+    }
+
+    /// Makes it durable, with what it means for the alert, and then tells.
+    async fn record(
+        &self,
+        mut found: Reconciliation,
+        finding: Finding,
+        posting: Option<&Posting>,
+        now: Timestamp,
+    ) -> Result<(), GuardError> {
+        let shared = &self.shared;
+        // An operator may be changing the same alert: one after the other.
+        let _desk = match finding {
+            Finding::Confirm(_) | Finding::Withdraw(_) => Some(shared.desk.lock().await),
+            Finding::Nothing | Finding::Raise(..) => None,
+        };
+        let alert = self.alert(&mut found, finding, now).await?;
+        let (body, mut events, mut view) = (raw(&found)?, Vec::new(), Vec::new());
+        if let Some(posting) = posting {
+            events.push(raw(&SettlingEvent::PaymentPosted { posting })?);
+        }
+        events.push(raw(&SettlingEvent::PaymentReviewed { reconciliation: &body })?);
+        view.extend(rows(&found, &body)?);
+        let mut told = None;
+        if let Some((alert, is_new)) = alert {
+            let body = raw(&alert)?;
+            events.push(match (is_new, alert.is_open()) {
+                (true, _) => raw(&SettlingEvent::AlertOpened { alert: &body })?,
+                (false, true) => raw(&SettlingEvent::AlertConfirmed { alert: &body })?,
+                (false, false) => raw(&SettlingEvent::AlertWithdrawn { alert: &body })?,
+            });
+            view.push(ViewChange { table: Table::Alerts, key: alert.alert_id.to_string(), value: Some(body.clone()) });
+            told = Some((alert, body, is_new));
+        }
+        let step = Append {
+            stream: stream(&found),
+            expected: Expected::Any,
+            fence: None,
+            at: now,
+            by: match posting {
+                Some(posting) => Principal { role: Role::Payment, subject: posting.source.clone() },
+                None => Principal::gateway(),
+            },
+            idempotency: posting.map(idempotency).transpose()?,
+            events,
+            view,
+        };
+        match shared.store.append(step).await {
+            Ok(_) => {}
+            // Kept no more in its list, but taken before.
+            Err(AppendError::Duplicate { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        shared.watch(&found);
+        self.count(&found, posting);
+        if let Some((alert, body, is_new)) = told {
+            if is_new {
+                shared.counters.alerts_opened.inc();
+            }
+            shared.tell_alert(&alert, body);
+        }
+        Ok(())
+    }
+
+    /// The alert as it is to be stored, and whether it is a new one.
+    async fn alert(
+        &self,
+        found: &mut Reconciliation,
+        finding: Finding,
+        now: Timestamp,
+    ) -> Result<Option<(Alert, bool)>, GuardError> {
+        let changed = match finding {
+            Finding::Nothing => return Ok(None),
+            Finding::Raise(kind, text) => return Ok(Some((self.raise(found, kind, &text, now), true))),
+            Finding::Confirm(note) => self.known_alert(found).await?.and_then(|alert| alert.confirm(now, note)),
+            Finding::Withdraw(note) => self.known_alert(found).await?.and_then(|alert| alert.withdraw(now, note)),
+        };
+        Ok(changed.map(|alert| (alert, false)))
+    }
+
+    async fn known_alert(&self, found: &Reconciliation) -> Result<Option<Alert>, GuardError> {
+        let Some(id) = found.alert_id else { return Ok(None) };
+        let store = self.shared.store.clone();
+        let row = off_thread(move || store.get(Table::Alerts, &id.to_string())).await??;
+        row.map(|row| parse(&row)).transpose()
+    }
+
+    fn raise(&self, found: &mut Reconciliation, kind: AlertKind, text: &str, now: Timestamp) -> Alert {
+        let id = AlertId(self.shared.clock.new_id());
+        found.alert_id = Some(id);
+        let about = AboutPayment {
+            vehicle_id: found.vehicle_id.clone(),
+            card_id: found.card_id.clone(),
+            decision_id: found.decision_id,
+        };
+        let text = Alert::text_of_payment(&about, &found.purchase, found.station.station_id(), text);
+        Alert::for_payment(id, kind, about, text, now)
+    }
+
+    /// What was really bought counts from now on.
+    fn count(&self, found: &Reconciliation, posting: Option<&Posting>) {
+        let Some(posting) = posting else { return };
+        let (card, source, id) = (&found.purchase.card_ref, &found.purchase.source, &found.purchase.authorization_id);
+        let mut spending = self.shared.spending();
+        if found.is_given_back() {
+            spending.forget(card, source, id);
+        } else if posting.kind == PostingKind::Capture {
+            if found.decision_id.is_none() && found.card_id.is_some() {
+                spending.ask(&found.purchase, &found.station);
+            }
+            spending.correct(card, source, id, found.taken_minor());
+        }
+    }
+}
+
+/// Each signal of an observation, at its own time.
+fn track_points(point: &Observation) -> Vec<(Timestamp, Vec<(String, SignalValue)>)> {
+    let signals: BTreeMap<String, SignalRow> = serde_json::from_str(point.signals.get()).unwrap_or_default();
+    signals.into_iter().map(|(path, SignalRow { value, at })| (at, vec![(path, value)])).collect()
+}
+
+fn idempotency(posting: &Posting) -> Result<Idempotency, GuardError> {
+    Ok(Idempotency {
+        key: format!("{}/posting/{}", posting.source, posting.posting_id),
+        body: "posting".into(),
+        answer: raw(&())?,
+    })
+}
+
+/// With the card's other records, so that one history tells all of it.
+fn stream(found: &Reconciliation) -> String {
+    match &found.card_id {
+        Some(card) => format!("card/{card}"),
+        None => format!("card/unknown/{}", found.purchase.card_ref),
+    }
+}
+
+/// For what the network names nothing; only shown.
+fn unnamed() -> AuthorizationId {
+    // Letters only, and shorter than an id may be.
+    "unnamed".parse().expect("is an id")
+}
+
+fn unknown_card() -> NetworkRef {
+    // Letters only, and shorter than a reference may be.
+    "unknown".parse().expect("is a reference")
+}
