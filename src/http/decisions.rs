@@ -34,7 +34,13 @@ pub struct DecisionBody {
     pub settlement: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap_minor: Option<i64>,
+    /// What the whole authorisation may come to, increments and all, by what is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_minor: Option<i64>,
     pub reasons: Vec<String>,
+    /// Checks that failed and only warn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     pub checks: Vec<CheckBody>,
     pub rule_version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,8 +118,14 @@ pub struct CheckBody {
     pub check: String,
     /// `on`, or `shadow`: recorded without influence.
     pub mode: String,
+    /// What its failing leads to: `decline`, `step_up` or `warn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail: Option<String>,
     /// `pass`, `fail` or `unknown`.
     pub verdict: String,
+    /// The most that this check lets through, in minor units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_minor: Option<i64>,
     pub detail: String,
     /// Numbers with their thresholds, and ids.
     #[schema(value_type = Object)]

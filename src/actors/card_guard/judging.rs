@@ -275,7 +275,7 @@ fn step_up(decision: &Decision, renter: Option<InUseBy>, used: Option<StepUp>) -
 fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<Vec<ViewChange>, GuardError> {
     let mut rows = Vec::new();
     if let Some(watched) = watched {
-        rows.extend(settle::rows(watched, &*raw(watched)?)?);
+        rows.extend(settle::rows(watched, &raw(watched)?)?);
     }
     if let Some(step_up) = step_up {
         rows.push(ViewChange {

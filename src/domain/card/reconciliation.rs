@@ -124,6 +124,8 @@ pub enum Taken {
 
 impl Reconciliation {
     pub const MAX_POSTINGS: usize = 32;
+    /// Some pumps ask for one unit of money and take what was filled: so little says nothing of what may be taken.
+    const TOKEN_MINOR: i64 = 200;
     /// The first look at what was declined comes when late reports of the car have had time: some units report ten
     /// minutes late.
     const FIRST_LOOK_MS: i64 = 120_000;
@@ -157,7 +159,10 @@ impl Reconciliation {
             vehicle_id: decision.vehicle_id.clone(),
             purchase: decision.purchase.clone(),
             station: decision.inputs.as_ref()?.station.clone(),
-            allowed_minor: Some(ruling.cap_minor.map_or(asked, |cap| cap.min(asked))),
+            allowed_minor: match asked <= Self::TOKEN_MINOR {
+                true => ruling.limit_minor,
+                false => Some(ruling.cap_minor.map_or(asked, |cap| cap.min(asked))),
+            },
             was_allowed: ruling.settlement == Settlement::Enabled,
             previous_at: decision.inputs.as_ref()?.spending.last.as_ref().map(|last| last.at),
             state: ReconciliationState::Watching,
