@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, Context, Handler};
-use actix_web::test::{TestRequest, call_service, read_body, read_body_json};
+use actix_web::test::{TestRequest, call_service, read_body_json};
 use serde_json::{Value, json};
 
 use super::form::{PaymentForm, Received, Signed};
