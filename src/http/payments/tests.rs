@@ -201,7 +201,9 @@ async fn an_honest_purchase_is_approved_and_its_decision_can_be_read() {
     assert_eq!(decision["station_id"], "s1");
     assert_eq!(decision["purchase"]["amount"], json!({"amount_minor": 5000, "currency": "EUR"}));
     let checks: Vec<_> = decision["checks"].as_array().unwrap().iter().map(|check| &check["verdict"]).collect();
-    assert_eq!(checks, ["pass", "pass", "pass", "pass"], "{decision}");
+    assert_eq!(checks.len(), 16, "{decision}");
+    assert!(checks[..4].iter().all(|verdict| *verdict == "pass"), "{decision}");
+    assert!(checks.iter().all(|verdict| *verdict != "fail"), "{decision}");
     assert!(decision["checks"][2]["evidence"]["distance_m"].as_f64().unwrap() < 20.0);
     let without_inputs = |mut decision: Value| {
         decision.as_object_mut().unwrap().remove("inputs");
@@ -370,10 +372,9 @@ async fn not_knowing_caps_the_amount_where_the_network_allows_it() {
     body["data"]["object"]["pending_request"]["amount"] = 25_000.into();
     body["data"]["object"]["pending_request"]["is_amount_controllable"] = false.into();
     let (_, answer) = json_of!(&service, signed(&body));
-    assert_eq!(answer["approved"], false);
+    assert_eq!((&answer["approved"], &answer["metadata"]["outcome"]), (&json!(false), &json!("step_up")));
     let (_, alerts) = json_of!(&service, ask(TestRequest::get(), "/v1/alerts", Role::Operator, None));
-    assert_eq!(alerts["items"][0]["kind"], "card_unverified");
-    assert!(alerts["items"][0]["text"].as_str().unwrap().contains("no sign of misuse"));
+    assert_eq!(alerts["items"], json!([]), "not knowing accuses nobody");
 }
 
 /// The network's own form: what it holds, what it asks for beside it, and a history of what it asked before.

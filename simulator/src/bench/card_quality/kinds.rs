@@ -270,6 +270,18 @@ impl Kind {
         &KINDS[self as usize]
     }
 
+    /// Whoever uses the card is not who has the car: asked, the renter says that it is not theirs.
+    pub fn is_strangers(self) -> bool {
+        matches!(
+            self,
+            Self::SkimmedElsewhere
+                | Self::SkimmedCarSilent
+                | Self::ImpossibleTravel
+                | Self::CardTaken
+                | Self::OtherMerchant
+        )
+    }
+
     pub fn misuse(self) -> Option<Misuse> {
         self.about().misuse
     }

@@ -30,6 +30,7 @@ use crate::car::MqttAddress;
 use crate::failure::Failure;
 use crate::http_client::HttpClient;
 use crate::identity::CarIssuer;
+use crate::scenario::Operator;
 use crate::stopwatch::Stopwatch;
 use directory::Directory;
 pub use kinds::{KINDS, Kind, Phase};
@@ -153,7 +154,9 @@ impl Plan {
             None => Directory::new(self.seed, &tag),
         };
         stage::register_stations(&http, &town).await?;
+        let renter_key = Operator { http: http.clone() }.new_renter_key(stage::RENTER).await?;
         let theatre = Arc::new(Theatre {
+            renter: http.with_key(Some(renter_key)),
             network: Network::new(http.clone(), self.form, &self.secret),
             mqtt: self.mqtt.clone(),
             issuer: CarIssuer::load(&self.ca, &self.ca_key, true)?,

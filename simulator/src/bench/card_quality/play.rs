@@ -26,6 +26,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 
 pub struct Theatre {
     pub http: HttpClient,
+    /// Speaks for whoever has the cars.
+    pub renter: HttpClient,
     pub network: Network,
     pub mqtt: MqttAddress,
     pub issuer: CarIssuer,
@@ -38,7 +40,11 @@ pub struct Theatre {
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub ask: Ask,
+    /// Of the last try.
+    pub authorization_id: String,
     pub answer: Answer,
+    /// It went on, if at all, only after the renter's word.
+    pub was_stepped_up: bool,
 }
 
 /// A story as it was played.
@@ -165,7 +171,7 @@ impl Player<'_> {
     /// How much of what was planned the pump gave: nothing without a yes, and no more than was approved.
     fn share(&self, by: usize) -> f64 {
         // Not asked yet: the network stood in for us.
-        let Some(Asked { ask, answer }) = self.asked.get(by) else { return 1.0 };
+        let Some(Asked { ask, answer, .. }) = self.asked.get(by) else { return 1.0 };
         match (ask.planned_minor, answer.is_yes()) {
             (0, _) => 1.0,
             (_, false) => 0.0,
@@ -187,17 +193,32 @@ impl Player<'_> {
     }
 
     async fn ask(&mut self, ask: &Ask) -> Result<(), Failure> {
-        let authorization_id = self.authorization_id(self.asked.len());
-        let names = Names {
-            authorization_id: &authorization_id,
-            card_ref: &self.cast.card_ref,
-            vehicle_number: self.vehicle_number(ask),
-        };
+        let mut authorization_id = self.authorization_id(self.asked.len());
         // Networks date in whole seconds.
         let at = Timestamp(self.at(ask.at_s).0.div_euclid(1000) * 1000);
-        let answer = self.theatre.network.ask(self.theatre.clock.now(), at, ask, &names).await?;
-        self.asked.push(Asked { ask: ask.clone(), answer });
+        let mut answer = self.try_once(ask, at, &authorization_id).await?;
+        let was_stepped_up = answer.outcome == "step_up";
+        if was_stepped_up && self.is_confirmed(&answer).await? {
+            authorization_id.push_str("-again");
+            let again = self.theatre.clock.now();
+            answer = self.try_once(ask, Timestamp(again.0.div_euclid(1000) * 1000), &authorization_id).await?;
+        }
+        self.asked.push(Asked { ask: ask.clone(), authorization_id, answer, was_stepped_up });
         Ok(())
+    }
+
+    async fn try_once(&self, ask: &Ask, at: Timestamp, authorization_id: &str) -> Result<Answer, Failure> {
+        let vehicle_number = self.vehicle_number(ask);
+        let names = Names { authorization_id, card_ref: &self.cast.card_ref, vehicle_number };
+        Ok(self.theatre.network.ask(self.theatre.clock.now(), at, ask, &names).await?)
+    }
+
+    /// The renter is asked in their terminal; nobody is where there is no rental.
+    async fn is_confirmed(&self, answer: &Answer) -> Result<bool, Failure> {
+        let is_theirs = !self.story.kind.is_strangers();
+        let path = format!("/v1/confirmations/{}", answer.decision_id);
+        let told = self.theatre.renter.post(&path, &json!({"is_confirmed": is_theirs})).await?;
+        Ok(told.must_be(&[200, 404])?.status == 200 && is_theirs)
     }
 
     async fn post(&mut self, post: &Post) -> Result<(), Failure> {
@@ -211,7 +232,9 @@ impl Player<'_> {
             post.litres = post.litres.map(|litres| rounded(litres * share, 100.0));
             post.amount_minor = (post.amount_minor as f64 * share).round() as i64;
         }
-        let of = post.of.map(|of| self.authorization_id(of));
+        let name =
+            |of| self.asked.get(of).map_or_else(|| self.authorization_id(of), |asked| asked.authorization_id.clone());
+        let of = post.of.map(name);
         let names = Names { authorization_id: "", card_ref: &self.cast.card_ref, vehicle_number: None };
         let message_id = format!("po-{}-{}", self.cast.vehicle_id, letter(post.number));
         let (now, at) = (self.theatre.clock.now(), self.at(post.at_s));

@@ -198,9 +198,7 @@ impl<'a> Scene<'a> {
         let planned_minor = (planned_litres * self.price).round() as i64;
         let fixed = [10_000, 12_500, 15_000][self.dice.below(3)];
         let partial_allowed = self.dice.chance(0.85);
-        // Who cannot give less asks for less.
-        let amount_minor = if partial_allowed { fixed } else { fixed.min(10_000) };
-        self.ask_for(due_s, at_s, amount_minor, partial_allowed, planned_minor.min(amount_minor), Prompts::default())
+        self.ask_for(due_s, at_s, fixed, partial_allowed, planned_minor.min(fixed), Prompts::default())
     }
 
     pub fn ask_for(

@@ -9,6 +9,8 @@ use crate::failure::Failure;
 use crate::http_client::{Answer, HttpClient, HttpError};
 use crate::phone::{Phone, Requested};
 
+/// Has every car that anybody has.
+pub const RENTER: &str = "story";
 const RENTAL_MS: i64 = 2 * 3_600_000;
 
 /// A story's names at the gateway.
@@ -79,7 +81,7 @@ async fn rent(
 ) -> Result<Option<RentalId>, Failure> {
     let UseOfCar::Running(profile) = story.use_of_car else { return Ok(None) };
     let phone = Phone::new(http.clone());
-    match phone.request(vehicle_id, profile, now, now.plus_ms(RENTAL_MS), Some("story")).await? {
+    match phone.request(vehicle_id, profile, now, now.plus_ms(RENTAL_MS), Some(RENTER)).await? {
         Requested::Granted(key) => Ok(Some(key.rental_id)),
         Requested::Waiting { state, .. } => Err(Failure::failed(format!("{vehicle_id}: the request is {state}"))),
         Requested::Refused { problem, .. } => Err(Failure::failed(format!("{vehicle_id}: not rented: {problem}"))),

@@ -20,7 +20,10 @@ pub struct Outcome {
     pub kind: Kind,
     pub is_honest: bool,
     pub was_declined: bool,
+    /// The renter was asked, and it went on after their word or not at all.
     pub was_stepped_up: bool,
+    /// No money moved.
+    pub was_stopped: bool,
     pub was_capped: bool,
     /// An alert after the answer doubts it and stands.
     pub was_doubted: bool,
@@ -45,6 +48,7 @@ impl Outcome {
             is_honest,
             was_declined: false,
             was_stepped_up: false,
+            was_stopped: false,
             was_capped: false,
             was_doubted: false,
             was_withdrawn: false,
@@ -61,13 +65,15 @@ impl Outcome {
                 continue;
             }
             outcome.note_failures(decision.pointer("/reconciliation/checks"));
+            outcome.was_stepped_up |= asked.was_stepped_up;
             match asked.answer.outcome.as_str() {
                 "approve" => continue,
                 "approve_capped" => outcome.was_capped = true,
-                "step_up" => outcome.was_stepped_up = true,
-                _ => outcome.was_declined = true,
+                "decline" => outcome.was_declined = true,
+                _ => {}
             }
             if !asked.answer.is_yes() {
+                outcome.was_stopped = true;
                 outcome.told_by.extend(asked.answer.reasons.iter().cloned());
                 outcome.note_failures(decision.get("checks"));
             }
@@ -97,17 +103,13 @@ impl Outcome {
         }
     }
 
-    pub fn was_stopped(&self) -> bool {
-        self.was_declined || self.was_stepped_up
-    }
-
     pub fn is_flagged(&self) -> bool {
-        self.was_stopped() || self.was_doubted
+        self.was_stopped || self.was_doubted
     }
 
     /// The phase that showed it.
     pub fn shown_in(&self) -> Phase {
-        match (self.was_stopped(), self.was_doubted) {
+        match (self.was_stopped, self.was_doubted) {
             (true, _) => Phase::Authorisation,
             (false, true) => Phase::Reconciliation,
             (false, false) => Phase::Neither,
@@ -186,8 +188,8 @@ impl Report {
             honest_withdrawn: count(&|one| one.is_honest && one.was_withdrawn),
             false_decline_rate: share(honest_declined, honest).unwrap_or(0.0),
             frauds,
-            frauds_stopped: count(&|one| !one.is_honest && one.was_stopped()),
-            frauds_doubted: count(&|one| !one.is_honest && !one.was_stopped() && one.was_doubted),
+            frauds_stopped: count(&|one| !one.is_honest && one.was_stopped),
+            frauds_doubted: count(&|one| !one.is_honest && !one.was_stopped && one.was_doubted),
             recall,
             recall_of_visible: share(count(&|one| is_visible(one) && one.is_flagged()), count(&is_visible))
                 .unwrap_or(1.0),
@@ -205,14 +207,14 @@ impl Report {
     }
 
     pub fn honest_stopped(&self) -> Vec<&Outcome> {
-        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_stopped()).collect()
+        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_stopped).collect()
     }
 }
 
 fn is_wrong(outcome: &Outcome) -> bool {
     match outcome.kind.misuse().map(|misuse| misuse.seen) {
         None => outcome.is_flagged(),
-        Some(Phase::Authorisation) => !outcome.was_stopped(),
+        Some(Phase::Authorisation) => !outcome.was_stopped,
         Some(Phase::Reconciliation) => !outcome.is_flagged(),
         Some(Phase::Neither) => false,
     }
@@ -239,9 +241,9 @@ fn line(kind: Kind, outcomes: &[Outcome]) -> Option<Line> {
         stories: mine.len(),
         declined: count(&|one| one.was_declined),
         stepped_up: count(&|one| !one.was_declined && one.was_stepped_up),
-        capped: count(&|one| !one.was_stopped() && one.was_capped),
-        approved: count(&|one| !one.was_stopped() && !one.was_capped),
-        doubted: count(&|one| !one.was_stopped() && one.was_doubted),
+        capped: count(&|one| !one.was_stopped && !one.was_stepped_up && one.was_capped),
+        approved: count(&|one| !one.was_stopped && !one.was_stepped_up && !one.was_capped),
+        doubted: count(&|one| !one.was_stopped && one.was_doubted),
         missed: if misuse.is_some() { mine.len() - caught } else { 0 },
         recall: misuse.and_then(|_| share(caught, mine.len())),
         precision,
