@@ -23,11 +23,11 @@ mod review;
 mod review_tests;
 mod rules;
 mod spending;
+#[cfg(test)]
+mod spending_tests;
 mod station;
 mod station_name;
 mod step_up;
-#[cfg(test)]
-mod spending_tests;
 #[cfg(test)]
 mod test_cases;
 
