@@ -17,7 +17,9 @@ async fn no_honest_purchase_is_stopped_and_every_misuse_shows_when_it_can() {
     let base = include_str!("../config/card-rules.toml");
     std::fs::write(&rules, with_classes(base, cardea::clock::Clock::start().now())).expect("the rules are written");
     let rules = format!("card_guard.rules={:?}", rules.to_string_lossy());
-    let gateway = Gateway::start_with(&[&rules, &format!("payments.own.secrets=[{SECRET:?}]")]).await;
+    let secrets = format!("payments.own.secrets=[{SECRET:?}]");
+    // On a busy machine a late answer would only be the fallback.
+    let gateway = Gateway::start_with(&[&rules, &secrets, "payments.stripe.deadline_ms=900"]).await;
     let plan = Plan {
         http: gateway.http.clone(),
         ca: gateway.ca(),
@@ -32,8 +34,9 @@ async fn no_honest_purchase_is_stopped_and_every_misuse_shows_when_it_can() {
     };
     let report = plan.run().await.unwrap_or_else(|failure| panic!("the stories were not played: {failure}"));
     print_table(&report);
-    let stopped = report.honest_stopped();
-    assert!(stopped.is_empty(), "honest purchases were stopped: {stopped:#?}");
+    assert!(report.unjudged <= report.stories / 10, "the machine is too busy to judge anything");
+    let declined = report.honest_declined();
+    assert!(declined.is_empty(), "honest purchases were declined: {declined:#?}");
     assert_eq!(report.honest_doubted, 0, "honest fills were doubted: {:#?}", report.wrong);
     let too_late = report.shown_too_late();
     assert!(too_late.is_empty(), "misuse did not show when it can: {too_late:#?}");
