@@ -42,23 +42,14 @@ pub async fn register(http: &HttpClient, story: &Story, tag: &str, now: Timestam
         rental_id: rent(http, story, &vehicle_id, now).await?,
         vehicle_id,
     };
-    let mut card = json!({
+    let card = json!({
         "card_id": cast.card_id,
         "network_ref": cast.card_ref,
         "vehicle_id": cast.vehicle_id,
         "status": if story.card_is_suspended { "suspended" } else { "active" },
         "prompts": {"vehicle_number": cast.plate},
     });
-    let answer = http.post("/v1/cards", &card).await?;
-    if answer.status == 400 {
-        // A gateway whose cards expect nothing to be keyed in.
-        if let Some(card) = card.as_object_mut() {
-            card.remove("prompts");
-        }
-        made(http.post("/v1/cards", &card).await?)?;
-    } else {
-        made(answer)?;
-    }
+    made(http.post("/v1/cards", &card).await?)?;
     Ok(cast)
 }
 

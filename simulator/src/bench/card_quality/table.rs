@@ -82,7 +82,7 @@ fn print_sums(report: &Report) {
         percent(Some(report.false_decline_rate)),
         report.honest_stepped_up,
         report.honest_capped,
-        report.honest_doubted,
+        report.honest_doubts,
         report.honest_withdrawn,
     );
     println!(

@@ -153,7 +153,8 @@ pub struct Report {
     pub honest_declines: usize,
     pub honest_stepped_up: usize,
     pub honest_capped: usize,
-    pub honest_doubted: usize,
+    #[serde(rename = "honest_doubted")]
+    pub honest_doubts: usize,
     pub honest_withdrawn: usize,
     pub false_decline_rate: f64,
     pub frauds: usize,
@@ -191,7 +192,7 @@ impl Report {
             honest_declines: honest_declined,
             honest_stepped_up: count(&|one| one.is_honest && one.was_stepped_up),
             honest_capped: count(&|one| one.is_honest && one.was_capped),
-            honest_doubted: count(&|one| one.is_honest && one.was_doubted),
+            honest_doubts: count(&|one| one.is_honest && one.was_doubted),
             honest_withdrawn: count(&|one| one.is_honest && one.was_withdrawn),
             false_decline_rate: share(honest_declined, honest).unwrap_or(0.0),
             frauds,
@@ -210,6 +211,10 @@ impl Report {
     /// Misuses that did not show in the phase the table says, or earlier.
     pub fn shown_too_late(&self) -> Vec<&Outcome> {
         self.wrong.iter().filter(|outcome| !outcome.is_honest).collect()
+    }
+
+    pub fn honest_doubted(&self) -> Vec<&Outcome> {
+        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_doubted).collect()
     }
 
     pub fn honest_declined(&self) -> Vec<&Outcome> {
