@@ -218,6 +218,8 @@ async fn add_card(guard: &GuardHandle) {
         network_ref: "ic_1".parse().unwrap(),
         vehicle_id: Some("WVW-1".parse().unwrap()),
         status: CardStatus::Active,
+        limits: Default::default(),
+        prompts: Default::default(),
     };
     guard.edit(Edit::AddCard(card), Principal::gateway(), None).await.unwrap();
 }

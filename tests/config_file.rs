@@ -273,6 +273,16 @@ fn secret_is_shown_neither_by_errors_nor_by_debug() {
     assert!(!format!("{error:?}").contains("topsecret"), "{error:?}");
     let config = parsed("", &["payments.stripe.secrets=topsecret"]).expect("valid");
     assert!(!format!("{config:?}").contains("topsecret"));
+    for form in ["own", "lithic", "marqeta"] {
+        let error = parsed("", &[&format!("payments.{form}.secrets=[\"topsecret\", 1]")]).expect_err("refused");
+        assert!(!format!("{error} {error:?}").contains("topsecret"), "{error}");
+        let error = parsed("", &[&format!("payments.{form}.secrets=topsecret")]).expect_err("of the wrong form");
+        assert!(!format!("{error} {error:?}").contains("topsecret"), "{error}");
+    }
+    let whsec = "payments.own.secrets=whsec_dG9wc2VjcmV0dG9wc2VjcmV0";
+    let config = parsed("", &[whsec, "payments.marqeta.secrets=user:topsecret"]).expect("valid");
+    assert!(!format!("{config:?}").contains("topsecret"), "{config:?}");
+    assert!(!format!("{config:?}").contains("dG9w"), "{config:?}");
 }
 
 /// Lines that look like a config, so that more of the parser is reached than by noise.

@@ -81,6 +81,12 @@ async fn buy(gateway: &Gateway, told: &Told, round: u64, nth: u64) {
     let id = format!("iauth_{round}_{nth}");
     let event = purchase(&id, card);
     if let Some((200, answer)) = attempt(stripe(gateway, &event)).await {
+        // On two busy cores a record may come late. What the network hears then is not from the record, and the record
+        // may say otherwise after a crash; this ledger is of what was recorded.
+        if answer["metadata"]["outcome"] == "fallback" {
+            assert_eq!(answer["approved"], false, "the configured fallback: {answer}");
+            return;
+        }
         let approved = answer["approved"].as_bool().expect("a verdict");
         assert_eq!(approved, card == "ic_crash_2", "{answer}");
         told.purchases.lock().expect("ours").insert(id, (event, approved));

@@ -4,6 +4,7 @@ mod kit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use kit::console::Console;
 use kit::{Gateway, car, until};
@@ -43,11 +44,11 @@ impl Drop for SmallDisk {
     }
 }
 
-fn purchase() -> Value {
+fn purchase(id: &str) -> Value {
     json!({
-        "id": "evt_full", "type": "issuing_authorization.request", "created": kit::unix_now(),
+        "id": format!("evt_{id}"), "type": "issuing_authorization.request", "created": kit::unix_now(),
         "data": {"object": {
-            "id": "iauth_full", "amount": 0, "currency": "eur", "created": kit::unix_now(),
+            "id": id, "amount": 0, "currency": "eur", "created": kit::unix_now(),
             "card": {"id": "ic_full", "last4": "4242", "status": "active"},
             "merchant_data": {"category_code": "5542", "name": "Pump", "network_id": "net", "terminal_id": "t1"},
             "pending_request": {"amount": 6240, "currency": "eur", "is_amount_controllable": true},
@@ -84,12 +85,11 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
     assert!(refused.headers().contains_key("Retry-After"));
     let problem: serde_json::Value = refused.json().await.expect("a problem");
     assert_eq!(problem["type"], "urn:cardea:problem:storage-unavailable");
-    let (status, problem) = gateway.stripe(&purchase()).await;
-    assert_eq!(
-        (status, &problem["type"]),
-        (503, &json!("urn:cardea:problem:storage-unavailable")),
-        "not recorded, so none"
-    );
+    let question = purchase("iauth_full");
+    let answer = tokio::time::timeout(Duration::from_secs(1), gateway.stripe(&question)).await;
+    let (status, heard) = answer.expect("within a second");
+    assert_eq!((status, &heard["approved"]), (200, &json!(false)), "{heard}");
+    assert_eq!(heard["metadata"]["outcome"], "fallback", "no decision is claimed that is not on record: {heard}");
     let wish = json!({"vehicle_id": "FULL-1", "profile": "cabin", "renter": "ann", "from": kit::rfc3339_in(0),
         "until": kit::rfc3339_in(3_600), "holder_key": {"kty": "OKP", "crv": "Ed25519",
             "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}});
@@ -119,8 +119,13 @@ async fn a_full_disk_refuses_promises_and_nothing_else() {
         gateway.post("/v1/vehicles/FULL-1/commands", json!({"type": "locate"})).await.0 == 202
     })
     .await;
-    let (status, decided) = gateway.stripe(&purchase()).await;
-    assert_eq!((status, &decided["approved"]), (200, &json!(false)), "the retry is judged: nobody has rented the car");
+    assert_eq!(gateway.stripe(&purchase("iauth_full")).await, (200, heard), "what was heard stays");
+    let (status, decided) = gateway.stripe(&purchase("iauth_next")).await;
+    assert_eq!(
+        (status, &decided["metadata"]["outcome"]),
+        (200, &json!("decline")),
+        "judged: nobody has rented the car"
+    );
     assert_eq!(gateway.post("/v1/usage-requests", wish).await.0, 201);
     until("ready again", async || gateway.probe("/readyz").await.0 == 200).await;
     let (_, lock) = gateway.post("/v1/vehicles/FULL-1/commands", json!({"type": "lock"})).await;

@@ -167,14 +167,15 @@ export class Confirmations {
     });
   }
 
-  /** What changes with every second. */
+  /** What changes with every second. The two minutes are a span: this phone's own clock measures it, whatever time it has. */
   count() {
     const { item, phase, until } = this.shown;
     if (phase === "asked") say(this.left, countdown(Date.parse(item.expires_at) - now()));
     if (phase !== "confirmed") return;
-    this.clock.hidden = now() >= until;
-    say(this.clock, countdown(until - now()));
-    say(find("purchase-title"), t(now() < until ? "confirm.confirmed" : "confirm.word_over"));
+    const left = until - Date.now();
+    this.clock.hidden = left <= 0;
+    say(this.clock, countdown(left));
+    say(find("purchase-title"), t(left > 0 ? "confirm.confirmed" : "confirm.word_over"));
   }
 
   async answer(isConfirmed) {
@@ -182,7 +183,7 @@ export class Confirmations {
     const word = isConfirmed ? "yes" : "no";
     const id = shown.item.decision_id;
     // The same word again is the same request: it counts once, and its two minutes run from the first time.
-    shown.keys[word] ??= { key: freshKey(), sent: now() };
+    shown.keys[word] ??= { key: freshKey(), sent: Date.now() };
     const { key, sent } = shown.keys[word];
     Object.assign(shown, { word, isSending: true });
     put(this.note);

@@ -117,3 +117,81 @@ fn smtp(checks: &mut Checks, smtp: &Smtp, is_needed: bool) {
         checks.refuse("notifier.smtp.user", "expected both user and password, or neither");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Language, Level, SmtpTls, parse};
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    fn found(text: &str) -> String {
+        match parse(text, Path::new("fleet/cardea.toml"), &[]) {
+            Ok(config) => {
+                assert!(!format!("{config:?}").contains("topsecret"));
+                String::new()
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn webhook(rest: &str) -> String {
+        format!("[[notifier.webhooks]]\nname = \"desk\"\n{rest}\n")
+    }
+
+    fn with_url(url: &str) -> String {
+        found(&webhook(&format!("url = \"{url}\"\nsecrets = [\"{SECRET}\"]")))
+    }
+
+    #[test]
+    fn a_webhook_is_https_or_goes_nowhere() {
+        for fit in ["https://example.org/x", "http://127.0.0.1:9/x", "http://[::1]:9/", "http://localhost/"] {
+            assert_eq!(with_url(fit), "", "{fit}");
+        }
+        for unfit in ["http://example.org/topsecret", "ftp://127.0.0.1/", "https://u:topsecret@example.org/", "x", ""] {
+            let found = with_url(unfit);
+            assert!(found.contains("the url must be https") && !found.contains("topsecret"), "{unfit}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_secret_has_the_form_of_the_standard_and_is_never_shown() {
+        for unfit in ["[]", "[\"topsecret\"]", "[\"whsec_topsecret\"]", "[5, \"topsecret\"]", "\"topsecret\""] {
+            let found = found(&webhook(&format!("url = \"https://example.org\"\nsecrets = {unfit}")));
+            assert!(found.contains("notifier.webhooks") && !found.contains("topsecret"), "{unfit}: {found}");
+        }
+        let found = found("[notifier.smtp]\npassword = [\"topsecret\"]");
+        assert!(found.contains("notifier.smtp.password") && !found.contains("topsecret"), "{found}");
+    }
+
+    #[test]
+    fn targets_have_names_of_their_own_and_what_they_need() {
+        let one = webhook(&format!("url = \"https://example.org\"\nsecrets = [\"{SECRET}\"]"));
+        assert!(found(&one.repeat(2)).contains("two targets are named"));
+        assert!(found(&one.replace("desk", "The Desk")).contains("no target's name"));
+        let email = "[[notifier.emails]]\nname = \"a\"\nto = \"a@example.org\"\n";
+        assert!(found(email).contains("notifier.smtp.host"));
+        let smtp = "[notifier.smtp]\nhost = \"mail\"\nfrom = \"Cardea <c@example.org>\"\n";
+        assert_eq!(found(&format!("{email}{smtp}")), "");
+        assert!(found(&format!("{}{smtp}", email.replace("a@", "a"))).contains("is no e-mail address"));
+        assert!(found(&format!("{email}escalation = 9\n{smtp}")).contains("expected 0 to 3"));
+        assert!(found(&format!("{email}{smtp}user = \"u\"\n")).contains("both user and password"));
+        assert!(found("[notifier]\ntime_zone = \"Mars/Base\"").contains("no time zone"));
+    }
+
+    #[test]
+    fn what_the_shipped_file_shows_can_be_written() {
+        let text = include_str!("../../config/cardea.toml");
+        let begin = text.find("#   [[notifier.webhooks]]").unwrap();
+        let end = text.find("\n[notifier]").unwrap();
+        let shown: String =
+            text[begin..end].lines().map(|line| line.trim_start_matches("#   ").to_owned() + "\n").collect();
+        let shown = shown.replace("whsec_<base64>", SECRET);
+        let smtp = "[notifier.smtp]\nhost = \"mail\"\nfrom = \"c@example.org\"\ntls = \"implicit\"\n";
+        let config = parse(&format!("{shown}{smtp}"), Path::new("c.toml"), &[]).unwrap().notifier;
+        assert_eq!((config.webhooks.len(), config.emails.len()), (1, 1));
+        assert_eq!((config.emails[0].language, config.emails[0].min_severity), (Language::De, Level::Warning));
+        assert_eq!((config.emails[0].escalation, config.smtp.tls), (1, SmtpTls::Implicit));
+    }
+}

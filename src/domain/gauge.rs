@@ -177,8 +177,10 @@ fn median(samples: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// One report a row: second, speed, ignition, level.
-    fn gauge(reports: &[(i64, Option<f64>, Option<&str>, Option<f64>)]) -> Gauge {
+    /// One report: second, speed, ignition, level.
+    type Row = (i64, Option<f64>, Option<&'static str>, Option<f64>);
+
+    fn gauge(reports: &[Row]) -> Gauge {
         let mut gauge = Gauge::default();
         for (second, speed, ignition, level) in reports {
             let number = |value: Option<f64>| value.map(SignalValue::Number);
@@ -235,8 +237,8 @@ mod tests {
         let off = |second, level| (second, Some(0.0), Some("OFF"), Some(level));
         let on = |second| (second, Some(50.0), Some("ON"), None);
         let filled_at = |reports: &[_]| gauge(reports).filled_at().map(Timestamp::as_secs);
-        assert_eq!(filled_at(&[off(0, 20.0), off(9, 24.0), off(18, 31.0), off(27, 31.2), off(90, 31.0)]), Some(27));
-        assert_eq!(filled_at(&[off(0, 20.0), on(60), off(600, 80.0), off(900, 80.4)]), Some(900));
+        assert_eq!(filled_at(&[off(0, 20.0), off(9, 24.0), off(18, 31.0), off(27, 31.2), off(90, 31.0)]), Some(18));
+        assert_eq!(filled_at(&[off(0, 20.0), on(60), off(600, 80.0), off(900, 80.4)]), Some(600));
         assert_eq!(filled_at(&[off(0, 80.0), on(60), off(600, 60.0), off(900, 62.0)]), None);
         let twice = [off(0, 80.0), off(9, 98.0), on(60), off(600, 60.0), on(700), off(900, 90.0)];
         assert_eq!(filled_at(&twice), Some(900));

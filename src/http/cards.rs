@@ -10,7 +10,7 @@ use super::auth::Caller;
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, PageOf, Query, RawBody, body_hash, idempotency, path_id, reply};
 use crate::actors::card_guard::{CardChange, Edit, Edited, NewCard};
-use crate::domain::card::{Card, CardId, CardStatus};
+use crate::domain::card::{Card, CardId, CardLimits, CardPrompts, CardStatus, looks_like_card_number};
 use crate::domain::{Malformed, Role, VehicleId};
 
 pub(super) const READERS: &[Role] = &[Role::Admin, Role::Operator, Role::Auditor];
@@ -27,6 +27,41 @@ pub struct CardBody {
     pub status: StatusBody,
     #[schema(format = DateTime)]
     pub changed_at: String,
+    /// The vehicle it was bound to before, and until when a purchase may still be that one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_vehicle_id: Option<String>,
+    /// What it may pay; absent = as the rules say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<CardLimitsBody>,
+    /// What is expected to be keyed in at the pump; absent = anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<CardPromptsBody>,
+}
+
+/// `{"per_purchase_minor":15000,"per_day_minor":20000,"currency":"EUR"}`, in minor units; absent = no limit of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CardLimitsBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_purchase_minor: Option<i64>,
+    /// In 24 hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_day_minor: Option<i64>,
+    /// In seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_week_minor: Option<i64>,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+/// `{"vehicle_number":"17","driver_id":"4711"}`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CardPromptsBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_number: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_id: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -46,6 +81,8 @@ pub struct NewCardBody {
     pub vehicle_id: Option<String>,
     /// `active` if absent.
     pub status: Option<StatusBody>,
+    pub limits: Option<CardLimitsBody>,
+    pub prompts: Option<CardPromptsBody>,
 }
 
 /// What is absent stays as it is; `"vehicle_id":null` unbinds the card.
@@ -57,6 +94,14 @@ pub struct CardChangeBody {
     #[schema(value_type = Option<String>)]
     pub vehicle_id: Option<Option<String>>,
     pub status: Option<StatusBody>,
+    /// null = no limits of its own.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<CardLimitsBody>)]
+    pub limits: Option<Option<CardLimitsBody>>,
+    /// null = anything may be keyed in.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<CardPromptsBody>)]
+    pub prompts: Option<Option<CardPromptsBody>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -108,12 +153,14 @@ pub async fn add(
 ) -> Result<HttpResponse, Problem> {
     caller.require(WRITERS)?;
     let key = idempotency(&request, &caller, "cards", &body.hash)?;
-    let NewCardBody { card_id, network_ref, vehicle_id, status } = body.value;
+    let NewCardBody { card_id, network_ref, vehicle_id, status, limits, prompts } = body.value;
     let card = NewCard {
         card_id: card_id.map(|id| field("card_id", &id)).transpose()?,
         network_ref: field("network_ref", &network_ref)?,
         vehicle_id: vehicle_id.map(|id| field("vehicle_id", &id)).transpose()?,
         status: status.unwrap_or(StatusBody::Active).into(),
+        limits: limits_of(limits)?,
+        prompts: prompts_of(prompts)?,
     };
     let edited = app.guard.edit(Edit::AddCard(card), caller.principal, key).await?;
     Ok(reply(StatusCode::CREATED, &card_of(edited)?))
@@ -145,7 +192,7 @@ pub async fn change(
 ) -> Result<HttpResponse, Problem> {
     caller.require(WRITERS)?;
     let id = path_id(&request, "id", "card")?;
-    let CardChangeBody { network_ref, vehicle_id, status } = body.value;
+    let CardChangeBody { network_ref, vehicle_id, status, limits, prompts } = body.value;
     let change = CardChange {
         network_ref: network_ref.map(|text| field("network_ref", &text)).transpose()?,
         vehicle_id: match vehicle_id {
@@ -154,6 +201,8 @@ pub async fn change(
             Some(Some(id)) => Some(Some(field::<VehicleId>("vehicle_id", &id)?)),
         },
         status: status.map(Into::into),
+        limits: limits.map(limits_of).transpose()?,
+        prompts: prompts.map(prompts_of).transpose()?,
     };
     let edited = app.guard.edit(Edit::ChangeCard(id, change), caller.principal, None).await?;
     Ok(reply(StatusCode::OK, &card_of(edited)?))
@@ -168,6 +217,32 @@ pub async fn remove(app: web::Data<App>, request: HttpRequest, caller: Caller) -
     let id = path_id(&request, "id", "card")?;
     app.guard.edit(Edit::RemoveCard(id), caller.principal, None).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+fn limits_of(body: Option<CardLimitsBody>) -> Result<CardLimits, Problem> {
+    let Some(CardLimitsBody { per_purchase_minor, per_day_minor, per_week_minor, currency }) = body else {
+        return Ok(CardLimits::default());
+    };
+    if [per_purchase_minor, per_day_minor, per_week_minor].into_iter().flatten().any(|minor| minor <= 0) {
+        return Err(Problem::invalid("limits", "amounts above 0, in minor units"));
+    }
+    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Err(Problem::invalid("limits.currency", "three letters of ISO 4217"));
+    }
+    Ok(CardLimits { per_purchase_minor, per_day_minor, per_week_minor, currency: currency.to_ascii_uppercase() })
+}
+
+fn prompts_of(body: Option<CardPromptsBody>) -> Result<CardPrompts, Problem> {
+    let Some(CardPromptsBody { vehicle_number, driver_id }) = body else { return Ok(CardPrompts::default()) };
+    let is_fit = |text: &String| {
+        (1..=CardPrompts::MAX_CHARS).contains(&text.chars().count())
+            && !text.chars().any(char::is_control)
+            && !looks_like_card_number(text)
+    };
+    if ![&vehicle_number, &driver_id].into_iter().flatten().all(is_fit) {
+        return Err(Problem::invalid("prompts", "1 to 64 characters each, no control characters and no card number"));
+    }
+    Ok(CardPrompts { vehicle_number, driver_id })
 }
 
 /// Parses one field; the problem names it.
@@ -205,6 +280,17 @@ impl From<&Card> for CardBody {
             vehicle_id: card.vehicle_id.as_ref().map(ToString::to_string),
             status: card.status.into(),
             changed_at: card.changed_at.to_string(),
+            previous_vehicle_id: card.previous.as_ref().map(|previous| previous.vehicle_id.to_string()),
+            limits: (!card.limits.is_empty()).then(|| CardLimitsBody {
+                per_purchase_minor: card.limits.per_purchase_minor,
+                per_day_minor: card.limits.per_day_minor,
+                per_week_minor: card.limits.per_week_minor,
+                currency: card.limits.currency.clone(),
+            }),
+            prompts: (!card.prompts.is_empty()).then(|| CardPromptsBody {
+                vehicle_number: card.prompts.vehicle_number.clone(),
+                driver_id: card.prompts.driver_id.clone(),
+            }),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! sender is proved over the raw bytes before anything is parsed, no card number is kept, and a question of a proved
 //! sender is always answered.
 
+#[cfg(test)]
+mod desk_tests;
 mod fields;
 mod form;
 #[cfg(test)]

@@ -72,7 +72,8 @@ const claims = {
     const closed = event("evt_sdk_5", "issuing_authorization.updated",
       authorization("iauth_sdk_1", "ic_rented", { amount: 4870, approved: true, status: "closed", pending_request: null, transactions: [{ id: "ipi_sdk_1" }] }));
     for (const payload of [created, transaction, transaction, closed]) {
-      assert.deepEqual([(await send(payload, sign(payload))).status], [200]);
+      const { status, body } = await send(payload, sign(payload));
+      assert.equal(status, 200, JSON.stringify(body));
     }
   },
   async "the far future is refused, although the SDK takes it"() {
@@ -121,7 +122,7 @@ try {
       console.log(`ok      ${claim}`);
     } catch (error) {
       failed += 1;
-      console.log(`FAILED  ${claim}\n${error.stack}`);
+      console.log(`FAILED  ${claim}\n${error.stack}\n${gateway.log}`);
     }
   }
 } catch (error) {

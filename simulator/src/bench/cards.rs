@@ -182,6 +182,8 @@ async fn judge(lines: Arc<Lines>, secret: Arc<str>, purchase: Purchase, unix_s: 
     let (status, answer) = lines.post("/v1/payments/stripe", &[("Stripe-Signature", &header)], body).await?;
     let took_ns = watch.elapsed_ns();
     match answer.get("approved").and_then(Value::as_bool) {
+        // The fallback is an answer to the network, and a failure to us.
+        Some(_) if answer["metadata"]["outcome"] == "fallback" => Err(format!("answered by the fallback: {answer}")),
         Some(approved) if status == 200 => Ok(Judged { is_timed: true, took_ns, approved }),
         _ => Err(format!("answered {status}: {answer}")),
     }

@@ -10,7 +10,9 @@ use super::rule_versions::{RuleOrigin, RuleVersion};
 use super::station_desk::{NewStation, StationChange, StationImport, StationLesson};
 use super::{GuardError, Shared, raw};
 use crate::actors::vehicle::IdempotencyKey;
-use crate::domain::card::{Alert, Card, CardId, CardStatus, NetworkRef, Station, StationId, StepUp};
+use crate::domain::card::{
+    Alert, Card, CardId, CardLimits, CardPrompts, CardStatus, NetworkRef, Station, StationId, StepUp,
+};
 use crate::domain::{AlertId, DecisionId, Principal, Refusal, RefusalKind, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
 
@@ -49,6 +51,8 @@ pub struct NewCard {
     pub network_ref: NetworkRef,
     pub vehicle_id: Option<VehicleId>,
     pub status: CardStatus,
+    pub limits: CardLimits,
+    pub prompts: CardPrompts,
 }
 
 /// What is `None` stays as it is.
@@ -57,6 +61,8 @@ pub struct CardChange {
     pub network_ref: Option<NetworkRef>,
     pub vehicle_id: Option<Option<VehicleId>>,
     pub status: Option<CardStatus>,
+    pub limits: Option<CardLimits>,
+    pub prompts: Option<CardPrompts>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +177,7 @@ impl Desk<'_> {
                 return Err(refused(RefusalKind::Conflict, format!("there are {MAX_CARDS} cards already")));
             }
         }
-        let NewCard { network_ref, vehicle_id, status, .. } = new;
-        let (prompts, limits) = Default::default();
+        let NewCard { network_ref, vehicle_id, status, limits, prompts, .. } = new;
         let card = Card { card_id, network_ref, vehicle_id, status, changed_at: now, previous: None, prompts, limits };
         let body = raw(&card)?;
         self.put_card(card, &body, &BookEvent::CardAdded { card: &body }).await
@@ -197,6 +202,12 @@ impl Desk<'_> {
         }
         if let Some(status) = change.status {
             card.status = status;
+        }
+        if let Some(limits) = change.limits {
+            card.limits = limits;
+        }
+        if let Some(prompts) = change.prompts {
+            card.prompts = prompts;
         }
         if card == before {
             return Ok(Edited::Card(card));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -38,6 +38,8 @@ const READS_A_TICK: usize = 10;
 const MAX_UNSTORED: usize = 20_000;
 /// After the journal could not be read.
 const READ_BACKOFF_MS: i64 = 5_000;
+/// Between two looks for what has waited too long.
+const EXPIRE_MS: i64 = 1_000;
 const TESTS_AT_ONCE: usize = 4;
 /// Larger than the deliveries that can be in flight, so that none waits to tell of its end.
 pub(super) const FINISHED_MAX: usize = 1_024;
@@ -73,6 +75,7 @@ pub(super) struct Courier {
     has_told: bool,
     next_checkpoint_at: Timestamp,
     next_read_at: Timestamp,
+    next_expiry_at: Timestamp,
     tests: Arc<Semaphore>,
     to_finish: mpsc::Sender<Finished>,
     finished: mpsc::Receiver<Finished>,
@@ -115,6 +118,7 @@ impl Courier {
             has_told: false,
             next_checkpoint_at: now,
             next_read_at: now,
+            next_expiry_at: now,
             tests: Arc::new(Semaphore::new(TESTS_AT_ONCE)),
             to_finish,
             finished,
@@ -141,7 +145,9 @@ impl Courier {
         }
     }
 
-    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+    /// Until it is stopped, or nobody holds a handle any more.
+    pub async fn run(mut self, asks: Arc<Mutex<mpsc::Receiver<Ask>>>) {
+        let mut asks = asks.lock().await;
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -154,7 +160,6 @@ impl Courier {
                         return;
                     }
                     Some(ask) => self.answer(ask),
-                    // Nobody holds a handle any more.
                     None => return,
                 },
                 _ = ticks.tick() => self.follow().await,
@@ -163,7 +168,6 @@ impl Courier {
             if self.clock.now() >= self.next_checkpoint_at {
                 self.keep_if_needed().await;
             }
-            self.show_levels();
         }
     }
 
@@ -176,10 +180,17 @@ impl Courier {
 
     /// Reads on in the journal, and tells what has become due meanwhile.
     async fn follow(&mut self) {
+        self.show_levels();
         let now = self.clock.now();
         for notification in self.escalation.due(now, self.position.0) {
             self.counters.escalated.inc();
             self.route(Arc::new(notification), 0, now);
+        }
+        if now >= self.next_expiry_at {
+            self.next_expiry_at = now.plus_ms(EXPIRE_MS);
+            for target in self.outbox.expire(now) {
+                self.counters.target(&target).dead.inc();
+            }
         }
         if self.transports.is_empty() || now < self.next_read_at {
             return;
@@ -364,7 +375,7 @@ impl Courier {
         counters.dead_dropped.set(self.outbox.dead_dropped.cast_signed());
         counters.not_watched.set(self.escalation.beyond.cast_signed());
         for name in self.transports.keys() {
-            counters.target(name).waiting.set(self.outbox.waiting(name).0 as i64);
+            counters.target(name).waiting.set(self.outbox.waiting_len(name) as i64);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One recipient of e-mails: an alert in their language, handed to the mail server once.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
@@ -34,13 +35,15 @@ fn tls(config: &config::Smtp) -> Result<TlsParameters, String> {
     let mut builder = TlsParameters::builder(config.host.clone());
     if let Some(path) = &config.ca {
         let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if !String::from_utf8_lossy(&pem).contains("BEGIN CERTIFICATE") {
+            return Err(format!("{}: no certificate in it", path.display()));
+        }
         let certificate = Certificate::from_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
         builder = builder.certificate_store(CertificateStore::None).add_root_certificate(certificate);
     }
     builder.build().map_err(|error| error.to_string())
 }
 
-#[derive(Debug)]
 pub struct Email {
     server: Server,
     from: Mailbox,
@@ -49,6 +52,13 @@ pub struct Email {
     writing: Writing,
     pub min_severity: config::Level,
     pub escalation: u8,
+}
+
+/// Neither the log-in nor the address.
+impl fmt::Debug for Email {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Email").field("writing", &self.writing).finish_non_exhaustive()
+    }
 }
 
 impl Email {

@@ -165,8 +165,14 @@ fn read<'a, T: Deserialize<'a>>(json: Option<&'a RawValue>) -> Option<T> {
 pub fn notifications(record: &Recorded, wanted: Wanted, store: &dyn Store) -> Vec<Notification> {
     let mut told = Vec::new();
     let mut alerts_told = BTreeSet::new();
+    let is_followed = match record.stream.split('/').next() {
+        Some("vehicle") => wanted.commands || wanted.rentals,
+        Some("card") => wanted.declined,
+        _ => false,
+    };
     for (index, raw) in record.events.iter().enumerate() {
-        let may_matter = record.stream.starts_with("vehicle/") || raw.get().contains("\"alert\"") || wanted.declined;
+        // Most of the journal tells nobody anything: it is not parsed.
+        let may_matter = (wanted.alerts && raw.get().contains("\"alert\"")) || is_followed;
         let Some(event) = Some(raw).filter(|_| may_matter).and_then(|raw| read::<Event<'_>>(Some(raw))) else {
             continue;
         };
@@ -295,7 +301,9 @@ impl Teller<'_> {
             reasons: &decision.reasons,
             alert_id: decision.alert_id.as_deref(),
         };
-        self.make(CARD_DECLINED, subject(vehicle, card, "unknown-card"), decision.at, &data)
+        // With a card that is not the fleet's, the alert that it opened is the subject.
+        let other = decision.alert_id.as_deref().unwrap_or(&decision.decision_id);
+        self.make(CARD_DECLINED, subject(vehicle, card, other), decision.at, &data)
     }
 
     fn command(&self, event: &Event<'_>) -> Option<Notification> {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Arbiter;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use self::courier::{Ask, Courier};
@@ -41,6 +41,9 @@ const MAX_ASKS: usize = 64;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// For the last checkpoint of a stop.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// Before a loop that died starts again.
+const RESTART_AFTER: Duration = Duration::from_secs(5);
 
 /// Why the notifier does not start. The key is in `[notifier]`.
 #[derive(Debug, thiserror::Error)]
@@ -96,27 +99,11 @@ impl NotifierHandle {
     /// from before this returns, so that nothing that happens afterwards is missed.
     pub async fn start(config: &config::Notifier, store: Arc<dyn Store>, clock: Clock) -> Result<Self, StartError> {
         let transports = transports(config)?;
-        let reading = Arc::clone(&store);
-        let loading = tokio::task::spawn_blocking(move || ledger::load(&*reading)).await;
-        let kept =
-            loading.unwrap_or_else(|error| Err(ReadError::Unavailable(format!("the reading task died: {error}"))))?;
-        let newest = store.health().durable;
-        // A cursor beyond the journal is of a journal that was put back since.
-        let position = kept.cursor.map_or(newest, |cursor| cursor.min(newest));
-        let (is_new, is_unused) = (kept.cursor.is_none(), transports.is_empty());
         let counters = Arc::new(Counters::new(transports.keys().cloned()));
-        let mut courier =
-            Courier::new(config, Arc::clone(&store), clock.clone(), transports, kept, position, Arc::clone(&counters));
-        if is_unused && !is_new {
-            if let Err(error) = ledger::forget_cursor(&*store, clock.now()).await {
-                tracing::warn!(%error, "the notifier's cursor stays, though nobody is told of anything");
-            }
-        } else if is_new && !is_unused {
-            // Failing, it is tried again with the next checkpoint.
-            courier.keep().await;
-        }
+        let making = Making { config: config.clone(), store, clock, transports, counters: Arc::clone(&counters) };
+        let courier = making.courier().await?;
         let (asks, asked) = mpsc::channel(MAX_ASKS);
-        Arbiter::new().spawn(courier.run(asked));
+        Arbiter::new().spawn(making.supervise(courier, asked));
         Ok(Self { asks, counters, test_within: Duration::from_millis(config.timeout_ms) + ANSWER_WITHIN })
     }
 
@@ -168,6 +155,64 @@ impl NotifierHandle {
     }
 }
 
+/// What the loop is made of, at the start and again.
+struct Making {
+    config: config::Notifier,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    transports: BTreeMap<String, Arc<Transport>>,
+    counters: Arc<Counters>,
+}
+
+impl Making {
+    async fn courier(&self) -> Result<Courier, ReadError> {
+        let reading = Arc::clone(&self.store);
+        let loading = tokio::task::spawn_blocking(move || ledger::load(&*reading)).await;
+        let kept =
+            loading.unwrap_or_else(|error| Err(ReadError::Unavailable(format!("the reading task died: {error}"))))?;
+        let newest = self.store.health().durable;
+        // A cursor beyond the journal is of a journal that was put back since.
+        let position = kept.cursor.map_or(newest, |cursor| cursor.min(newest));
+        let (is_new, is_unused) = (kept.cursor.is_none(), self.transports.is_empty());
+        let mut courier = Courier::new(
+            &self.config,
+            Arc::clone(&self.store),
+            self.clock.clone(),
+            self.transports.clone(),
+            kept,
+            position,
+            Arc::clone(&self.counters),
+        );
+        if is_unused && !is_new {
+            if let Err(error) = ledger::forget_cursor(&*self.store, self.clock.now()).await {
+                tracing::warn!(%error, "the notifier's cursor stays, though nobody is told of anything");
+            }
+        } else if is_new && !is_unused {
+            // Failing, it is tried again with the next checkpoint.
+            courier.keep().await;
+        }
+        Ok(courier)
+    }
+
+    /// Runs the loop, and makes it anew from the store should it die of a bug.
+    async fn supervise(self, first: Courier, asked: mpsc::Receiver<Ask>) {
+        let asked = Arc::new(Mutex::new(asked));
+        let mut next = Ok(first);
+        loop {
+            match next {
+                Ok(courier) => match tokio::spawn(courier.run(Arc::clone(&asked))).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::error!(%error, "the notifier died; it starts again from the store"),
+                },
+                Err(error) => tracing::error!(%error, "the notifier cannot start again yet"),
+            }
+            self.counters.restarts.inc();
+            tokio::time::sleep(RESTART_AFTER).await;
+            next = self.courier().await;
+        }
+    }
+}
+
 fn transports(config: &config::Notifier) -> Result<BTreeMap<String, Arc<Transport>>, StartError> {
     let mut all = BTreeMap::new();
     if !config.webhooks.is_empty() {
@@ -201,6 +246,7 @@ pub(super) struct Counters {
     checkpoints: Count,
     checkpoints_failed: Count,
     reads_failed: Count,
+    restarts: Count,
     behind: Level,
     dead_held: Level,
     dead_dropped: Level,
@@ -228,6 +274,7 @@ impl Counters {
             checkpoints: Count::default(),
             checkpoints_failed: Count::default(),
             reads_failed: Count::default(),
+            restarts: Count::default(),
             behind: Level::default(),
             dead_held: Level::default(),
             dead_dropped: Level::default(),
@@ -274,6 +321,7 @@ impl Counters {
             counter("notifier_checkpoints", "Checkpoints kept", &self.checkpoints),
             counter("notifier_checkpoints_failed", "Checkpoints that could not be stored", &self.checkpoints_failed),
             counter("notifier_reads_failed", "Times the journal could not be read", &self.reads_failed),
+            counter("notifier_restarts", "Times the notifier died and was started again", &self.restarts),
         ]
     }
 }

@@ -77,9 +77,17 @@ pub struct Health {
     pub streak: u32,
 }
 
+/// What waits of one subject, the first first.
+#[derive(Debug, Default)]
+struct Lane {
+    ids: VecDeque<Uuid>,
+    /// Its entry in the queue's `due`; `None` while it is in flight.
+    due_at: Option<Timestamp>,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    lanes: HashMap<String, VecDeque<Uuid>>,
+    lanes: HashMap<String, Lane>,
     /// When each lane that is not in flight is due.
     due: BTreeSet<(Timestamp, String)>,
     in_flight: HashSet<String>,
@@ -87,8 +95,10 @@ struct Queue {
     health: Health,
     /// The subject that failed first since the last success, and whether others did too.
     failing: Option<(String, bool)>,
-    /// While others did too: not before this.
+    /// While others did too: nothing is tried before this, and then one at a time.
     gate_at: Option<Timestamp>,
+    /// How often in a row the gate opened for nothing.
+    gate_step: u32,
 }
 
 /// What changed since it was last stored.
@@ -164,10 +174,11 @@ impl Outbox {
         }
         let subject = delivery.notification.subject.clone();
         let lane = queue.lanes.entry(subject.clone()).or_default();
-        lane.push_back(delivery.id);
+        lane.ids.push_back(delivery.id);
+        let is_first = lane.ids.len() == 1;
         queue.waiting += 1;
-        if lane.len() == 1 {
-            queue.due.insert((now, subject));
+        if is_first {
+            queue.schedule(&subject, now);
         }
         let row = Row::Waiting(delivery.id);
         // Restored ones are stored already.
@@ -193,8 +204,9 @@ impl Outbox {
                     queue.due.insert((at, subject));
                     break;
                 }
-                let head = queue.lanes.get(&subject).and_then(VecDeque::front);
-                if let Some(delivery) = head.and_then(|id| self.deliveries.get(id)) {
+                let Some(lane) = queue.lanes.get_mut(&subject) else { continue };
+                lane.due_at = None;
+                if let Some(delivery) = lane.ids.front().and_then(|id| self.deliveries.get(id)) {
                     all.push(delivery.clone());
                     queue.in_flight.insert(subject);
                 }
@@ -211,10 +223,36 @@ impl Outbox {
         queue.health.streak = 0;
         if queue.failing.take().is_some_and(|(_, others_too)| others_too) {
             // The target is back: nobody waits out a backoff that was its fault.
-            let lanes = std::mem::take(&mut queue.due);
-            queue.due = lanes.into_iter().map(|(at, subject)| (at.min(now), subject)).collect();
+            let late: Vec<String> =
+                queue.due.iter().filter(|(at, _)| *at > now).map(|(_, name)| name.clone()).collect();
+            late.iter().for_each(|subject| queue.schedule(subject, now));
         }
-        queue.gate_at = None;
+        (queue.gate_at, queue.gate_step) = (None, 0);
+    }
+
+    /// Gives up what has waited too long for targets that fail whatever they are sent: they are tried too seldom to find
+    /// each by a try of its own.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<String> {
+        let mut over = Vec::new();
+        for queue in self.queues.values().filter(|queue| queue.gate_at.is_some()) {
+            for (subject, lane) in &queue.lanes {
+                if queue.in_flight.contains(subject) {
+                    continue;
+                }
+                let waiting = lane.ids.iter().filter_map(|id| self.deliveries.get(id));
+                let old = waiting.take_while(|delivery| now >= delivery.since.plus_ms(self.retry_for_ms));
+                over.extend(old.map(|delivery| (delivery.id, queue.health.last_error.clone())));
+            }
+        }
+        let mut targets = Vec::new();
+        for (id, last_error) in over {
+            if let Some(delivery) = self.leave(id, now) {
+                targets.push(delivery.target.clone());
+                let reason = delivery.last_error.clone().or(last_error).unwrap_or_default();
+                self.bury(delivery, &reason, now);
+            }
+        }
+        targets
     }
 
     /// The target did not. `chance` (0 to 1) spreads retries.
@@ -244,7 +282,7 @@ impl Outbox {
         if let Some(queue) = self.queues.get_mut(&target) {
             queue.in_flight.remove(&subject);
             // The last try is at the end of the time, not after it.
-            queue.due.insert((now.plus_ms(wait_ms).min(over_at), subject));
+            queue.schedule(&subject, now.plus_ms(wait_ms).min(over_at));
         }
         Became::Waiting
     }
@@ -258,11 +296,15 @@ impl Outbox {
         queue.in_flight.remove(subject);
         queue.waiting = queue.waiting.saturating_sub(1);
         if let Some(lane) = queue.lanes.get_mut(subject) {
-            lane.retain(|other| *other != id);
-            if lane.is_empty() {
+            match lane.ids.front() {
+                Some(first) if *first == id => drop(lane.ids.pop_front()),
+                Some(_) | None => lane.ids.retain(|other| *other != id),
+            }
+            let is_over = lane.ids.is_empty();
+            queue.schedule(subject, now);
+            if is_over {
+                queue.due.remove(&(now, subject.clone()));
                 queue.lanes.remove(subject);
-            } else {
-                queue.due.insert((now, subject.clone()));
             }
         }
         Some(delivery)
@@ -325,8 +367,12 @@ impl Outbox {
     /// How many wait for the target, and since when the oldest does.
     pub fn waiting(&self, target: &str) -> (usize, Option<Timestamp>) {
         let Some(queue) = self.queues.get(target) else { return (0, None) };
-        let heads = queue.lanes.values().filter_map(VecDeque::front).filter_map(|id| self.deliveries.get(id));
+        let heads = queue.lanes.values().filter_map(|lane| lane.ids.front()).filter_map(|id| self.deliveries.get(id));
         (queue.waiting, heads.map(|delivery| delivery.since).min())
+    }
+
+    pub fn waiting_len(&self, target: &str) -> usize {
+        self.queues.get(target).map_or(0, |queue| queue.waiting)
     }
 
     pub fn waiting_in_all(&self) -> usize {
@@ -371,6 +417,15 @@ pub enum Stored<'a> {
 }
 
 impl Queue {
+    /// The lane is due then, and no other time.
+    fn schedule(&mut self, subject: &str, at: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(subject) else { return };
+        if let Some(before) = lane.due_at.replace(at) {
+            self.due.remove(&(before, subject.to_owned()));
+        }
+        self.due.insert((at, subject.to_owned()));
+    }
+
     fn note_failure(&mut self, subject: &str, failure: &Failure, now: Timestamp) {
         self.health.last_failure_at = Some(now);
         self.health.last_error = Some(failure.error.clone());
@@ -388,9 +443,11 @@ impl Queue {
                 false
             }
         };
-        if others_too {
-            let wait_ms = (FIRST_BACKOFF_MS << self.health.streak.min(16)).min(MAX_GATE_MS);
+        // What was under way when the gate closed says nothing new.
+        if others_too && self.gate_at.is_none_or(|gate| gate <= now) {
+            let wait_ms = (FIRST_BACKOFF_MS << self.gate_step.min(16)).min(MAX_GATE_MS);
             self.gate_at = Some(now.plus_ms(wait_ms));
+            self.gate_step += 1;
         }
     }
 }

@@ -196,6 +196,36 @@ fn a_dead_target_is_asked_seldom_and_once_it_is_back_nobody_waits() {
 }
 
 #[test]
+fn what_waits_too_long_for_a_dead_target_dies_though_it_was_not_tried() {
+    let mut outbox = outbox();
+    for position in 0..500 {
+        outbox.take("a", notification(&format!("vehicle/{}", position % 250), position), at(0));
+    }
+    outbox.take("b", notification("vehicle/1", 1), at(0));
+    for (id, name) in due(&mut outbox, 0) {
+        if name.starts_with('a') {
+            outbox.failed(id, &trouble(), at(0), 0.5);
+        }
+    }
+    assert!(outbox.expire(at(24 * HOUR_MS - 1)).is_empty());
+    assert_eq!(outbox.expire(at(24 * HOUR_MS)).len(), 500);
+    assert_eq!((outbox.waiting("a").0, outbox.dead_in_all(), outbox.waiting("b").0), (0, 500, 1));
+    outbox.take("a", notification("vehicle/1", 501), at(24 * HOUR_MS));
+    assert_eq!(due(&mut outbox, 24 * HOUR_MS).len(), 1, "it goes on with what is new");
+}
+
+#[test]
+fn what_is_old_is_tried_after_a_restart_before_it_dies() {
+    let mut outbox = outbox();
+    outbox.take("a", notification("vehicle/1", 1), at(0));
+    let mut later = restarted(&mut outbox, &mut BTreeMap::new(), 48 * HOUR_MS);
+    assert!(later.expire(at(48 * HOUR_MS)).is_empty());
+    let found = due(&mut later, 48 * HOUR_MS);
+    assert_eq!(found.len(), 1);
+    assert_eq!(later.failed(found[0].0, &trouble(), at(48 * HOUR_MS), 0.5), Became::Dead);
+}
+
+#[test]
 fn too_many_for_a_target_are_dead_letters_and_those_are_bounded() {
     let mut outbox = outbox();
     for position in 0..MAX_WAITING + MAX_DEAD + 10 {

@@ -55,13 +55,11 @@ impl Writing {
             Language::Ja => format!("[Cardea] {passage}:{title}({})", self.concerned(alert)),
             Language::En | Language::De => format!("[Cardea] {passage}: {title} ({})", self.concerned(alert)),
         };
-        let mut lines = vec![format!("{passage}: {title}"), explained, String::new()];
+        let colon = if self.language == Language::Ja { ":" } else { ": " };
+        let mut lines = vec![format!("{passage}{colon}{title}"), explained, String::new()];
         let mut fact = |label_of: Label, value: Option<String>| {
             if let Some(value) = value {
-                lines.push(match self.language {
-                    Language::Ja => format!("{}:{value}", label(self.language, label_of)),
-                    Language::En | Language::De => format!("{}: {value}", label(self.language, label_of)),
-                });
+                lines.push(format!("{}{colon}{value}", label(self.language, label_of)));
             }
         };
         fact(Label::Severity, Some(self.severity(alert.severity).into()));

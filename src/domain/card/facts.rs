@@ -182,6 +182,7 @@ impl VehicleFacts {
 /// What came of asking for one vehicle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "a purchase has one or two, and nearly all are known")]
 pub enum VehicleLookup {
     Known(VehicleFacts),
     /// Nobody registered it.

@@ -27,6 +27,8 @@ mod station;
 mod station_name;
 mod step_up;
 #[cfg(test)]
+mod spending_tests;
+#[cfg(test)]
 mod test_cases;
 
 use std::fmt;

@@ -143,20 +143,19 @@ impl Fill<'_> {
         self.captured.litres.or(self.purchase.fill.litres).filter(|litres| litres.is_finite() && *litres >= 0.0)
     }
 
-    fn car(&self) -> Result<&CarAround, Finding> {
-        self.car.ok_or_else(|| Finding::unknown("the car is not known"))
+    fn car(&self) -> Result<&CarAround, String> {
+        self.car.ok_or_else(|| "the car is not known".to_owned())
     }
 
-    /// The car, what its tank holds, and what was filled into it.
-    fn tank(&self) -> Result<(&CarAround, f64, f64), Finding> {
+    /// The car, what its tank holds, and what was filled into it; the text says why that is not known.
+    fn tank(&self) -> Result<(&CarAround, f64, f64), String> {
         let car = self.car()?;
         if !fills_the_tank(self.product_sold()) {
-            return Err(Finding::unknown("what was bought does not go into the tank"));
+            return Err("what was bought does not go into the tank".to_owned());
         }
         let tank_litres = car.tank_litres.filter(|litres| litres.is_finite() && *litres > 0.0);
-        let tank_litres = tank_litres
-            .ok_or_else(|| Finding::unknown(format!("the size of {}'s tank is not known", car.vehicle_id)))?;
-        let litres = self.litres().ok_or_else(|| Finding::unknown("the network names no litres"))?;
+        let tank_litres = tank_litres.ok_or_else(|| format!("the size of {}'s tank is not known", car.vehicle_id))?;
+        let litres = self.litres().ok_or_else(|| "the network names no litres".to_owned())?;
         Ok((car, tank_litres, litres))
     }
 
@@ -170,7 +169,7 @@ impl Fill<'_> {
     fn location(&self) -> Finding {
         let car = match self.car() {
             Ok(car) => car,
-            Err(finding) => return finding,
+            Err(why) => return Finding::unknown(why),
         };
         match place_of(self.station, &self.purchase.merchant) {
             Err(finding) => *finding,
@@ -181,7 +180,7 @@ impl Fill<'_> {
     fn tank_space(&self) -> Finding {
         let (car, tank_litres, litres) = match self.tank() {
             Ok(tank) => tank,
-            Err(finding) => return finding,
+            Err(why) => return Finding::unknown(why),
         };
         let free = free_litres(tank_litres, car.level_before);
         let allowed = allowed_litres(&self.rules.tank_space, free);
@@ -196,7 +195,7 @@ impl Fill<'_> {
     fn level_rise(&self) -> Finding {
         let (car, tank_litres, litres) = match self.tank() {
             Ok(tank) => tank,
-            Err(finding) => return finding,
+            Err(why) => return Finding::unknown(why),
         };
         let evidence = evidence_of(car, tank_litres, litres);
         match (car.level_before, car.level_after) {
@@ -253,7 +252,7 @@ impl Fill<'_> {
         };
         let car = match self.car() {
             Ok(car) => car,
-            Err(finding) => return finding,
+            Err(why) => return Finding::unknown(why),
         };
         compare_products(product, car.fuel_type.as_deref()).with(Evidence {
             vehicle_id: Some(car.vehicle_id.clone()),
@@ -270,7 +269,7 @@ impl Fill<'_> {
         };
         let car = match self.car() {
             Ok(car) => car,
-            Err(finding) => return finding,
+            Err(why) => return Finding::unknown(why),
         };
         let evidence = Evidence {
             vehicle_id: Some(car.vehicle_id.clone()),

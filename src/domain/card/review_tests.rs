@@ -295,7 +295,7 @@ fn noise_as_measured_on_real_cars_leads_to_no_doubt() {
         let (from, to) = (20.0 + next() * 15.0, 70.0 + next() * 15.0);
         let mut rows = Vec::new();
         for second in (-900..1_500).step_by(15) {
-            let is_moving = second < -60 || second > 300;
+            let is_moving = !(-60..=300).contains(&second);
             let true_level = if second < 60 {
                 from
             } else if second < 180 {

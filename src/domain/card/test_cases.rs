@@ -11,7 +11,9 @@ pub const SEC: i64 = 1_000;
 pub const MIN: i64 = 60_000;
 
 pub fn rules() -> Rules {
-    toml::from_str(include_str!("../../../config/card-rules.toml")).expect("the rules file")
+    static RULES: std::sync::OnceLock<Rules> = std::sync::OnceLock::new();
+    let read = || toml::from_str(include_str!("../../../config/card-rules.toml")).expect("the rules file");
+    RULES.get_or_init(read).clone()
 }
 
 pub fn vehicle(name: &str) -> VehicleId {
@@ -59,6 +61,7 @@ pub fn station_at(position: Option<Position>, at_position: u32) -> StationLookup
         name: "Station".into(),
         position,
         at_position,
+        by: LookedUpBy::Terminal,
         time_zone: None,
         is_offline_batch: false,
         learnt: false,

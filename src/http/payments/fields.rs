@@ -14,6 +14,8 @@ const MAX_ID_LEN: usize = 255;
 /// A question about a purchase is asked while the card is in the pump: a time further back is not the purchase's, and
 /// the time of the signature counts instead.
 const MAX_DELAY_S: i64 = 3_600;
+/// And one ahead of the signature is a wrong clock's.
+const MAX_AHEAD_S: i64 = 300;
 /// More than any tank of a road vehicle; beyond it a quantity is a mistake.
 const MAX_LITRES: f64 = 100_000.0;
 
@@ -123,7 +125,8 @@ pub fn rfc3339(field: &'static str, text: &str) -> Result<Timestamp, Unfit> {
 
 /// When a question's purchase happened: as it says, unless that is not the purchase's time.
 pub fn asked_at(told: Option<Timestamp>, signed_s: i64) -> Result<Timestamp, Unfit> {
-    let is_believed = |told: &Timestamp| signed_s.saturating_sub(told.as_secs()) <= MAX_DELAY_S;
+    let is_believed =
+        |told: &Timestamp| (-MAX_AHEAD_S..=MAX_DELAY_S).contains(&signed_s.saturating_sub(told.as_secs()));
     told.filter(is_believed).map_or_else(|| unix("created", signed_s), Ok)
 }
 
@@ -169,18 +172,22 @@ pub fn card_number_in(value: &Value) -> Option<String> {
         Value::Null | Value::Bool(_) => None,
         Value::Array(items) => {
             let mut items = items.iter().enumerate();
-            items.find_map(|(index, item)| card_number_in(item).map(|rest| format!("[{index}]{rest}")))
+            items.find_map(|(index, item)| card_number_in(item).map(|rest| joined(&format!("[{index}]"), &rest)))
         }
         Value::Object(fields) => fields.iter().find_map(|(name, field)| {
             if looks_like_card_number(name) {
                 return Some("(card number removed)".to_owned());
             }
-            card_number_in(field).map(|rest| match rest.as_str() {
-                "" => name.clone(),
-                rest if rest.starts_with('[') => format!("{name}{rest}"),
-                rest => format!("{name}.{rest}"),
-            })
+            card_number_in(field).map(|rest| joined(name, &rest))
         }),
+    }
+}
+
+fn joined(head: &str, rest: &str) -> String {
+    match rest {
+        "" => head.to_owned(),
+        rest if rest.starts_with('[') => format!("{head}{rest}"),
+        rest => format!("{head}.{rest}"),
     }
 }
 

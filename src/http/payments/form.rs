@@ -17,6 +17,10 @@ pub trait PaymentForm {
     const SOURCE: &'static str;
     /// Where it stands in the counters and limits of all forms.
     const PLACE: usize;
+    /// Its answers repeat parts of the message, so that a body is glanced at for every one.
+    const REPEATS: bool = true;
+    /// An increment says how much is held already.
+    const SAYS_WHAT_IS_HELD: bool = true;
 
     fn settings(payments: &Payments) -> FormSettings<'_>;
 
@@ -104,7 +108,8 @@ pub struct Question {
     pub purchase: Purchase,
     /// The network's id of its message.
     pub source_event: String,
-    /// What the network holds for this authorisation already: above 0 an increment is asked for.
+    /// What the network holds for this authorisation already: above 0 an increment is asked for. 1 where the form does
+    /// not say how much.
     pub already_minor: i64,
 }
 

@@ -33,11 +33,29 @@ pub enum Given {
     Fallback(FallbackAnswer),
 }
 
-pub struct GivenAnswers(Mutex<Recent<Asked, Given>>);
+pub struct GivenAnswers {
+    answers: Mutex<Recent<Asked, Given>>,
+    /// What was approved under an authorisation so far, for networks that do not say so with an increment.
+    granted: Mutex<Recent<(&'static str, AuthorizationId), i64>>,
+}
 
 impl GivenAnswers {
     pub fn new() -> Self {
-        Self(Mutex::new(Recent::new(MAX_GIVEN)))
+        Self { answers: Mutex::new(Recent::new(MAX_GIVEN)), granted: Mutex::new(Recent::new(MAX_GIVEN)) }
+    }
+
+    /// Minor units; 0 where nothing is remembered.
+    pub fn granted_minor(&self, source: &'static str, id: &AuthorizationId) -> i64 {
+        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        granted.get(&(source, id.clone())).copied().unwrap_or(0)
+    }
+
+    /// To be called once for each new answer.
+    pub fn grant(&self, source: &'static str, id: AuthorizationId, minor: i64) {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (source, id);
+        let before = granted.get(&key).copied().unwrap_or(0);
+        granted.insert(key, before.saturating_add(minor));
     }
 
     /// The fallback that this question was answered before.
@@ -49,12 +67,12 @@ impl GivenAnswers {
     }
 
     fn known(&self, asked: &Asked) -> Option<Given> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(asked).cloned()
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).get(asked).cloned()
     }
 
     /// What to answer, and whether that is new: the first answer given stays.
     pub fn settle(&self, asked: Asked, answer: Given) -> (Given, bool) {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         match given.get(&asked) {
             Some(first) => (first.clone(), false),
             None => {

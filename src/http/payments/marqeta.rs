@@ -146,6 +146,7 @@ fn kind(method: &str, gives_back: bool) -> Option<Kind> {
 impl PaymentForm for Marqeta {
     const SOURCE: &'static str = SOURCE;
     const PLACE: usize = 2;
+    const SAYS_WHAT_IS_HELD: bool = false;
 
     fn settings(payments: &Payments) -> FormSettings<'_> {
         payments.marqeta.settings()

@@ -135,6 +135,7 @@ const NO_CURRENCY: &str = "XXX";
 impl PaymentForm for Own {
     const SOURCE: &'static str = SOURCE;
     const PLACE: usize = 1;
+    const REPEATS: bool = false;
 
     fn settings(payments: &Payments) -> FormSettings<'_> {
         payments.own.settings()

@@ -133,7 +133,7 @@ pub async fn receive<F: PaymentForm>(
         Ok(Message::Nothing { id }) => {
             app.guard.counters().other_messages.inc();
             reception.note_repeat(id.as_deref());
-            Ok(reception.form.acknowledge(reception.glance(), None))
+            Ok(reception.form.acknowledge(reception.repeated(), None))
         }
         Ok(Message::Postings(postings)) => reception.post(postings).await,
         Ok(Message::Question(question)) => Ok(reception.ask(*question).await),
@@ -167,6 +167,14 @@ impl<F: PaymentForm> Reception<'_, F> {
         self.glance.get_or_init(|| self.form.glance(&self.body))
     }
 
+    /// What an answer repeats.
+    fn repeated(&self) -> &Glance {
+        match F::REPEATS {
+            true => self.glance(),
+            false => self.glance.get_or_init(Glance::default),
+        }
+    }
+
     /// Notes a message's id. What a repeat gets is decided by what it says: a question is answered by its record, a
     /// posting is taken once.
     fn note_repeat(&self, id: Option<&str>) {
@@ -179,9 +187,13 @@ impl<F: PaymentForm> Reception<'_, F> {
     }
 
     async fn ask(&self, question: Question) -> HttpResponse {
-        let Question { purchase, source_event, already_minor } = question;
+        let Question { purchase, source_event, mut already_minor } = question;
         self.note_repeat(Some(&source_event));
         let payments = &self.app.payments;
+        let authorization_id = purchase.authorization_id.clone();
+        if !F::SAYS_WHAT_IS_HELD && already_minor > 0 {
+            already_minor = payments.given.granted_minor(F::SOURCE, &authorization_id).max(already_minor);
+        }
         let asked = Asked::new(F::SOURCE, &purchase.authorization_id, already_minor, &source_event);
         let (amount, partial_allowed) = (purchase.amount.clone(), purchase.partial_allowed);
         let given = match payments.given.fallback(&asked) {
@@ -199,7 +211,16 @@ impl<F: PaymentForm> Reception<'_, F> {
                 let body_sha256 = self.body_sha256.clone();
                 let ask = Authorise { purchase, source_event, body_sha256, already_minor };
                 match self.app.guard.authorise(ask).await {
-                    Ok(decided) => payments.given.settle(asked, Given::Recorded(decided)).0,
+                    Ok(decided) => {
+                        let (given, is_new) = payments.given.settle(asked, Given::Recorded(decided.clone()));
+                        if is_new && !F::SAYS_WHAT_IS_HELD {
+                            let verdict = Verdict::recorded(&decided, amount.amount_minor, partial_allowed);
+                            let granted = verdict.amount_minor.unwrap_or(amount.amount_minor);
+                            let granted = if verdict.approved { granted } else { 0 };
+                            payments.given.grant(F::SOURCE, authorization_id, granted);
+                        }
+                        given
+                    }
                     Err(error) => self.fall_back(asked, fell, &error, &amount, partial_allowed),
                 }
             }
@@ -208,7 +229,7 @@ impl<F: PaymentForm> Reception<'_, F> {
             Given::Recorded(decided) => Verdict::recorded(decided, amount.amount_minor, partial_allowed),
             Given::Fallback(answer) => Verdict::fallback(*answer),
         };
-        self.form.answer(&self.app.config.payments, &verdict, self.glance())
+        self.form.answer(&self.app.config.payments, &verdict, self.repeated())
     }
 
     fn fall_back(
@@ -249,7 +270,7 @@ impl<F: PaymentForm> Reception<'_, F> {
             self.app.payments.counters.postings[F::PLACE].inc();
             acknowledged = Some(Acknowledged { posting_id, is_repeat });
         }
-        Ok(self.form.acknowledge(self.glance(), acknowledged.as_ref()))
+        Ok(self.form.acknowledge(self.repeated(), acknowledged.as_ref()))
     }
 
     /// Recorded, and an alert, before the answer where that is possible in time; else as soon as it is.

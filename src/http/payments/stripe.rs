@@ -62,6 +62,7 @@ struct Envelope {
 impl PaymentForm for Stripe {
     const SOURCE: &'static str = "stripe";
     const PLACE: usize = 0;
+    const REPEATS: bool = false;
 
     fn settings(payments: &Payments) -> FormSettings<'_> {
         payments.stripe.settings()

@@ -90,7 +90,7 @@ pub struct Bench {
     car: Arc<Mutex<Snapshot>>,
 }
 
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let mut config = Config::default();
     config.payments.stripe.secrets = vec!["whsec_old".into(), SECRET.into()];
     let (app, store) = app_with(config);
@@ -117,7 +117,7 @@ pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
     Bench { app, store, heard, car }
 }
 
-fn authorization(id: &str) -> Value {
+pub(super) fn authorization(id: &str) -> Value {
     json!({
         "id": format!("evt_{id}"), "type": "issuing_authorization.request", "created": NOW_MS / 1000,
         "livemode": false, "a_field_of_next_year": {"x": [1]},
@@ -142,11 +142,11 @@ fn post(body: &Value, header: &str) -> TestRequest {
         .set_payload(body.to_string())
 }
 
-fn signed(body: &Value) -> TestRequest {
+pub(super) fn signed(body: &Value) -> TestRequest {
     post(body, &sign(body.to_string().as_bytes(), SECRET, NOW_MS / 1000))
 }
 
-fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> TestRequest {
+pub(super) fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> TestRequest {
     let request = method.uri(uri).insert_header(bearer(role));
     match body {
         Some(body) => request.set_json(body),
@@ -157,16 +157,16 @@ fn ask(method: TestRequest, uri: &str, role: Role, body: Option<&Value>) -> Test
 macro_rules! furnish {
     ($service:expr) => {
         for (uri, body) in [
-            ("/v1/cards", json!({"card_id": "c1", "network_ref": "ic_1", "vehicle_id": "WVW-1"})),
+            ("/v1/cards", serde_json::json!({"card_id": "c1", "network_ref": "ic_1", "vehicle_id": "WVW-1"})),
             (
                 "/v1/stations",
-                json!({"station_id": "s1", "name": "Agip", "position": {"latitude": 45.07, "longitude": 7.6801},
+                serde_json::json!({"station_id": "s1", "name": "Agip", "position": {"latitude": 45.07, "longitude": 7.6801},
                     "terminals": [{"network_id": "9876543210", "terminal_id": "77"}]}),
             ),
         ] {
             let request = TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_json(&body);
-            let answer = call_service($service, request.to_request()).await;
-            assert_eq!(answer.status(), 201, "{:?}", read_body(answer).await);
+            let answer = actix_web::test::call_service($service, request.to_request()).await;
+            assert_eq!(answer.status(), 201, "{:?}", actix_web::test::read_body(answer).await);
         }
     };
 }
@@ -174,11 +174,12 @@ pub(super) use furnish;
 
 macro_rules! json_of {
     ($service:expr, $request:expr) => {{
-        let answer = call_service($service, $request.to_request()).await;
+        let answer = actix_web::test::call_service($service, $request.to_request()).await;
         let status = answer.status().as_u16();
-        (status, read_body_json::<Value, _>(answer).await)
+        (status, actix_web::test::read_body_json::<serde_json::Value, _>(answer).await)
     }};
 }
+pub(super) use json_of;
 
 #[actix_web::test]
 async fn an_honest_purchase_is_approved_and_its_decision_can_be_read() {
@@ -200,9 +201,16 @@ async fn an_honest_purchase_is_approved_and_its_decision_can_be_read() {
     assert_eq!(decision["station_id"], "s1");
     assert_eq!(decision["purchase"]["amount"], json!({"amount_minor": 5000, "currency": "EUR"}));
     let checks: Vec<_> = decision["checks"].as_array().unwrap().iter().map(|check| &check["verdict"]).collect();
-    assert_eq!(checks, ["pass", "pass", "pass", "pass"], "{decision}");
+    assert_eq!(checks.len(), 16, "{decision}");
+    assert!(checks[..4].iter().all(|verdict| *verdict == "pass"), "{decision}");
+    assert!(checks.iter().all(|verdict| *verdict != "fail"), "{decision}");
     assert!(decision["checks"][2]["evidence"]["distance_m"].as_f64().unwrap() < 20.0);
-    assert_eq!(bench.heard.decisions.lock().unwrap().as_slice(), [decision]);
+    let without_inputs = |mut decision: Value| {
+        decision.as_object_mut().unwrap().remove("inputs");
+        decision
+    };
+    let heard: Vec<Value> = bench.heard.decisions.lock().unwrap().iter().cloned().map(without_inputs).collect();
+    assert_eq!(heard, [without_inputs(decision)]);
     assert!(bench.heard.alerts.lock().unwrap().is_empty());
 }
 
@@ -283,7 +291,7 @@ async fn a_signature_that_is_not_right_is_told_why() {
     }
     let unsigned = TestRequest::post().uri("/v1/payments/stripe").set_payload(bytes);
     assert_eq!(json_of!(&service, unsigned).0, 401);
-    assert_eq!(bench.app.guard.counters().bad_signatures.get(), 5);
+    assert_eq!(bench.app.guard.counters().bad_signatures.get(), 6, "one came without any");
     assert_eq!(bench.heard.decisions.lock().unwrap().len(), 1);
 }
 
@@ -364,10 +372,9 @@ async fn not_knowing_caps_the_amount_where_the_network_allows_it() {
     body["data"]["object"]["pending_request"]["amount"] = 25_000.into();
     body["data"]["object"]["pending_request"]["is_amount_controllable"] = false.into();
     let (_, answer) = json_of!(&service, signed(&body));
-    assert_eq!(answer["approved"], false);
+    assert_eq!((&answer["approved"], &answer["metadata"]["outcome"]), (&json!(false), &json!("step_up")));
     let (_, alerts) = json_of!(&service, ask(TestRequest::get(), "/v1/alerts", Role::Operator, None));
-    assert_eq!(alerts["items"][0]["kind"], "card_unverified");
-    assert!(alerts["items"][0]["text"].as_str().unwrap().contains("no sign of misuse"));
+    assert_eq!(alerts["items"], json!([]), "not knowing accuses nobody");
 }
 
 /// The network's own form: what it holds, what it asks for beside it, and a history of what it asked before.
@@ -498,88 +505,6 @@ async fn a_card_number_is_never_stored() {
     assert_eq!((status, &problem["field"]), (400, &json!("network_ref")));
     let (_, decisions) = json_of!(&service, ask(TestRequest::get(), "/v1/decisions", Role::Operator, None));
     assert!(!decisions.to_string().contains("4242"), "{decisions}");
-}
-
-#[actix_web::test]
-async fn cards_are_added_changed_listed_and_removed() {
-    let bench = bench();
-    let service = service!(bench.app);
-    let body = json!({"card_id": "c1", "network_ref": "ic_1", "vehicle_id": "WVW-1"});
-    let keyed = || {
-        TestRequest::post()
-            .uri("/v1/cards")
-            .insert_header(bearer(Role::Operator))
-            .insert_header(("Idempotency-Key", "k1"))
-            .set_json(&body)
-    };
-    let (status, card) = json_of!(&service, keyed());
-    assert_eq!((status, &card["status"]), (201, &json!("active")));
-    assert_eq!(json_of!(&service, keyed()), (201, card.clone()), "the same key gets the same answer");
-    let other = TestRequest::post()
-        .uri("/v1/cards")
-        .insert_header(bearer(Role::Operator))
-        .insert_header(("Idempotency-Key", "k1"))
-        .set_json(json!({"network_ref": "ic_9"}));
-    assert_eq!(json_of!(&service, other).0, 422);
-    for (body, expected) in [
-        (json!({"card_id": "c1", "network_ref": "ic_5"}), 409),
-        (json!({"card_id": "c2", "network_ref": "ic_1"}), 409),
-        (json!({"card_id": "c2"}), 400),
-        (json!({"network_ref": "ic_2", "colour": "red"}), 400),
-        (json!({"network_ref": "ic_2", "vehicle_id": "no such id"}), 400),
-        (json!({"network_ref": "ic_2"}), 201),
-    ] {
-        let (status, answer) = json_of!(&service, ask(TestRequest::post(), "/v1/cards", Role::Operator, Some(&body)));
-        assert_eq!(status, expected, "{body}: {answer}");
-    }
-    let (_, page) = json_of!(&service, ask(TestRequest::get(), "/v1/cards?limit=1", Role::Auditor, None));
-    assert_eq!(page["items"].as_array().unwrap().len(), 1);
-    let next = format!("/v1/cards?limit=1&after={}", page["next"].as_str().unwrap());
-    let (_, page) = json_of!(&service, ask(TestRequest::get(), &next, Role::Auditor, None));
-    assert_eq!((&page["items"][0]["card_id"], &page["next"]), (&json!("c1"), &Value::Null));
-    let change = json!({"status": "suspended", "vehicle_id": null});
-    let (_, card) = json_of!(&service, ask(TestRequest::patch(), "/v1/cards/c1", Role::Operator, Some(&change)));
-    assert_eq!((&card["status"], &card["vehicle_id"]), (&json!("suspended"), &Value::Null));
-    let (_, answer) = json_of!(&service, signed(&authorization("iauth_1")));
-    assert_eq!(answer["metadata"]["reason"], "card_active");
-    for (role, expected) in [(Role::Auditor, 403), (Role::Renter, 403), (Role::Operator, 204), (Role::Operator, 404)] {
-        let answer = call_service(&service, ask(TestRequest::delete(), "/v1/cards/c1", role, None).to_request()).await;
-        assert_eq!(answer.status(), expected);
-    }
-    // A restarted guard knows the same cards.
-    let restarted = with_guard(bench.app.clone(), bench.store.clone());
-    assert_eq!(restarted.app.guard.cards(None, 10).len(), 1);
-}
-
-#[actix_web::test]
-async fn a_directory_is_imported_line_by_line_and_again_without_change() {
-    let bench = bench();
-    let service = service!(bench.app);
-    furnish!(&service);
-    let text = "id,brand,lat,lon\ns1,Agip Eni,45.08,7.68\ns2,Q8,45.2,7.2\ns3,Esso,,\ns4,IP,,7.1\n";
-    let uri = "/v1/stations/import?format=csv&columns=station_id:id,name:brand,latitude:lat,longitude:lon";
-    let import = || TestRequest::post().uri(uri).insert_header(bearer(Role::Operator)).set_payload(text.to_owned());
-    // s1 was added by hand, with its position.
-    let answer = |imported, updated| {
-        json!({"imported": imported, "updated": updated, "rejected_total": 1, "without_position": 1,
-            "shared_positions": 0, "kept_manual": 1, "rejected": [{"line": 5, "reason": "latitude is missing"}]})
-    };
-    assert_eq!(json_of!(&service, import()), (200, answer(2, 1)));
-    assert_eq!(json_of!(&service, import()), (200, answer(0, 3)));
-    let (_, station) = json_of!(&service, ask(TestRequest::get(), "/v1/stations/s1", Role::Auditor, None));
-    assert_eq!(station["name"], "Agip Eni");
-    assert_eq!(station["terminals"][0]["terminal_id"], "77", "an import without terminals keeps them");
-    let change = json!({"position": null, "name": "closed"});
-    let (status, station) =
-        json_of!(&service, ask(TestRequest::patch(), "/v1/stations/s1", Role::Operator, Some(&change)));
-    assert_eq!((status, &station["position"]), (200, &Value::Null));
-    let no_format = ask(TestRequest::post(), "/v1/stations/import", Role::Operator, None);
-    assert_eq!(json_of!(&service, no_format).1["field"], "format");
-    let answer =
-        call_service(&service, ask(TestRequest::delete(), "/v1/stations/s2", Role::Operator, None).to_request()).await;
-    assert_eq!(answer.status(), 204);
-    bench.store.refuse(Some("disk full"));
-    assert_eq!(json_of!(&service, import()).0, 503);
 }
 
 #[actix_web::test]

@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn quoted_fields_are_split_as_the_csv_form_says() {
         let fields = |line: &str| split(line.as_bytes(), b',');
-        assert_eq!(fields(r#"a,"b, c","d ""e""",,""#).unwrap(), ["a", "b, c", r#"d "e""#, "", ""]);
+        assert_eq!(fields(r#"a,"b, c","d ""e""",,"",f"#).unwrap(), ["a", "b, c", r#"d "e""#, "", "", "f"]);
         assert_eq!(fields("\"\",x\r").unwrap(), ["", "x"]);
         assert_eq!(fields(r#"a "b" c,"d"e"#).unwrap(), [r#"a "b" c"#, "de"]);
         assert_eq!(fields(r#"a,"b"#).unwrap_err(), "a quote is not closed");
