@@ -231,11 +231,14 @@ fn adblue_with_diesel(scene: &mut Scene<'_>) {
     let adblue = scene.dice.between(6.0, 14.0);
     let end_s = 3.0 + FILL_S;
     if scene.dice.chance(0.5) {
-        let litres = scene.usual_litres();
-        let by = scene.buy(Wish { litres, into_tank: litres });
+        // Both within what was asked for.
+        let litres = scene.usual_litres().min(15_000.0 / scene.price - adblue - 1.0);
+        let planned = ((litres + adblue) * scene.price).ceil() as i64;
+        let by = scene.ask_for(2.0, 2.0, 15_000, true, planned, Prompts::default());
+        scene.after_answer(by, litres, litres);
         // Before the diesel, or after it.
         let due_s = end_s + if scene.dice.chance(0.5) { 15.5 } else { 16.5 };
-        scene.post(due_s, end_s, Some(by), Some(adblue), Some("adblue")).scales = false;
+        scene.post(due_s, end_s, Some(by), Some(adblue), Some("adblue"));
     } else {
         // Nothing goes into the fuel tank.
         let by = scene.ask(2.0, 2.0, adblue);

@@ -225,9 +225,9 @@ pub const KINDS: [About; 55] = [
     fraud(
         Kind::SplitPurchase,
         "split into three small ones",
-        Reconciliation,
+        Neither,
         &["velocity", "level_rise"],
-        "three a day are within what is usual; only the first raises the level",
+        "three a day are within what is usual, and each alone is borne out by the same rise of the level",
     ),
     fraud(Kind::ManyPurchases, "many small ones in a row", Authorisation, &["velocity"], ""),
     fraud(
@@ -247,9 +247,9 @@ pub const KINDS: [About; 55] = [
     fraud(
         Kind::InflatedPrice,
         "litres at more than twice their price",
-        Reconciliation,
+        Neither,
         &["amount"],
-        "litres and amount are told together only after the fill",
+        "the amount is within what was allowed, and no check knows what a litre costs",
     ),
     fraud(Kind::CarMoving, "car driving past while the card is read", Authorisation, &["ignition_and_motion"], ""),
     fraud(

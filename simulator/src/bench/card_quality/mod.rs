@@ -96,8 +96,8 @@ pub struct Plan {
 
 /// Stories made ready at the same time.
 const PARALLEL: usize = 16;
-/// Stories begin spread over this, so that they do not all ask in the same second.
-const SPREAD: Duration = Duration::from_secs(20);
+/// Stories begin so long after each other: judgement is asked for here, not load.
+const APART: Duration = Duration::from_millis(200);
 /// After the last step: comparisons that need no further report are done by then.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -176,7 +176,7 @@ impl Plan {
         for (number, kind) in stories {
             let story = author::write(kind, number, self.seed, town);
             let (theatre, makers) = (theatre.clone(), makers.clone());
-            let delay = SPREAD.mul_f64(number as f64 / self.stories.max(1) as f64);
+            let delay = APART.mul_f64(number as f64);
             under_way.spawn(async move {
                 tokio::time::sleep(delay).await;
                 let permit = makers.acquire().await.map_err(Failure::failed)?;

@@ -42,6 +42,7 @@ pub struct Network {
 /// What the gateway answered to a question.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// Empty: it was answered without a judgement, as the configuration says.
     pub decision_id: String,
     /// `approve`, `approve_capped`, `step_up` or `decline`.
     pub outcome: String,
@@ -102,7 +103,7 @@ impl Network {
         let answer = answer.must_be(&[200, 201])?;
         let reasons = answer.body["reasons"].as_array().into_iter().flatten();
         Ok(Answer {
-            decision_id: answer.text("/decision_id")?.to_owned(),
+            decision_id: answer.body["decision_id"].as_str().unwrap_or_default().to_owned(),
             outcome: answer.text("/outcome")?.to_owned(),
             cap_minor: answer.body["cap_minor"].as_i64(),
             reasons: reasons.filter_map(Value::as_str).map(str::to_owned).collect(),

@@ -57,6 +57,13 @@ pub struct Played {
     pub captures: usize,
 }
 
+impl Played {
+    /// The fallback answered, and nobody judged.
+    pub fn is_unjudged(&self) -> bool {
+        self.asked.iter().any(|asked| asked.answer.decision_id.is_empty())
+    }
+}
+
 struct Player<'a> {
     theatre: &'a Theatre,
     story: &'a Story,
@@ -229,8 +236,8 @@ impl Player<'_> {
         }
         let mut post = post.clone();
         if post.scales {
-            post.litres = post.litres.map(|litres| rounded(litres * share, 100.0));
-            post.amount_minor = (post.amount_minor as f64 * share).round() as i64;
+            post.litres = post.litres.map(|litres| (litres * share * 100.0).floor() / 100.0);
+            post.amount_minor = (post.amount_minor as f64 * share).floor() as i64;
         }
         let name =
             |of| self.asked.get(of).map_or_else(|| self.authorization_id(of), |asked| asked.authorization_id.clone());
@@ -264,6 +271,9 @@ impl Record {
         for played in played {
             for asked in &played.asked {
                 let id = &asked.answer.decision_id;
+                if id.is_empty() {
+                    continue;
+                }
                 let answer = http.get(&format!("/v1/decisions/{id}")).await?.must_be(&[200])?;
                 decisions.insert(id.clone(), answer.body);
             }

@@ -241,7 +241,8 @@ impl<'a> Scene<'a> {
             Act::Ask(ask) => Some(ask.amount_minor as f64 / self.price),
             _ => None,
         });
-        asked.map_or(litres, |most| litres.min(most))
+        // A pump stops short of what is allowed, never beyond.
+        asked.map_or(litres, |most| litres.min((most * 100.0).floor() / 100.0))
     }
 
     /// The level rises by so many litres, paid by the answer to `by`.
@@ -296,7 +297,7 @@ impl<'a> Scene<'a> {
             at_s,
             litres,
             product,
-            amount_minor: (litres.unwrap_or(0.0) * self.price).round() as i64,
+            amount_minor: (litres.unwrap_or(0.0) * self.price).floor() as i64,
             scales: true,
             merchant: self.merchant.clone(),
             number: self.posts,

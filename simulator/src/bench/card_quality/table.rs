@@ -78,11 +78,11 @@ fn print_sums(report: &Report) {
     let Report { honest, frauds, .. } = report;
     println!(
         "\nHonest: {} of {honest} declined ({}), {} stepped up, {} capped, {} doubted after, {} doubts taken back",
-        report.honest_declined,
+        report.honest_declines,
         percent(Some(report.false_decline_rate)),
         report.honest_stepped_up,
         report.honest_capped,
-        report.honest_doubted,
+        report.honest_doubts,
         report.honest_withdrawn,
     );
     println!(
@@ -93,6 +93,9 @@ fn print_sums(report: &Report) {
         percent(Some(report.recall_of_visible)),
         percent(Some(report.precision)),
     );
+    if report.unjudged > 0 {
+        println!("{} stories are left out: the gateway had no time to judge and fell back", report.unjudged);
+    }
     if report.pending > 0 {
         println!("{} purchases were still waiting for a report of their car when the run ended", report.pending);
     }

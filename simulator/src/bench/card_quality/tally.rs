@@ -10,7 +10,7 @@ use super::play::{Played, Record};
 
 /// Alerts after the answer that say a fill was not right; all others tell of an answer, or only inform.
 const DOUBTS: [&str; 2] = ["fill_doubted", "purchase_disowned"];
-/// What a run must reach of all misuses.
+/// What a run must reach of the misuses that can be seen.
 const RECALL_BAR: f64 = 0.95;
 
 /// One story's outcome. Of a misuse only the questions count that are the misuse.
@@ -146,11 +146,15 @@ pub struct Line {
 pub struct Report {
     pub seed: u64,
     pub stories: usize,
+    /// A question was answered by the fallback, for lack of time: these count for nothing.
+    pub unjudged: usize,
     pub honest: usize,
-    pub honest_declined: usize,
+    #[serde(rename = "honest_declined")]
+    pub honest_declines: usize,
     pub honest_stepped_up: usize,
     pub honest_capped: usize,
-    pub honest_doubted: usize,
+    #[serde(rename = "honest_doubted")]
+    pub honest_doubts: usize,
     pub honest_withdrawn: usize,
     pub false_decline_rate: f64,
     pub frauds: usize,
@@ -169,7 +173,8 @@ pub struct Report {
 
 impl Report {
     pub fn of(seed: u64, played: &[Played], record: &Record) -> Self {
-        let outcomes: Vec<Outcome> = played.iter().map(|played| Outcome::of(played, record)).collect();
+        let (unjudged, judged): (Vec<&Played>, Vec<&Played>) = played.iter().partition(|played| played.is_unjudged());
+        let outcomes: Vec<Outcome> = judged.iter().map(|played| Outcome::of(played, record)).collect();
         let count = |is_one: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is_one(outcome)).count();
         let honest = count(&|one| one.is_honest);
         let honest_declined = count(&|one| one.is_honest && one.was_declined);
@@ -177,25 +182,27 @@ impl Report {
         let caught = count(&|one| !one.is_honest && one.is_flagged());
         let is_visible = |one: &Outcome| one.kind.misuse().is_some_and(|misuse| misuse.seen != Phase::Neither);
         let recall = share(caught, frauds).unwrap_or(1.0);
+        let visible_caught = count(&|one| is_visible(one) && one.is_flagged());
+        let recall_of_visible = share(visible_caught, count(&is_visible)).unwrap_or(1.0);
         Self {
             seed,
-            stories: outcomes.len(),
+            stories: played.len(),
+            unjudged: unjudged.len(),
             honest,
-            honest_declined,
+            honest_declines: honest_declined,
             honest_stepped_up: count(&|one| one.is_honest && one.was_stepped_up),
             honest_capped: count(&|one| one.is_honest && one.was_capped),
-            honest_doubted: count(&|one| one.is_honest && one.was_doubted),
+            honest_doubts: count(&|one| one.is_honest && one.was_doubted),
             honest_withdrawn: count(&|one| one.is_honest && one.was_withdrawn),
             false_decline_rate: share(honest_declined, honest).unwrap_or(0.0),
             frauds,
             frauds_stopped: count(&|one| !one.is_honest && one.was_stopped),
             frauds_doubted: count(&|one| !one.is_honest && !one.was_stopped && one.was_doubted),
             recall,
-            recall_of_visible: share(count(&|one| is_visible(one) && one.is_flagged()), count(&is_visible))
-                .unwrap_or(1.0),
+            recall_of_visible,
             precision: share(caught, count(&|one| one.is_flagged())).unwrap_or(1.0),
             pending: record.pending(),
-            holds: honest_declined == 0 && recall >= RECALL_BAR,
+            holds: unjudged.is_empty() && honest_declined == 0 && recall_of_visible >= RECALL_BAR,
             lines: KINDS.iter().filter_map(|about| line(about.kind, &outcomes)).collect(),
             wrong: outcomes.iter().filter(|one| is_wrong(one)).cloned().collect(),
         }
@@ -206,8 +213,12 @@ impl Report {
         self.wrong.iter().filter(|outcome| !outcome.is_honest).collect()
     }
 
-    pub fn honest_stopped(&self) -> Vec<&Outcome> {
-        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_stopped).collect()
+    pub fn honest_doubted(&self) -> Vec<&Outcome> {
+        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_doubted).collect()
+    }
+
+    pub fn honest_declined(&self) -> Vec<&Outcome> {
+        self.wrong.iter().filter(|outcome| outcome.is_honest && outcome.was_declined).collect()
     }
 }
 
