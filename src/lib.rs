@@ -255,8 +255,8 @@ async fn follow_card_rules(config: Arc<Config>, guard: GuardHandle) {
         let of = Arc::clone(&config);
         let Ok(text) = tokio::task::spawn_blocking(move || card_rules(&of)).await else { continue };
         if known.as_ref() != Some(&text) {
-            known = Some(text.clone());
-            guard.reload_rules(text).await;
+            let taken = guard.reload_rules(text.clone()).await;
+            known = taken.then_some(text);
         }
     }
 }

@@ -132,6 +132,8 @@ pub struct Tried {
     pub changed: Vec<Changed>,
     /// All that changed, also beyond those listed.
     pub changed_total: usize,
+    /// There were more purchases than are looked at in one go: narrow the time.
+    pub is_cut: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -155,6 +157,14 @@ pub struct Judged {
 
 const MAX_TRIED: usize = 10_000;
 const MAX_LISTED: usize = 1_000;
+/// Rows read for one try.
+const MAX_LOOKED_AT: usize = 20_000;
+
+/// The smallest UUIDv7 of a moment.
+fn first_id_of(at: Timestamp) -> String {
+    let ms = at.0.max(0) as u64;
+    format!("{:08x}-{:04x}", (ms >> 16) & 0xffff_ffff, ms & 0xffff)
+}
 
 #[utoipa::path(post, path = "/v1/card-rules/try", tag = "card-rules", operation_id = "try_card_rules",
     description = "Judges recorded purchases again under a draft, by what was known then. Nothing is changed by it.",
@@ -172,7 +182,7 @@ pub async fn try_out(app: web::Data<App>, caller: Caller, draft: Json<Try>) -> R
     let book = parse_rules(&text).map_err(|problem| Problem::invalid("text", problem))?;
     let store = app.store.clone();
     let is_meant = move |at: Timestamp| from.is_none_or(|from| at >= from) && until.is_none_or(|until| at < until);
-    let tried = off_thread(move || try_on(&*store, &book, limit, from, is_meant)).await??;
+    let tried = off_thread(move || try_on(&*store, &book, limit, from, until, is_meant)).await??;
     Ok(reply(StatusCode::OK, &tried))
 }
 
@@ -181,10 +191,13 @@ fn try_on(
     book: &RuleBook,
     limit: usize,
     from: Option<Timestamp>,
+    until: Option<Timestamp>,
     is_meant: impl Fn(Timestamp) -> bool,
 ) -> Result<Tried, Problem> {
-    let mut tried = Tried { judged: 0, skipped: 0, unchanged: 0, changed: Vec::new(), changed_total: 0 };
-    let mut after: Option<String> = None;
+    let mut tried = Tried { judged: 0, skipped: 0, unchanged: 0, changed: Vec::new(), changed_total: 0, is_cut: false };
+    // Ids begin with the time they were made at, so that later ones need not be read.
+    let mut after: Option<String> = until.map(first_id_of);
+    let mut looked_at = 0;
     loop {
         let page = store.scan(Table::Decisions, "", after.as_deref(), 500, Order::Descending)?;
         for (_, row) in &page.rows {
@@ -196,6 +209,11 @@ fn try_on(
                 tried.judge(&decision, book);
             }
         }
+        looked_at += page.rows.len();
+        if looked_at >= MAX_LOOKED_AT {
+            tried.is_cut = true;
+            return Ok(tried);
+        }
         match page.next {
             Some(next) => after = Some(next),
             None => return Ok(tried),
@@ -206,7 +224,9 @@ fn try_on(
 impl Tried {
     fn judge(&mut self, decision: &Decision, book: &RuleBook) {
         // An increment's answer rests on what was approved before as well.
-        let Some(inputs) = decision.inputs.as_ref().filter(|_| decision.follows.is_none()) else {
+        // Nor is there anything to compare where the answer was none of a judgement.
+        let was_judged = decision.follows.is_none() && !decision.ruling.checks.is_empty();
+        let Some(inputs) = decision.inputs.as_ref().filter(|_| was_judged) else {
             self.skipped += 1;
             return;
         };

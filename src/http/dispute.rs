@@ -77,7 +77,10 @@ pub async fn export(app: web::Data<App>, caller: Caller, query: Query<ExportPara
     answer.content_type("text/csv; charset=utf-8");
     answer.insert_header(("Content-Disposition", format!("attachment; filename=\"card-{card}.csv\"")));
     if let Some(next) = next {
-        answer.insert_header(("Link", format!("</v1/decisions/export?card_id={card}&after={next}>; rel=\"next\"")));
+        let span = [("from", from), ("until", until)];
+        let span: String = span.into_iter().filter_map(|(name, at)| Some(format!("&{name}={}", at?))).collect();
+        let link = format!("</v1/decisions/export?card_id={card}{span}&after={next}>; rel=\"next\"");
+        answer.insert_header(("Link", link));
     }
     Ok(answer.body(text))
 }
@@ -95,7 +98,7 @@ impl Wanted {
         csv.write_record(COLUMNS).map_err(|error| broken(&error))?;
         for _ in 0..MAX_RECORDS / READ_PAGE {
             let records: Vec<Recorded> = store.read(&self.stream, after, READ_PAGE)?;
-            let is_last = records.len() < READ_PAGE;
+            let is_last = records.len() < READ_PAGE || records.last().is_some_and(|last| last.at >= self.until);
             for record in &records {
                 after = record.position;
                 if (self.from..self.until).contains(&record.at) {

@@ -126,13 +126,18 @@ async fn no_body_breaks_a_route() {
                     String::from_utf8_lossy(&body),
                     String::from_utf8_lossy(&text)
                 );
-                assert!(!status.is_server_error(), "{what}");
+                assert!(!status.is_server_error() || is_unanswered(&path, status), "{what}");
                 if status.is_client_error() {
                     assert_eq!(kind.as_deref(), Some("application/problem+json"), "{what}");
                 }
             }
         }
     }
+}
+
+/// No notifier runs here, and that is said.
+fn is_unanswered(path: &str, status: actix_web::http::StatusCode) -> bool {
+    path.starts_with("/v1/notifications") && status == actix_web::http::StatusCode::SERVICE_UNAVAILABLE
 }
 
 #[actix_web::test]
@@ -148,7 +153,8 @@ async fn no_query_or_path_breaks_a_route() {
                 let uri = format!("{}{query}", entry.path.replace("{id}", segment).replace("{file}", segment));
                 let request = TestRequest::get().uri(&uri).insert_header(bearer(Role::Admin));
                 let answer = call_service(&service, request.to_request()).await;
-                assert!(!answer.status().is_server_error(), "{uri}: {}", answer.status());
+                let is_fault = answer.status().is_server_error() && !is_unanswered(&uri, answer.status());
+                assert!(!is_fault, "{uri}: {}", answer.status());
             }
         }
     }

@@ -15,7 +15,7 @@ fn golden(prefix: &str) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+        .filter(|path| path.is_file() && path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
         .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
         .collect();
     files.sort();

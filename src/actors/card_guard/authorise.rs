@@ -81,12 +81,12 @@ struct InFlight {
 }
 
 impl CardGuard {
-    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Settler, decided: Vec<Decided>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Arc<Settler>, decided: Vec<Decided>) -> Self {
         let mut recent = Recent::new(MAX_DECIDED);
         for known in decided {
             recent.insert(Subject::of(&known), Arc::new(known));
         }
-        let (judge, settler) = (Arc::new(judge), Arc::new(settler));
+        let judge = Arc::new(judge);
         Self { shared, judge, settler, decided: recent, in_flight: HashMap::new() }
     }
 }
@@ -236,9 +236,13 @@ pub(super) fn load_decided(store: &dyn Store, now: Timestamp) -> Result<(Vec<Dec
     };
     for decision in newest.iter().rev().filter(is_bought) {
         let Some(inputs) = &decision.inputs else { continue };
-        spending.ask(&decision.purchase, &inputs.station);
         let Purchase { card_ref, source, authorization_id, amount, .. } = &decision.purchase;
         let allowed = decision.ruling.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+        if decision.follows.is_some() {
+            spending.add(card_ref, source, authorization_id, allowed);
+            continue;
+        }
+        spending.ask(&decision.purchase, &inputs.station);
         spending.correct(card_ref, source, authorization_id, allowed);
         match settle::stored(store, &format!("{source}/{authorization_id}"))? {
             Some(found) if found.is_given_back() => spending.forget(card_ref, source, authorization_id),

@@ -8,14 +8,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::desk::{off_thread, parse};
 use super::judging::Record;
+use super::settle;
 use super::{Decided, GuardError, Shared, raw};
-use crate::domain::card::{AboutPayment, Alert, AlertKind, Decision, Outcome, Purchase, Ruling, Unreadable};
+use crate::domain::card::{
+    AboutPayment, Alert, AlertKind, Card, Decision, Inputs, Outcome, Purchase, Reconciliation, Ruling, Settlement,
+    Spending, Unreadable,
+};
 use crate::domain::{AlertId, DecisionId, Principal, Role, Timestamp};
 use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
 
 /// Answers without a judgement that wait for their record; more are counted and only in the log.
 const MAX_WAITING: usize = 10_000;
+const FALLBACK: &str = "fallback";
+const UNREADABLE: &str = "unreadable";
 /// One alert a source and kind in this time.
 const ALERT_EVERY_MS: i64 = 3_600_000;
 
@@ -26,6 +33,8 @@ pub struct FellBack {
     /// The network's id of its message, and the hex SHA-256 of the raw body.
     pub source_event: String,
     pub body_sha256: String,
+    /// What was approved before under the same authorisation, in minor units.
+    pub already_minor: i64,
     pub at: Timestamp,
     pub is_approved: bool,
     pub cap_minor: Option<i64>,
@@ -67,13 +76,14 @@ impl Incidents {
 
     /// Is it time to tell people of this kind of incident again?
     fn is_news(&self, source: &str, kind: &'static str, now: Timestamp) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(&(source.to_owned(), kind)).is_none_or(|last| now.since_ms(*last) >= ALERT_EVERY_MS)
+    }
+
+    /// People were told, durably.
+    fn note_told(&self, source: &str, kind: &'static str, now: Timestamp) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (source.to_owned(), kind);
-        let is_news = told.get(&key).is_none_or(|last| now.since_ms(*last) >= ALERT_EVERY_MS);
-        if is_news {
-            told.insert(key, now);
-        }
-        is_news
+        told.insert((source.to_owned(), kind), now);
     }
 }
 
@@ -104,68 +114,142 @@ impl Shared {
     }
 
     async fn record_fallback(&self, fallback: &FellBack) -> Result<(), GuardError> {
-        let now = self.clock.now();
-        let decision = self.decision_of(fallback);
-        let is_news = self.incidents.is_news(&fallback.purchase.source, "fallback", now);
-        let alert = is_news.then(|| {
-            let text = format!(
-                "{}: purchases are answered without a judgement ({}); see the decisions with the reason fallback.",
-                fallback.purchase.source, fallback.why
-            );
-            let id = AlertId(self.clock.new_id());
-            Alert::for_payment(id, AlertKind::PaymentFallback, AboutPayment::default(), text, now)
-        });
+        let decision = self.decision_of(fallback).await?;
+        let alert = self.fallback_alert(fallback);
         let record = Record::of(&decision, alert.as_ref(), &Decided::from(&decision))?;
-        let bodies = (record.decision.clone(), record.alert.clone());
+        let (body, alert_body) = (record.decision.clone(), record.alert.clone());
         match self.store.append(record.into_append(&decision, alert.as_ref(), Vec::new())).await {
             Ok(_) => {}
-            Err(AppendError::Duplicate { answer }) => return self.record_contradiction(&decision, &answer).await,
+            Err(AppendError::Duplicate { answer }) => {
+                return self.record_contradiction(&decision, &answer, alert).await;
+            }
             Err(error) => return Err(error.into()),
         }
-        self.decisions_feed.do_send(crate::actors::feed::DecisionMade(bodies.0.into()));
-        if let (Some(alert), Some(body)) = (alert, bodies.1) {
-            self.counters.alerts_opened.inc();
-            self.tell_alert(&alert, body);
-        }
+        self.count_as_heard(&decision);
+        self.decisions_feed.do_send(crate::actors::feed::DecisionMade(body.into()));
+        self.tell_of_fallback(&decision.purchase.source, alert.zip(alert_body));
         Ok(())
     }
 
-    /// The judgement was recorded after all, just too late to be heard. Where it says another thing, both are on record.
-    async fn record_contradiction(&self, decision: &Decision, recorded: &RawValue) -> Result<(), GuardError> {
-        let recorded: Decided = super::desk::parse(recorded)?;
-        if recorded.settlement == decision.ruling.settlement {
-            return Ok(());
+    fn fallback_alert(&self, fallback: &FellBack) -> Option<Alert> {
+        let (source, now) = (&fallback.purchase.source, self.clock.now());
+        if !self.incidents.is_news(source, FALLBACK, now) {
+            return None;
         }
-        self.counters.contradictions.inc();
-        let body = raw(decision)?;
-        let event = raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?;
-        let mut step = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
-        (step.events, step.view, step.idempotency) = (vec![event], Vec::new(), None);
-        self.store.append(step).await.map(|_| ()).map_err(Into::into)
+        let text = format!(
+            "{source}: purchases are answered without a judgement ({}); see the decisions with the reason fallback.",
+            fallback.why
+        );
+        let id = AlertId(self.clock.new_id());
+        Some(Alert::for_payment(id, AlertKind::PaymentFallback, AboutPayment::default(), text, now))
     }
 
-    fn decision_of(&self, fallback: &FellBack) -> Decision {
-        let book = self.book();
-        let card = book.card_by_ref(&fallback.purchase.card_ref);
+    fn tell_of_fallback(&self, source: &str, alert: Option<(Alert, Box<RawValue>)>) {
+        if let Some((alert, body)) = alert {
+            self.incidents.note_told(source, FALLBACK, self.clock.now());
+            self.counters.alerts_opened.inc();
+            self.tell_alert(&alert, body);
+        }
+    }
+
+    /// What the network heard is what was bought.
+    fn count_as_heard(&self, decision: &Decision) {
+        let Purchase { card_ref, source, authorization_id, amount, .. } = &decision.purchase;
+        let Some(inputs) = decision.inputs.as_ref().filter(|_| decision.follows.is_none()) else { return };
+        let mut spending = self.spending();
+        match decision.ruling.settlement {
+            Settlement::Disabled => spending.forget(card_ref, source, authorization_id),
+            Settlement::Enabled if inputs.card.is_some() => {
+                spending.ask(&decision.purchase, &inputs.station);
+                let granted = decision.ruling.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+                spending.correct(card_ref, source, authorization_id, granted);
+            }
+            Settlement::Enabled => {}
+        }
+    }
+
+    /// The judgement was recorded after all, just too late to be heard. Where it says another thing, both are on record,
+    /// and what is posted later is compared with what was heard.
+    async fn record_contradiction(
+        &self,
+        decision: &Decision,
+        recorded: &RawValue,
+        alert: Option<Alert>,
+    ) -> Result<(), GuardError> {
+        let recorded: Decided = super::desk::parse(recorded)?;
+        let differs = recorded.settlement != decision.ruling.settlement;
+        if !differs && alert.is_none() {
+            return Ok(());
+        }
+        let mut step = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
+        (step.events, step.view, step.idempotency) = (Vec::new(), Vec::new(), None);
+        if differs {
+            self.counters.contradictions.inc();
+            let body = raw(decision)?;
+            step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
+            let heard = Reconciliation::of_decision(decision).filter(|_| decision.follows.is_none());
+            if let Some(heard) = heard.filter(|heard| !self.settling.is_open(&heard.key)) {
+                step.view.extend(settle::rows(&heard, &raw(&heard)?)?);
+            }
+        }
+        let alert_body = alert.as_ref().map(raw).transpose()?;
+        if let (Some(alert), Some(body)) = (&alert, &alert_body) {
+            step.events.push(raw(&IncidentEvent::AlertOpened { alert: body })?);
+            let (key, value) = (alert.alert_id.to_string(), Some(body.clone()));
+            step.view.push(ViewChange { table: Table::Alerts, key, value });
+        }
+        self.store.append(step).await?;
+        if differs {
+            self.count_as_heard(decision);
+        }
+        self.tell_of_fallback(&decision.purchase.source, alert.zip(alert_body));
+        Ok(())
+    }
+
+    async fn decision_of(&self, fallback: &FellBack) -> Result<Decision, GuardError> {
+        let purchase = fallback.purchase.clone();
+        let decision_id = DecisionId(self.clock.new_id());
+        let follows = match fallback.already_minor {
+            0 => None,
+            _ => {
+                // An increment's answer is none to the first question.
+                let key = format!("{}/authorization/{}", purchase.source, purchase.authorization_id);
+                let store = self.store.clone();
+                let first = off_thread(move || store.answered(&key)).await??;
+                let first: Option<Decided> = first.map(|(_, answer)| parse(&answer)).transpose()?;
+                Some(first.map_or(decision_id, |first| first.decision_id))
+            }
+        };
+        let (card, station) = {
+            let book = self.book();
+            (book.card_by_ref(&purchase.card_ref), book.look_up(&purchase.merchant))
+        };
         let outcome = match (fallback.is_approved, fallback.cap_minor) {
             (true, Some(_)) => Outcome::ApproveCapped,
             (true, None) => Outcome::Approve,
             (false, _) => Outcome::Decline,
         };
-        Decision {
-            decision_id: DecisionId(self.clock.new_id()),
+        let card = card.map(|card| Card::clone(&card));
+        Ok(Decision {
+            decision_id,
             at: fallback.at,
-            purchase: fallback.purchase.clone(),
             card_id: card.as_ref().map(|card| card.card_id.clone()),
             vehicle_id: card.as_ref().and_then(|card| card.vehicle_id.clone()),
-            station_id: book.look_up(&fallback.purchase.merchant).station_id().cloned(),
+            station_id: station.station_id().cloned(),
             ruling: Ruling::without_judgement(outcome, fallback.cap_minor, fallback.why),
             alert_id: None,
             source_event: fallback.source_event.clone(),
             body_sha256: fallback.body_sha256.clone(),
-            follows: None,
-            inputs: None,
-        }
+            follows,
+            inputs: Some(Box::new(Inputs {
+                card,
+                vehicles: Vec::new(),
+                station,
+                spending: Spending::default(),
+                confirmed_at: None,
+            })),
+            purchase,
+        })
     }
 
     /// Records a message that cannot be read. The same body again is one.
@@ -174,7 +258,7 @@ impl Shared {
         let mut events = vec![raw(&IncidentEvent::PaymentUnreadable { message: &message })?];
         let mut view = Vec::new();
         let mut told = None;
-        if self.incidents.is_news(&message.source, "unreadable", now) {
+        if self.incidents.is_news(&message.source, UNREADABLE, now) {
             let card = message.card_ref.as_ref().and_then(|card| self.book().card_by_ref(card));
             let about = AboutPayment {
                 vehicle_id: card.as_ref().and_then(|card| card.vehicle_id.clone()),
@@ -212,6 +296,7 @@ impl Shared {
             Err(error) => return Err(error.into()),
         }
         if let Some((alert, body)) = told {
+            self.incidents.note_told(&message.source, UNREADABLE, now);
             self.counters.alerts_opened.inc();
             self.tell_alert(&alert, body);
         }

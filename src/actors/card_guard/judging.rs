@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::desk::{self, Edit};
 use super::recent::Recent;
-use super::settle;
+use super::settle::{self, Settler};
 use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
@@ -23,6 +23,8 @@ use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange
 
 /// Cards whose declines are counted at once.
 const MAX_DECLINING: usize = 10_000;
+/// The reason of a ruling that a renter's word brought about.
+const CONFIRMED: &str = "confirmed_by_holder";
 const DECLINES_WITHIN_MS: i64 = 86_400_000;
 
 /// What a question's task needs.
@@ -33,6 +35,7 @@ pub(super) struct Judge {
     vehicles_within: Duration,
     /// Hard declines within a day after which a card is suspended; 0 = never.
     suspend_after: u32,
+    settler: Arc<Settler>,
     declines: Mutex<Recent<CardId, (u32, Timestamp)>>,
 }
 
@@ -53,9 +56,10 @@ impl InUseBy {
 }
 
 impl Judge {
-    pub fn new(shared: Arc<Shared>, ask_vehicle: AskVehicle, vehicles_within: Duration, suspend_after: u32) -> Self {
+    pub fn new(settler: Arc<Settler>, vehicles_within: Duration, suspend_after: u32) -> Self {
+        let (shared, ask_vehicle) = (settler.shared.clone(), settler.ask_vehicle.clone());
         let declines = Mutex::new(Recent::new(MAX_DECLINING));
-        Self { shared, ask_vehicle, vehicles_within, suspend_after, declines }
+        Self { shared, ask_vehicle, vehicles_within, suspend_after, settler, declines }
     }
 
     /// `first` is the approval that an increment adds to, as far as it is remembered.
@@ -87,7 +91,7 @@ impl Judge {
         let ids = card.as_ref().map_or_else(Vec::new, |card| card.vehicles(ask.purchase.at.min(now), both_count_ms));
         let found = self.look_up(ids).await;
         let renter = found.iter().find_map(|(_, renter)| renter.clone());
-        let confirmed = self.shared.step_ups.confirmation(&ask.purchase);
+        let confirmed = self.shared.step_ups.claim(&ask.purchase);
         let inputs = Inputs {
             card: card.map(|card| Card::clone(&card)),
             vehicles: found.into_iter().map(|(lookup, _)| lookup).collect(),
@@ -95,9 +99,17 @@ impl Judge {
             spending,
             confirmed_at: confirmed.as_ref().map(|(_, at)| *at),
         };
+        let already_minor = ask.already_minor;
         let decision = self.decide(ask, first.as_deref(), inputs, &rules);
-        let step_up = step_up(&decision, renter, confirmed.map(|(asked, _)| asked));
-        self.record(decision, step_up).await.map(Arc::new)
+        let word = confirmed.map(|(asked, _)| asked);
+        let is_needed = decision.ruling.reasons.iter().any(|reason| reason == CONFIRMED);
+        let used = word.clone().filter(|_| is_needed);
+        let step_up = step_up(&decision, renter, used);
+        let recorded = self.record(decision, step_up, already_minor).await;
+        if let Some(word) = word.filter(|_| !is_needed || recorded.is_err()) {
+            self.shared.step_ups.release(word.decision_id);
+        }
+        recorded.map(Arc::new)
     }
 
     fn decide(&self, ask: Authorise, first: Option<&Decided>, inputs: Inputs, rules: &RuleBook) -> Decision {
@@ -163,32 +175,41 @@ impl Judge {
 
     /// Makes the decision durable with all that begins with it, then tells. Returns what is on record, which may be an
     /// earlier answer.
-    async fn record(&self, decision: Decision, step_up: Option<StepUp>) -> Result<Decided, GuardError> {
+    async fn record(
+        &self,
+        decision: Decision,
+        step_up: Option<StepUp>,
+        already_minor: i64,
+    ) -> Result<Decided, GuardError> {
         let shared = &self.shared;
         let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
         let decided = Decided::from(&decision);
         let record = Record::of(&decision, alert.as_ref(), &decided)?;
         let (decision_body, alert_body) = (record.decision.clone(), record.alert.clone());
-        let watched = Reconciliation::watching(&decision);
+        // One that a posting overtook is linked to its decision when it is looked at.
+        let watched = Reconciliation::watching(&decision).filter(|watched| !shared.settling.is_open(&watched.key));
         let begun = begun(watched.as_ref(), step_up.as_ref())?;
         match shared.store.append(record.into_append(&decision, alert.as_ref(), begun)).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
                 shared.counters.repeats.inc();
                 let recorded: Decided = desk::parse(&answer)?;
-                self.settle_spending(&decision.purchase, &recorded);
+                self.settle_spending(&decision.purchase, &recorded, already_minor);
                 return Ok(recorded);
             }
             Err(error) => {
                 let Purchase { card_ref, source, authorization_id, .. } = &decision.purchase;
                 tracing::warn!(authorization = %authorization_id, %error, "a decision was not recorded");
-                // Whether it was recorded or not, nobody hears "yes".
-                shared.spending().forget(card_ref, source, authorization_id);
+                // Whether it was recorded or not, nobody hears "yes" to it; what was approved before stays bought.
+                if decision.follows.is_none() {
+                    shared.spending().forget(card_ref, source, authorization_id);
+                }
                 return Err(error.into());
             }
         }
         shared.counters.decided(decided.outcome);
-        self.settle_spending(&decision.purchase, &decided);
+        self.settle_spending(&decision.purchase, &decided, already_minor);
+        self.allow_more(&decision);
         shared.decisions_feed.do_send(DecisionMade(decision_body.into()));
         if let (Some(alert), Some(body)) = (alert, alert_body) {
             shared.counters.alerts_opened.inc();
@@ -207,18 +228,35 @@ impl Judge {
     }
 
     /// What was asked counts as bought from now on, or not.
-    fn settle_spending(&self, purchase: &Purchase, decided: &Decided) {
-        let Purchase { card_ref, source, authorization_id, .. } = purchase;
+    fn settle_spending(&self, purchase: &Purchase, decided: &Decided, already_minor: i64) {
+        let Purchase { card_ref, source, authorization_id, amount, .. } = purchase;
         let mut spending = self.shared.spending();
-        match (decided.settlement, decided.cap_minor) {
-            (Settlement::Disabled, _) if decided.follows.is_none() => {
-                spending.forget(card_ref, source, authorization_id)
+        match decided.settlement {
+            Settlement::Disabled if decided.follows.is_none() => spending.forget(card_ref, source, authorization_id),
+            Settlement::Disabled => {}
+            Settlement::Enabled => {
+                let granted = decided.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+                spending.correct(card_ref, source, authorization_id, already_minor.saturating_add(granted));
             }
-            (Settlement::Enabled, Some(cap)) if cap < purchase.amount.amount_minor => {
-                spending.correct(card_ref, source, authorization_id, cap);
-            }
-            (Settlement::Enabled | Settlement::Disabled, _) => {}
         }
+    }
+
+    /// What may be captured grows with each increment.
+    fn allow_more(&self, decision: &Decision) {
+        let ruling = &decision.ruling;
+        if decision.follows.is_none() || ruling.settlement == Settlement::Disabled {
+            return;
+        }
+        let asked = decision.purchase.amount.amount_minor;
+        let granted = ruling.cap_minor.map_or(asked, |cap| cap.min(asked));
+        let key = format!("{}/{}", decision.purchase.source, decision.purchase.authorization_id);
+        let settler = self.settler.clone();
+        // After the answer, which it must not hold up.
+        actix::spawn(async move {
+            if let Err(error) = settler.allow_more(&key, granted).await {
+                tracing::warn!(authorisation = key, %error, "an increment is not in what may be captured");
+            }
+        });
     }
 
     /// Suspends a card that is declined for hard reasons again and again, if the operator wants that.
@@ -232,7 +270,9 @@ impl Judge {
             let mut declines = self.declines.lock().unwrap_or_else(PoisonError::into_inner);
             let earlier = declines.get(&card_id).filter(|(_, since)| decision.at.since_ms(*since) < DECLINES_WITHIN_MS);
             let (count, since) = earlier.map_or((1, decision.at), |(count, since)| (count + 1, *since));
-            declines.insert(card_id.clone(), (count, since));
+            // Whoever reinstates the card begins anew.
+            let kept = if count >= self.suspend_after { 0 } else { count };
+            declines.insert(card_id.clone(), (kept, since));
             count
         };
         if count < self.suspend_after {

@@ -77,6 +77,9 @@ pub struct Decided {
     pub settlement: Settlement,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap_minor: Option<i64>,
+    /// The amount that was judged; absent in records from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_minor: Option<i64>,
     pub reasons: Vec<String>,
     pub rule_version: String,
     #[serde(default)]
@@ -102,6 +105,7 @@ impl From<&Decision> for Decided {
             outcome: ruling.outcome,
             settlement: ruling.settlement,
             cap_minor: ruling.cap_minor,
+            asked_minor: Some(decision.purchase.amount.amount_minor),
             reasons: ruling.reasons.clone(),
             rule_version: ruling.rule_version.clone(),
             source_event: decision.source_event.clone(),
@@ -367,8 +371,8 @@ impl GuardHandle {
         let guard = shared.clone();
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(authorise::MAX_IN_FLIGHT);
-            let judge = Judge::new(guard.clone(), ask_vehicle.clone(), deadline / 2, suspend_after_declines);
-            let settler = Settler { shared: guard.clone(), ask_vehicle };
+            let settler = Arc::new(Settler { shared: guard.clone(), ask_vehicle });
+            let judge = Judge::new(settler.clone(), deadline / 2, suspend_after_declines);
             CardGuard::new(guard, judge, settler, decided)
         });
         Ok(Self { actor, deadline, shared })
@@ -467,22 +471,30 @@ impl GuardHandle {
     }
 
     /// Takes the operator's file again. A file that cannot be read, or is refused, changes nothing and is shown.
-    pub async fn reload_rules(&self, text: Result<String, String>) {
+    /// False: worth another try, since only the store did not take it.
+    pub async fn reload_rules(&self, text: Result<String, String>) -> bool {
         let text = match text {
             Ok(text) => text,
-            Err(problem) => return self.shared.rules.set_file_problem(Some(problem)),
+            Err(problem) => {
+                self.shared.rules.set_file_problem(Some(problem));
+                return true;
+            }
         };
         let store = self.shared.store.clone();
         let known = tokio::task::spawn_blocking(move || ActiveRules::stored_file(&*store)).await;
         if matches!(known, Ok(Ok(Some(known))) if known == text) {
-            return self.shared.rules.set_file_problem(None);
+            self.shared.rules.set_file_problem(None);
+            return true;
         }
         let edit = Edit::SetRules { text, origin: RuleOrigin::File };
-        let problem = self.edit(edit, Principal::gateway(), None).await.err().map(|error| error.to_string());
+        let error = self.edit(edit, Principal::gateway(), None).await.err();
+        let is_settled = error.as_ref().is_none_or(|error| matches!(error, GuardError::Refused(_)));
+        let problem = error.map(|error| error.to_string());
         if let Some(problem) = &problem {
             tracing::error!(problem, "the card rules stay as they are");
         }
         self.shared.rules.set_file_problem(problem);
+        is_settled
     }
 
     /// Changes a card, a station or an alert. It is durable when this returns, and goes on if the caller goes away.

@@ -11,15 +11,17 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::desk::{off_thread, parse};
+use super::desk::{self, Edit, off_thread, parse};
+use super::station_desk::StationLesson;
 use super::{AskVehicle, Decided, GuardError, Shared, raw};
 use crate::actors::rows::SignalRow;
+use crate::actors::vehicle::AskError;
 use crate::domain::card::{
     AboutCar, AboutPayment, Alert, AlertKind, AuthorizationId, CarAround, Card, Decision, Fill, Finding, NetworkRef,
-    Posting, PostingKind, Prompts, Purchase, Reconciliation, Taken, review,
+    Posting, PostingKind, Prompts, Purchase, Reconciliation, ReconciliationState, ReviewVerdict, Taken, review,
 };
 use crate::domain::twin::SignalValue;
-use crate::domain::{AlertId, Principal, Role, Timestamp};
+use crate::domain::{AlertId, Principal, RefusalKind, Role, Timestamp};
 use crate::store::{
     Append, AppendError, Expected, Idempotency, Observation, Order, ReadError, Store, Table, ViewChange,
 };
@@ -35,6 +37,11 @@ const VEHICLE_WITHIN: Duration = Duration::from_secs(2);
 const TRACK_BEFORE_MS: i64 = 12 * 3_600_000;
 const TRACK_AFTER_MS: i64 = 36 * 3_600_000;
 const TRACK_POINTS: usize = 20_000;
+/// When a car that cannot be asked now is asked again.
+const ASK_AGAIN_MS: i64 = 60_000;
+/// A fix this near the purchase in time, and this exact, says where the station is.
+const LEARN_WITHIN_MS: i64 = 120_000;
+const LEARN_WITHIN_M: f64 = 100.0;
 /// Locks for authorisations; two that share one only wait for each other.
 const TURNS: usize = 64;
 
@@ -130,10 +137,18 @@ impl Settling {
         }
     }
 
+    pub fn is_open(&self, key: &str) -> bool {
+        self.open().contains_key(key)
+    }
+
+    /// Those that wait longest first, so that none is passed over.
     fn due(&self, now: Timestamp) -> Vec<String> {
-        let open = self.open();
-        let due = open.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone());
-        due.take(MAX_A_SWEEP).collect()
+        let mut due: Vec<(Timestamp, String)> = {
+            let open = self.open();
+            open.iter().filter(|(_, at)| **at <= now).map(|(key, at)| (*at, key.clone())).collect()
+        };
+        due.sort_unstable();
+        due.into_iter().take(MAX_A_SWEEP).map(|(_, key)| key).collect()
     }
 }
 
@@ -172,17 +187,30 @@ impl Settler {
             Some(found) => found,
             None => self.unasked(key, &posting, now),
         };
+        let mut posting_key = format!("{}/posting/{}", posting.source, posting.posting_id);
         match found.take(&posting, now) {
             Taken::New => {}
+            Taken::Completed => posting_key.push_str("/fill"),
             Taken::Repeat => {
+                // It may be that nobody here knows how the first time ended.
+                self.shared.watch(&found);
                 self.shared.counters.repeated_postings.inc();
                 return Ok(Posted { is_repeat: true });
             }
             Taken::TooMany => self.shared.counters.postings_not_kept.inc(),
         }
         let finding = self.look(&mut found, now).await;
-        self.record(found, finding, Some(&posting), now).await?;
+        self.record(found, finding, Some((&posting, posting_key)), now).await?;
         Ok(Posted { is_repeat: false })
+    }
+
+    /// More was approved: so much more may be captured.
+    pub async fn allow_more(&self, key: &str, granted_minor: i64) -> Result<(), GuardError> {
+        let now = self.shared.clock.now();
+        let _turn = self.shared.settling.turn(key).lock().await;
+        let Some(mut found) = self.find(key).await? else { return Ok(()) };
+        found.allow_more(granted_minor);
+        self.record(found, Finding::Nothing, None, now).await
     }
 
     /// Looks again at what is due.
@@ -253,7 +281,8 @@ impl Settler {
             authorization_id: id.unwrap_or_else(|_| unnamed()),
             source: posting.source.clone(),
             card_ref: posting.card_ref.clone().unwrap_or_else(unknown_card),
-            at: posting.at,
+            // A network's clock ahead of ours proves nothing.
+            at: posting.at.min(now),
             amount: posting.amount.clone(),
             partial_allowed: false,
             merchant: posting.merchant.clone(),
@@ -266,33 +295,66 @@ impl Settler {
         unasked
     }
 
-    /// Compares what was taken with what the car shows. One that waits for its question is left alone until then.
+    /// Compares what was taken with what the car shows. One that waits for its question is left alone until then, and so
+    /// is one whose car cannot be asked now.
     async fn look(&self, found: &mut Reconciliation, now: Timestamp) -> Finding {
         if found.review_at.is_none_or(|at| at > now) {
             return Finding::Nothing;
         }
-        let (car, class) = self.car_around(found, now).await;
+        let (car, class) = match self.car_around(found, now).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(authorisation = found.key, %error, "the car around a purchase cannot be read now");
+                found.review_at = Some(now.plus_ms(ASK_AGAIN_MS));
+                return Finding::Nothing;
+            }
+        };
         let rules = self.shared.rules();
         let rules = rules.for_class(class.as_deref());
         let compared = review(now, &found.purchase, &found.captured(), car.as_ref(), &found.station, rules);
-        found.reviewed(now, compared)
+        let is_borne_out =
+            compared.verdict == ReviewVerdict::Confirmed && found.state != ReconciliationState::Confirmed;
+        let finding = found.reviewed(now, compared);
+        if is_borne_out && let Some(car) = &car {
+            self.learn(found, car);
+        }
+        finding
     }
 
-    /// The car around the purchase, from its own record and its track; `None` when it cannot be asked now.
-    async fn car_around(&self, found: &Reconciliation, now: Timestamp) -> (Option<CarAround>, Option<String>) {
-        let Some(vehicle) = found.vehicle_id.clone() else { return (None, None) };
-        let asked = tokio::time::timeout(VEHICLE_WITHIN, (self.ask_vehicle)(vehicle.clone())).await;
-        let Ok(Ok(snapshot)) = asked else { return (None, None) };
-        let (store, at) = (self.shared.store.clone(), found.purchase.at);
-        let (from, until) = (at.plus_ms(-TRACK_BEFORE_MS), now.min(at.plus_ms(TRACK_AFTER_MS)));
-        let points = off_thread(move || store.observations(&vehicle, from, until, TRACK_POINTS)).await;
-        let points = match points {
-            Ok(Ok(points)) => points,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a track cannot be read");
-                return (None, None);
+    /// A fill that the car bears out teaches where the station is, as far as the directory does not know.
+    fn learn(&self, found: &Reconciliation, car: &CarAround) {
+        let (Some(fix), Some(decision_id)) = (car.fix, found.decision_id) else { return };
+        let is_near = fix.at.since_ms(found.purchase.at).abs() <= LEARN_WITHIN_MS;
+        if !is_near || fix.accuracy_m.is_some_and(|metres| metres > LEARN_WITHIN_M) {
+            return;
+        }
+        let lesson = StationLesson {
+            merchant: found.purchase.merchant.clone(),
+            position: fix.position,
+            vehicle_id: car.vehicle_id.clone(),
+            decision_id,
+        };
+        let shared = self.shared.clone();
+        // In its own time: an import may hold the desk.
+        actix::spawn(async move {
+            if let Err(error) = desk::edit(shared, Edit::LearnStation(lesson), Principal::gateway(), None).await {
+                tracing::debug!(%error, "a purchase taught no place");
             }
-            Err(_) => return (None, None),
+        });
+    }
+
+    /// The car around the purchase, from its own record and its track, and its class; `None` when there is no such car.
+    async fn car_around(
+        &self,
+        found: &Reconciliation,
+        now: Timestamp,
+    ) -> Result<(Option<CarAround>, Option<String>), GuardError> {
+        let Some(vehicle) = found.vehicle_id.clone() else { return Ok((None, None)) };
+        let asked = tokio::time::timeout(VEHICLE_WITHIN, (self.ask_vehicle)(vehicle.clone())).await;
+        let snapshot = match asked {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(AskError::Refused(refusal))) if refusal.kind == RefusalKind::NotFound => return Ok((None, None)),
+            Ok(Err(_)) | Err(_) => return Err(GuardError::Storage("the vehicle does not answer")),
         };
         let details = &snapshot.vehicle.details;
         let about = AboutCar {
@@ -302,8 +364,14 @@ impl Settler {
             previous_at: found.previous_at,
             is_final: found.is_final_at(now),
         };
-        let car = CarAround::from_track(about, at, points.iter().flat_map(track_points));
-        (Some(car), details.class.clone())
+        let (store, at) = (self.shared.store.clone(), found.purchase.at);
+        let (from, until) = (at.plus_ms(-TRACK_BEFORE_MS), now.min(at.plus_ms(TRACK_AFTER_MS)));
+        // Reading a day of reports takes longer than an answer may: not on the guard's thread.
+        let car = off_thread(move || {
+            let points = store.observations(&vehicle, from, until, TRACK_POINTS)?;
+            Ok::<_, ReadError>(CarAround::from_track(about, at, points.iter().flat_map(track_points)))
+        });
+        Ok((Some(car.await??), details.class.clone()))
     }
 
     /// Makes it durable, with what it means for the alert, and then tells.
@@ -311,10 +379,11 @@ impl Settler {
         &self,
         mut found: Reconciliation,
         finding: Finding,
-        posting: Option<&Posting>,
+        posted: Option<(&Posting, String)>,
         now: Timestamp,
     ) -> Result<(), GuardError> {
         let shared = &self.shared;
+        let (posting, posting_key) = posted.unzip();
         // An operator may be changing the same alert: one after the other.
         let _desk = match finding {
             Finding::Confirm(_) | Finding::Withdraw(_) => Some(shared.desk.lock().await),
@@ -347,7 +416,7 @@ impl Settler {
                 Some(posting) => Principal { role: Role::Payment, subject: posting.source.clone() },
                 None => Principal::gateway(),
             },
-            idempotency: posting.map(idempotency).transpose()?,
+            idempotency: posting_key.map(idempotency).transpose()?,
             events,
             view,
         };
@@ -410,11 +479,12 @@ impl Settler {
         let mut spending = self.shared.spending();
         if found.is_given_back() {
             spending.forget(card, source, id);
-        } else if posting.kind == PostingKind::Capture {
-            if found.decision_id.is_none() && found.card_id.is_some() {
-                spending.ask(&found.purchase, &found.station);
+        } else if posting.kind == PostingKind::Capture && found.card_id.is_some() {
+            // It is not there when a reversal came first, or when we were not asked.
+            spending.ask(&found.purchase, &found.station);
+            if found.taken_currency().eq_ignore_ascii_case(&found.purchase.amount.currency) {
+                spending.correct(card, source, id, found.taken_minor());
             }
-            spending.correct(card, source, id, found.taken_minor());
         }
     }
 }
@@ -425,12 +495,8 @@ fn track_points(point: &Observation) -> Vec<(Timestamp, Vec<(String, SignalValue
     signals.into_iter().map(|(path, SignalRow { value, at })| (at, vec![(path, value)])).collect()
 }
 
-fn idempotency(posting: &Posting) -> Result<Idempotency, GuardError> {
-    Ok(Idempotency {
-        key: format!("{}/posting/{}", posting.source, posting.posting_id),
-        body: "posting".into(),
-        answer: raw(&())?,
-    })
+fn idempotency(key: String) -> Result<Idempotency, GuardError> {
+    Ok(Idempotency { key, body: "posting".into(), answer: raw(&())? })
 }
 
 /// With the card's other records, so that one history tells all of it.

@@ -19,14 +19,21 @@ impl StepUps {
     /// Reads those that still matter (blocks).
     pub fn load(store: &dyn Store, now: Timestamp) -> Result<Self, ReadError> {
         let mut kept = HashMap::new();
-        let page = store.scan(Table::StepUps, "", None, MAX.min(1_000), Order::Descending)?;
-        for (key, row) in &page.rows {
-            let asked: StepUp = serde_json::from_str(row.get())
-                .map_err(|error| ReadError::Damaged(format!("step-up {key}: {error}")))?;
-            if now.since_ms(asked.asked_at) > KEPT_MS {
-                break;
+        let mut after: Option<String> = None;
+        'pages: while kept.len() < MAX {
+            let page = store.scan(Table::StepUps, "", after.as_deref(), 500, Order::Descending)?;
+            for (key, row) in &page.rows {
+                let asked: StepUp = serde_json::from_str(row.get())
+                    .map_err(|error| ReadError::Damaged(format!("step-up {key}: {error}")))?;
+                if now.since_ms(asked.asked_at) > KEPT_MS {
+                    break 'pages;
+                }
+                kept.insert(asked.decision_id, asked);
             }
-            kept.insert(asked.decision_id, asked);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
         }
         Ok(Self(Mutex::new(kept)))
     }
@@ -39,9 +46,7 @@ impl StepUps {
     /// False: there is no room, and nobody is asked.
     pub fn put(&self, asked: StepUp, now: Timestamp) -> bool {
         let mut kept = self.kept();
-        if kept.len() >= MAX {
-            kept.retain(|_, earlier| now.since_ms(earlier.asked_at) <= KEPT_MS);
-        }
+        kept.retain(|_, earlier| now.since_ms(earlier.asked_at) <= KEPT_MS);
         let has_room = kept.len() < MAX || kept.contains_key(&asked.decision_id);
         if has_room {
             kept.insert(asked.decision_id, asked);
@@ -53,11 +58,20 @@ impl StepUps {
         self.kept().get(&id).cloned()
     }
 
-    /// The confirmed one that this purchase is tried again of, and when it was confirmed.
-    pub fn confirmation(&self, purchase: &Purchase) -> Option<(StepUp, Timestamp)> {
-        let kept = self.kept();
-        let confirmed = kept.values().filter_map(|asked| asked.confirms(purchase).map(|at| (asked, at)));
-        confirmed.max_by_key(|(_, at)| *at).map(|(asked, at)| (asked.clone(), at))
+    /// Takes the word that this purchase is tried again on, and when it was given: two tries at once do not both get
+    /// it. Give it back with [`StepUps::release`] where it was not needed.
+    pub fn claim(&self, purchase: &Purchase) -> Option<(StepUp, Timestamp)> {
+        let mut kept = self.kept();
+        let confirmed = kept.values_mut().filter_map(|asked| asked.confirms(purchase).map(|at| (asked, at)));
+        let (asked, at) = confirmed.max_by_key(|(_, at)| *at)?;
+        asked.is_used = true;
+        Some((asked.clone(), at))
+    }
+
+    pub fn release(&self, id: DecisionId) {
+        if let Some(asked) = self.kept().get_mut(&id) {
+            asked.is_used = false;
+        }
     }
 
     /// Those that wait for a word, oldest first; of one renter, or of all.

@@ -85,7 +85,7 @@ impl CarAround {
             level_before: before.level,
             level_after: after.level.filter(|_| driven_km.is_some()),
             driven_km: driven_km.filter(|km| *km > 0.0),
-            fix: nearest(at, moments.iter().filter_map(Moment::fix), |fix| fix.at),
+            fix: nearest(at, believed(&moments), |fix| fix.at),
             odometer_km: nearest(at, moments.iter().filter_map(Moment::odometer), |(_, at)| *at).map(|(km, _)| km),
             is_final,
         }
@@ -149,6 +149,19 @@ impl Moment {
             *name == path::LOW_VOLTAGE && value.as_text().is_some_and(|state| matches!(state, "OFF" | "LOCK"))
         })
     }
+}
+
+/// The positions that a car can have driven to from the one believed before: a receiver that leaps into the ocean and
+/// back says nothing of where the car was meanwhile.
+fn believed(moments: &[Moment]) -> impl Iterator<Item = Fix> {
+    let mut anchor: Option<Fix> = None;
+    moments.iter().filter_map(Moment::fix).filter(move |fix| {
+        let is_reached = anchor.is_none_or(|anchor| anchor.reaches(*fix));
+        if is_reached {
+            anchor = Some(*fix);
+        }
+        is_reached
+    })
 }
 
 /// The first of equals.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{AlertId, DecisionId, Money, Timestamp, VehicleId};
 use super::{
-    AlertKind, Captured, CardId, Check, CheckMode, CheckName, Decision, Fill, Posting, PostingKind, Purchase, Review,
-    ReviewVerdict, Settlement, StationLookup, Verdict,
+    AlertKind, Captured, CardId, Check, CheckMode, CheckName, Decision, Fill, Posting, PostingKind, Product, Purchase,
+    Review, ReviewVerdict, Settlement, StationLookup, Verdict,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,8 @@ pub enum Finding {
 pub enum Taken {
     New,
     Repeat,
+    /// It was taken before and says more now.
+    Completed,
     /// There are as many as are kept; it is counted and not kept.
     TooMany,
 }
@@ -140,7 +142,11 @@ impl Reconciliation {
     /// For a decision that said no: late reports may bear it out or not. `None` where nothing can change it.
     pub fn watching(decision: &Decision) -> Option<Self> {
         let ruling = &decision.ruling;
-        if ruling.settlement == Settlement::Enabled || decision.vehicle_id.is_none() {
+        // Only a position can come late and say another thing; a step-up accuses nobody.
+        let rests_on_place = ruling.failed_checks().all(|check| check.check == CheckName::Location);
+        let is_told = ruling.settlement == Settlement::Disabled && decision.alert_id.is_some();
+        // An increment is of an authorisation that has its own record.
+        if !is_told || !rests_on_place || decision.vehicle_id.is_none() || decision.follows.is_some() {
             return None;
         }
         let mut watched = Self::of_decision(decision)?;
@@ -214,9 +220,24 @@ impl Reconciliation {
         }
     }
 
+    /// More was approved under the same authorisation.
+    pub fn allow_more(&mut self, granted_minor: i64) {
+        self.allowed_minor = self.allowed_minor.map(|allowed| allowed.saturating_add(granted_minor));
+    }
+
     pub fn take(&mut self, posting: &Posting, now: Timestamp) -> Taken {
-        if self.postings.iter().any(|line| line.posting_id == posting.posting_id) {
-            return Taken::Repeat;
+        if let Some(line) = self.postings.iter_mut().find(|line| line.posting_id == posting.posting_id) {
+            let says_more = (line.fill.litres.is_none() && posting.fill.litres.is_some())
+                || (line.fill.product.is_none() && posting.fill.product.is_some());
+            if !says_more {
+                return Taken::Repeat;
+            }
+            // Networks tell of the money first and of the fuel later.
+            line.fill.litres = line.fill.litres.or(posting.fill.litres);
+            line.fill.product = line.fill.product.or(posting.fill.product);
+            self.enter(ReconciliationState::Pending, now);
+            self.review_at = Some(now);
+            return Taken::Completed;
         }
         if self.postings.len() >= Self::MAX_POSTINGS {
             return Taken::TooMany;
@@ -280,17 +301,29 @@ impl Reconciliation {
         matches!(self.state, ReconciliationState::Reversed | ReconciliationState::Expired)
     }
 
+    /// The currency that was taken, where it is another than was asked for; `XXX` = the network does not say.
+    pub fn taken_currency(&self) -> &str {
+        let asked = self.purchase.amount.currency.as_str();
+        let captures = self.postings.iter().filter(|line| line.kind == PostingKind::Capture);
+        let named = captures.map(|line| line.amount.currency.as_str()).filter(|code| *code != "XXX");
+        named.into_iter().find(|code| !code.eq_ignore_ascii_case(asked)).unwrap_or(asked)
+    }
+
     /// All captures as one, for the comparison with the car.
     pub fn captured(&self) -> Captured {
         let captures: Vec<&CaptureLine> =
             self.postings.iter().filter(|line| line.kind == PostingKind::Capture).collect();
-        let litres: Vec<f64> = captures.iter().filter_map(|line| line.fill.litres).collect();
+        // What does not go into the tank is bought beside the fuel and hides none of it.
+        let is_fuel = |line: &&&CaptureLine| !matches!(line.fill.product, Some(Product::Adblue | Product::Other));
+        let fuel: Vec<&&CaptureLine> = captures.iter().filter(is_fuel).collect();
+        let counted = if fuel.is_empty() { captures.iter().collect() } else { fuel };
+        let litres: Vec<f64> = counted.iter().filter_map(|line| line.fill.litres).collect();
         Captured {
-            amount: Money { amount_minor: self.taken_minor(), currency: self.purchase.amount.currency.clone() },
+            amount: Money { amount_minor: self.taken_minor(), currency: self.taken_currency().to_owned() },
             litres: (!litres.is_empty()).then(|| litres.iter().sum()),
-            product: captures.iter().rev().find_map(|line| line.fill.product),
+            product: counted.iter().find_map(|line| line.fill.product),
             odometer_km: self.purchase.prompts.odometer_km,
-            captures: captures.len() as u32,
+            captures: counted.len() as u32,
             allowed_minor: self.allowed_minor,
         }
     }
@@ -312,6 +345,7 @@ impl Reconciliation {
 
     /// Takes the comparison of what was taken with what the car shows, and says what it means for the alert.
     pub fn reviewed(&mut self, now: Timestamp, review: Review) -> Finding {
+        let known: Vec<CheckName> = self.failing().map(|check| check.check).collect();
         self.checks = review.checks;
         self.review_at = None;
         if self.is_given_back() {
@@ -327,7 +361,7 @@ impl Reconciliation {
         if !self.was_allowed {
             self.enter(ReconciliationState::Doubted, now);
             let text = "the network took the money although the answer was no";
-            return self.doubt(text.into());
+            return self.doubt(text.into(), true);
         }
         match review.verdict {
             ReviewVerdict::Pending => {
@@ -348,10 +382,13 @@ impl Reconciliation {
                 self.look_again(now);
                 let found: Vec<&str> = self.failing().map(|check| check.detail.as_str()).collect();
                 let found = found.join("; ");
-                self.doubt(found)
+                let is_news = self.failing().any(|check| !known.contains(&check.check));
+                self.doubt(found, is_news)
             }
             ReviewVerdict::Unverifiable => {
                 self.enter(ReconciliationState::Unverifiable, now);
+                // The car's late reports may still say something.
+                self.look_again(now);
                 self.raise_if_unasked()
             }
         }
@@ -361,9 +398,11 @@ impl Reconciliation {
         self.checks.iter().filter(|check| check.mode == CheckMode::On && check.verdict == Verdict::Fail)
     }
 
-    fn doubt(&self, found: String) -> Finding {
+    /// The same evidence again confirms nothing.
+    fn doubt(&self, found: String, is_news: bool) -> Finding {
         match self.alert_id {
-            Some(_) => Finding::Confirm(found),
+            Some(_) if is_news => Finding::Confirm(found),
+            Some(_) => Finding::Nothing,
             None => Finding::Raise(AlertKind::FillDoubted, found),
         }
     }
@@ -386,7 +425,8 @@ impl Reconciliation {
         if self.was_allowed || self.alert_id.is_none() {
             return Finding::Nothing;
         }
-        let place = self.checks.iter().find(|check| check.check == CheckName::Location);
+        let counts = |check: &&Check| check.check == CheckName::Location && check.mode == CheckMode::On;
+        let place = self.checks.iter().find(counts);
         let only_place = self.failed.iter().all(|name| *name == CheckName::Location);
         match place.map(|check| (check.verdict, check.detail.clone())) {
             Some((Verdict::Pass, detail)) if only_place => {

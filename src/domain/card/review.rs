@@ -286,6 +286,14 @@ impl Fill<'_> {
             .with(Evidence { allowed_km: Some(allowed_km), ..evidence })
     }
 
+    /// More was taken than the litres can have cost.
+    fn is_overpriced(&self) -> bool {
+        let amount = &self.captured.amount;
+        let ceiling = self.rules.tank_space.price_ceiling_minor.get(&amount.currency.to_ascii_lowercase());
+        let (Some(ceiling), Some(litres)) = (ceiling, self.litres()) else { return false };
+        fills_the_tank(self.product_sold()) && amount.amount_minor as f64 > litres * *ceiling as f64
+    }
+
     fn amount(&self) -> Finding {
         let Captured { amount, allowed_minor, .. } = self.captured;
         let evidence = Evidence {
@@ -295,6 +303,11 @@ impl Fill<'_> {
             ..Evidence::default()
         };
         let finding = match allowed_minor {
+            _ if self.is_overpriced() => Finding::fail(format!(
+                "{} minor units were captured for {:.1} l, which no litre costs",
+                amount.amount_minor,
+                self.litres().unwrap_or_default()
+            )),
             None => Finding::unknown("what was approved had no bound"),
             Some(_) if !amount.currency.eq_ignore_ascii_case(&self.purchase.amount.currency) => {
                 Finding::unknown("the capture is in another currency than what was approved")

@@ -114,6 +114,14 @@ impl SpendingLedger {
         }
     }
 
+    /// More is bought under it.
+    pub fn add(&mut self, card: &NetworkRef, source: &str, id: &AuthorizationId, amount_minor: i64) {
+        let bought = self.cards.get_mut(card).into_iter().flatten();
+        for earlier in bought.filter(|earlier| earlier.is_same(source, id)) {
+            earlier.amount.amount_minor = earlier.amount.amount_minor.saturating_add(amount_minor);
+        }
+    }
+
     /// What is really bought under it: less than was asked, or more.
     pub fn correct(&mut self, card: &NetworkRef, source: &str, id: &AuthorizationId, amount_minor: i64) {
         let bought = self.cards.get_mut(card).into_iter().flatten();
@@ -127,12 +135,20 @@ impl SpendingLedger {
     }
 }
 
+/// Tries of one purchase count as one, measured from the first: a chain of equal purchases is none.
 fn sum(before: &[&Bought], asked: &Bought) -> Spending {
     let mut spending = Spending::default();
-    for (index, earlier) in before.iter().enumerate() {
-        let is_tried_again = before[index + 1..].iter().any(|later| later.is_retry_of(earlier));
+    let mut in_order = before.to_vec();
+    in_order.sort_by_key(|earlier| earlier.at);
+    let mut firsts: Vec<&Bought> = Vec::new();
+    for earlier in in_order {
+        if !firsts.iter().any(|first| earlier.is_retry_of(first)) {
+            firsts.push(earlier);
+        }
+    }
+    for earlier in firsts {
         let age_ms = asked.at.since_ms(earlier.at);
-        if is_tried_again || asked.is_retry_of(earlier) || !(-RETRY_MS..=WEEK_MS).contains(&age_ms) {
+        if asked.is_retry_of(earlier) || !(-RETRY_MS..=WEEK_MS).contains(&age_ms) {
             continue;
         }
         let amount_minor =
@@ -197,6 +213,16 @@ mod tests {
         ledger.correct(&"ic_1".parse().unwrap(), "stripe", &"a2".parse().unwrap(), 40);
         assert_eq!(asked(&mut ledger, "a4", 90, 5, "9"), (2, 90, 2, 90), "no longer the same amount: two");
         assert_eq!(asked(&mut ledger, "a4", 90, 5, "9"), (2, 90, 2, 90), "asked twice is one");
+    }
+
+    /// A fixed sum every four minutes at an unattended pump was counted as one try without end.
+    #[test]
+    fn a_chain_of_equal_purchases_is_no_single_try() {
+        let mut ledger = SpendingLedger::default();
+        for number in 0..6 {
+            asked(&mut ledger, &format!("a{number}"), number * 4, 100, "1");
+        }
+        assert_eq!(asked(&mut ledger, "z", 60, 100, "1").0, 3);
     }
 
     #[test]

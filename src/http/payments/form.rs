@@ -195,7 +195,10 @@ impl<'a> Verdict<'a> {
     pub fn recorded(decided: &'a Decided, asked_minor: i64, partial_allowed: bool) -> Self {
         let fits_cap = decided.cap_minor.is_none_or(|cap| asked_minor <= cap || partial_allowed);
         let amount = decided.cap_minor.filter(|_| partial_allowed && decided.outcome == Outcome::ApproveCapped);
-        let approved = decided.settlement == Settlement::Enabled && fits_cap;
+        // An amount above what was judged was never judged.
+        let fits_question =
+            decided.asked_minor.is_none_or(|judged| asked_minor <= judged || decided.cap_minor.is_some());
+        let approved = decided.settlement == Settlement::Enabled && fits_cap && fits_question;
         let amount_minor = amount.map(|cap| cap.min(asked_minor)).filter(|amount| approved && *amount > 0);
         Self { approved, amount_minor, decided: Some(decided), fallback_reason: "" }
     }

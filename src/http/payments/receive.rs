@@ -203,6 +203,7 @@ impl<F: PaymentForm> Reception<'_, F> {
                     purchase: purchase.clone(),
                     source_event: source_event.clone(),
                     body_sha256: self.body_sha256.clone(),
+                    already_minor,
                     at: self.app.clock.now(),
                     is_approved: false,
                     cap_minor: None,

@@ -247,9 +247,9 @@ pub const KINDS: [About; 55] = [
     fraud(
         Kind::InflatedPrice,
         "litres at more than twice their price",
-        Neither,
+        Reconciliation,
         &["amount"],
-        "the amount is within what was allowed, and no check knows what a litre costs",
+        "the litres are known after the fill only",
     ),
     fraud(Kind::CarMoving, "car driving past while the card is read", Authorisation, &["ignition_and_motion"], ""),
     fraud(
