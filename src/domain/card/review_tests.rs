@@ -127,6 +127,16 @@ fn a_review_waits_for_the_level_after_and_for_nothing_else() {
 }
 
 #[test]
+fn litres_that_cost_more_than_any_litre_does_are_doubted() {
+    let of = |amount_minor, litres| {
+        let amount = Money { amount_minor, currency: "EUR".into() };
+        found(&reviewed(&Captured { amount, allowed_minor: Some(20_000), ..captured(litres) }, Some(&car())), Amount)
+    };
+    assert_eq!(of(6_400, 20.0), Verdict::Pass);
+    assert_eq!(of(6_401, 20.0), Verdict::Fail);
+}
+
+#[test]
 fn product_odometer_and_amount_are_looked_at_again() {
     let diesel = Captured { product: Some(Product::Diesel), ..captured(25.0) };
     assert_eq!(reviewed(&diesel, Some(&car())).verdict, ReviewVerdict::Doubted);
@@ -140,7 +150,7 @@ fn product_odometer_and_amount_are_looked_at_again() {
         (10_001, "USD", Some(10_000), Unknown),
     ] {
         let amount = Money { amount_minor, currency: currency.into() };
-        let captured = Captured { amount, allowed_minor, ..captured(25.0) };
+        let captured = Captured { amount, allowed_minor, ..captured(40.0) };
         assert_eq!(found(&reviewed(&captured, Some(&car())), Amount), expected, "{amount_minor} {currency}");
     }
     let charge = Captured { product: Some(Product::Electricity), ..captured(25.0) };
