@@ -150,7 +150,7 @@ fn product_odometer_and_amount_are_looked_at_again() {
         (10_001, "USD", Some(10_000), Unknown),
     ] {
         let amount = Money { amount_minor, currency: currency.into() };
-        let captured = Captured { amount, allowed_minor, ..captured(40.0) };
+        let captured = Captured { amount, allowed_minor, ..captured(50.0) };
         assert_eq!(found(&reviewed(&captured, Some(&car())), Amount), expected, "{amount_minor} {currency}");
     }
     let charge = Captured { product: Some(Product::Electricity), ..captured(25.0) };
