@@ -177,7 +177,7 @@ async fn what_cannot_be_delivered_is_a_dead_letter_that_can_be_tried_again() {
     assert_eq!(of("gone")["attempts"], 1);
     assert!(of("desk")["attempts"].as_u64() >= Some(2), "{letters:?}");
     assert!(of("desk")["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{letters:?}");
-    assert_eq!(gateway.metric("cardea_notifications_dead").await, 2.0);
+    until("it is counted", async || gateway.metric("cardea_notifications_dead").await == 2.0).await;
 
     // They are kept.
     until("they are stored", async || gateway.metric("cardea_notifier_checkpoints_total").await >= 2.0).await;
