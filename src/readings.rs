@@ -42,6 +42,7 @@ pub fn store(store: &LocalStore) -> Vec<Reading> {
         counter("store_streams_forgotten", "Stream positions beyond their bound", load(&counted.streams_forgotten)),
         counter("store_view_rebuilds", "Times the view was made anew", load(&counted.view_rebuilds)),
         counter("store_view_errors", "Times the view failed", load(&counted.view_errors)),
+        gauge("store_view_unflushed", "Records in the view and not on its disk", load(&counted.view_unflushed)),
         counter("store_reads_unavailable", "Reads that found no current view", load(&counted.reads_unavailable)),
         counter("store_snapshots", "Snapshots written", load(&counted.snapshots)),
         counter("store_snapshot_errors", "Snapshots that failed", load(&counted.snapshot_errors)),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, Context, Handler};
+use actix::{Actor, Arbiter, ArbiterHandle, Context, Handler};
 use cardea::actors::card_guard::{
     AskVehicle, Authorise, BUILT_IN_RULES, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts,
     StationImport,
@@ -150,6 +150,10 @@ impl Handler<AlertChanged> for Deaf {
 }
 
 fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
+    guard_on(&Arbiter::current(), store, ask_vehicle, deadline_ms)
+}
+
+fn guard_on(thread: &ArbiterHandle, store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
     let feed = Deaf.start();
     let parts = Parts {
         store,
@@ -161,7 +165,7 @@ fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Gu
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.recipient(),
     };
-    GuardHandle::start(parts, &Arbiter::current()).unwrap()
+    GuardHandle::start(parts, thread).unwrap()
 }
 
 fn car(is_rented: bool) -> Snapshot {
@@ -390,6 +394,31 @@ async fn an_answer_that_is_not_recorded_in_time_is_none_and_the_repeat_gets_it()
     store.set(Fate::Through);
     assert_eq!(guard.authorise(ask("a")).await.unwrap().outcome, Outcome::Decline);
     assert_eq!(decisions(&*store), 1);
+}
+
+#[actix::test]
+async fn a_guard_whose_thread_is_held_up_keeps_nobody_waiting_and_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let thread = Arbiter::new();
+    let guard = guard_on(&thread.handle(), store.clone(), switched(&Arc::new(Mutex::new(true))), 100);
+    add_card(&guard).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    assert!(thread.spawn_fn(move || drop(held.recv())));
+    let unanswered = guard.authorise(ask("a1")).await;
+    assert!(matches!(unanswered, Err(GuardError::Unknown)), "{unanswered:?}");
+    drop(release);
+    // The question still lay in the mailbox: its repeat finds it in flight or recorded.
+    let decided = loop {
+        match guard.authorise(ask("a1")).await {
+            Ok(decided) => break decided,
+            Err(GuardError::Unknown) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(decided.outcome, guard.authorise(ask("a1")).await.unwrap().outcome);
+    assert_eq!(decisions(&*store), 1);
+    thread.stop();
 }
 
 #[actix::test]

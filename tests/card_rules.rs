@@ -81,12 +81,27 @@ async fn rules_come_into_force_at_once_are_tried_out_first_and_outlive_a_kill() 
     let marked = gateway.post("/v1/card-rules", again).await.1["version"].as_str().expect("a version").to_owned();
     assert!(marked.starts_with("strict+"), "{marked}: a version's text never changes");
 
+    // Named like the store's own row: the gateway did not start again.
+    for odd in ["(active)", "file", "version/x"] {
+        assert_eq!(gateway.post("/v1/card-rules", json!({"text": rules(odd, true)})).await.0, 201, "{odd}");
+    }
+    assert_eq!(gateway.post("/v1/card-rules", json!({"text": rules("strict", false)})).await.0, 201);
+
     gateway.kill();
     gateway.launch().expect("it starts");
     assert_eq!(gateway.get("/v1/card-rules/active").await.1["version"], json!(marked));
+    let (_, page) = gateway.get("/v1/card-rules?limit=1000").await;
+    let names: Vec<&str> =
+        page["items"].as_array().expect("a list").iter().filter_map(|one| one["version"].as_str()).collect();
+    assert!(
+        ["(active)", "file", "version/x", "strict", "lenient"].iter().all(|name| names.contains(name)),
+        "{names:?}"
+    );
     assert_eq!(asked(&gateway, "iauth_4").await.1["rule_version"], json!(marked));
-    let (status, problem) = gateway.post("/v1/card-rules", json!({"text": "version = 1"})).await;
-    assert_eq!(status, 400, "{problem}");
+    for wrong in ["version = 1".to_owned(), rules("active", true)] {
+        let (status, problem) = gateway.post("/v1/card-rules", json!({"text": wrong})).await;
+        assert_eq!(status, 400, "{problem}");
+    }
     assert_eq!(gateway.get("/v1/card-rules/active").await.1["version"], json!(marked));
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use cardea::clock::Clock;
 use cardea::config::Data;
 use cardea::store::{
-    Append, AppendError, Expected, LocalStore, Order, Store, StorePosition, Table, ViewChange, verify,
+    Append, AppendError, Expected, LocalStore, NewRow, Order, Store, StorePosition, Table, ViewChange, verify,
 };
 use store_kit::*;
 
@@ -103,11 +103,11 @@ impl Run {
             0 => big_step(&stream, n, self.below(150_000) as usize),
             _ => big_step(&stream, n, self.below(2_000) as usize),
         };
-        step.view = vec![ViewChange {
-            table: Table::Rentals,
-            key: row.0.clone(),
-            value: row.1.map(|value| raw(&value.to_string())),
-        }];
+        let new_row = match row.1 {
+            Some(_) if self.below(2) == 0 => NewRow::OfEvent { event: 0, member: "n" },
+            value => value.map(|value| raw(&value.to_string())).into(),
+        };
+        step.view = vec![ViewChange { table: Table::Rentals, key: row.0.clone(), row: new_row }];
         if let Some(key) = &key {
             step.idempotency = keyed(&stream, n, key, "body").idempotency;
         }

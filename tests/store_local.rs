@@ -89,7 +89,7 @@ fn repeat_gets_the_first_answer_in_the_same_batch_and_after_a_restart() {
 fn scan_pages_through_a_prefix_in_both_orders() {
     let dir = scratch();
     let store = open(dir.path());
-    let row = |key: &str, value| ViewChange { table: Table::Cards, key: key.to_owned(), value };
+    let row = |key: &str, json: Option<_>| ViewChange { table: Table::Cards, key: key.to_owned(), row: json.into() };
     let keys = ["a/1", "a/2", "a/3", "a/4", "ab", "b/1"];
     let view = keys.iter().map(|key| row(key, Some(raw("1")))).collect();
     wait(store.append(Append { view, ..step("s", 1) })).unwrap();

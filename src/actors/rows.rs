@@ -112,6 +112,7 @@ impl Touched {
                 self.rentals.insert(*rental_id);
                 self.alerts.push(alert.clone());
             }
+            Event::FuelFell { alert, .. } => self.alerts.push(alert.clone()),
             Event::RentalMoved { rental_id, .. } | Event::RentalUsed { rental_id, .. } => {
                 self.rentals.insert(*rental_id);
             }
@@ -178,7 +179,7 @@ impl Touched {
 
 /// `None` only if the value does not serialise, which is a bug and is logged as one: the journal still has the events.
 pub fn row<T: Serialize>(table: Table, key: String, value: &T) -> Option<ViewChange> {
-    json(value).map(|value| ViewChange { table, key, value: Some(value) })
+    json(value).map(|value| ViewChange { table, key, row: value.into() })
 }
 
 pub fn json<T: Serialize>(value: &T) -> Option<Box<RawValue>> {

@@ -17,6 +17,13 @@ pub struct Level {
     pub at: Timestamp,
 }
 
+/// A level that fell while the car stood.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fall {
+    pub from: Level,
+    pub to: Level,
+}
+
 /// Follows one car's reports and knows its newest level at rest.
 #[derive(Debug, Clone, Default)]
 pub struct Gauge {
@@ -33,6 +40,9 @@ pub struct Gauge {
     low: f64,
     high: f64,
     filled_at: Option<Timestamp>,
+    /// The highest level since the car last drove that more than one sample bears out.
+    stood: Option<Level>,
+    fell: Option<Fall>,
 }
 
 impl Gauge {
@@ -48,6 +58,8 @@ impl Gauge {
     const DRIVEN_KM: f64 = 0.3;
     /// Less is the slope of a street.
     const FILL_PERCENT: f64 = 5.0;
+    /// Less is what sensors of parked cars show by themselves: temperature, a kerb, a poor sender.
+    const FALL_PERCENT: f64 = 10.0;
 
     /// Takes one moment's signals, whatever of them there is. Moments come in the order of their times.
     pub fn take<'a>(&mut self, at: Timestamp, signals: impl IntoIterator<Item = (&'a str, &'a SignalValue)>) {
@@ -104,6 +116,7 @@ impl Gauge {
     fn drive(&mut self) {
         self.has_driven = true;
         self.samples.clear();
+        self.stood = None;
     }
 
     fn take_level(&mut self, at: Timestamp, percent: f64) {
@@ -127,6 +140,7 @@ impl Gauge {
         self.samples.push(percent);
         let level = Level { percent: median(&self.samples), at };
         self.note_fill(level);
+        self.note_fall(level);
         self.rest = Some(level);
         self.has_driven = false;
     }
@@ -141,6 +155,28 @@ impl Gauge {
                 self.filled_at = Some(at);
             }
         }
+    }
+
+    /// Only as many samples as the median takes speak of a fall: one wrong value is no theft.
+    fn note_fall(&mut self, level: Level) {
+        if self.samples.len() < 2 {
+            return;
+        }
+        match self.stood {
+            Some(from) if from.percent - level.percent >= Self::FALL_PERCENT => {
+                if self.samples.len() == Self::SAMPLES {
+                    self.fell = Some(Fall { from, to: level });
+                    self.stood = Some(level);
+                }
+            }
+            Some(from) if level.percent < from.percent => {}
+            Some(_) | None => self.stood = Some(level),
+        }
+    }
+
+    /// The newest fall, not taken back by a later rise.
+    pub fn fell(&self) -> Option<Fall> {
+        self.fell
     }
 
     /// The newest level at rest, be it from before the last drive.
@@ -242,6 +278,24 @@ mod tests {
         assert_eq!(filled_at(&[off(0, 80.0), on(60), off(600, 60.0), off(900, 62.0)]), None);
         let twice = [off(0, 80.0), off(9, 98.0), on(60), off(600, 60.0), on(700), off(900, 90.0)];
         assert_eq!(filled_at(&twice), Some(900));
+    }
+
+    #[test]
+    fn a_level_that_falls_at_rest_is_noticed_and_one_that_was_driven_or_wavers_is_not() {
+        let off = |second, level| (second, Some(0.0), Some("OFF"), Some(level));
+        let on = |second| (second, Some(50.0), Some("ON"), None);
+        let fell = |reports: &[_]| gauge(reports).fell().map(|fall| (fall.from.percent, fall.to.percent));
+        let full = [off(0, 80.0), off(60, 80.4), off(120, 80.0)];
+        let after = |reports: &[Row]| fell(&[&full, reports].concat());
+        let drained = [off(180, 30.0), off(240, 30.2), off(300, 30.0)];
+        assert_eq!(after(&drained), Some((80.0, 30.0)));
+        assert_eq!(after(&drained[..2]), None, "not borne out yet");
+        assert_eq!(after(&[off(180, 0.0), off(240, 80.0), off(300, 80.0)]), None, "a sensor that blinked");
+        assert_eq!(after(&[&[on(200)], &drained[..]].concat()), None, "it drove");
+        assert_eq!(after(&[off(180, 72.0), off(240, 72.0), off(300, 72.0)]), None, "a kerb");
+        let slowly: Vec<Row> = (0..12).map(|step| off(180 + step * 60, 80.0 - 2.0 * step as f64)).collect();
+        assert_eq!(after(&slowly), Some((80.0, 68.0)), "a trickle");
+        assert_eq!(fell(&[&[off(0, 80.0)], &drained[..]].concat()), None, "one sample is no level to fall from");
     }
 
     #[test]

@@ -229,6 +229,9 @@ pub struct Money {
 }
 
 impl Money {
+    /// ISO 4217's code for no currency: whoever posted the amount named none, and it is that of the authorisation.
+    pub const NO_CURRENCY: &str = "XXX";
+
     /// How many decimals ISO 4217 gives the currency.
     pub fn decimals(&self) -> u32 {
         match self.currency.to_ascii_uppercase().as_str() {

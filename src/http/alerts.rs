@@ -22,7 +22,7 @@ pub struct AlertBody {
     pub alert_id: String,
     /// `card_declined`, `card_unverified` (declined for lack of knowledge, without a sign of misuse), `fill_doubted` (what
     /// was taken does not fit what the car got), `unasked_capture`, `purchase_disowned`, `payment_unreadable`,
-    /// `payment_fallback`, `late_return`, `outside_return_area`, or `card_missing`.
+    /// `payment_fallback`, `late_return`, `outside_return_area`, `card_missing`, or `fuel_fell`.
     pub kind: String,
     /// `info`, `warning` or `critical`.
     pub severity: String,

@@ -19,7 +19,7 @@ use super::usage::check_name;
 use super::vehicles::ListParams;
 use super::wire::{Items, Json, Query, idempotency, list_rows, parse_row, path_id, reply, row};
 use crate::domain::{ApiKeyId, Role, Timestamp};
-use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Table, ViewChange};
 
 /// `{"name":"renter app of Anna","role":"renter","subject":"anna"}`
 #[derive(Debug, Deserialize, ToSchema)]
@@ -122,7 +122,7 @@ pub async fn create(
         by: caller.principal,
         idempotency: idempotency.map(|key| Idempotency { key: key.key, body: key.body, answer: answer.clone() }),
         events: vec![raw(&event)?],
-        view: vec![ViewChange { table: Table::ApiKeys, key: api_key_id.to_string(), value: Some(answer) }],
+        view: vec![ViewChange { table: Table::ApiKeys, key: api_key_id.to_string(), row: answer.into() }],
     };
     let key = match app.store.append(append).await {
         Ok(_) => {
@@ -167,7 +167,7 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
         by: caller.principal,
         idempotency: None,
         events: vec![event],
-        view: vec![ViewChange { table: Table::ApiKeys, key: id.to_string(), value: None }],
+        view: vec![ViewChange { table: Table::ApiKeys, key: id.to_string(), row: NewRow::Removed }],
     };
     // Out of memory first: a key that is being deleted opens nothing, whatever becomes of the disk.
     app.api_keys.remove(id);

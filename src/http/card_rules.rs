@@ -10,7 +10,7 @@ use super::auth::Caller;
 use super::cards::{PageQuery, READERS, WRITERS};
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, PageOf, Query, idempotency, off_thread, parse_row, path_text, reply, row};
-use crate::actors::card_guard::{Edit, Edited, RuleOrigin, RuleVersion, is_rule_version, parse_rules};
+use crate::actors::card_guard::{Edit, Edited, RULE_VERSIONS, RuleOrigin, RuleVersion, parse_rules, rule_version_row};
 use crate::domain::Timestamp;
 use crate::domain::card::{Decision, RuleBook, judge};
 use crate::store::{Order, Store, Table};
@@ -55,11 +55,13 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<PageQuery>) 
     caller.require(READERS)?;
     let PageOf { limit, after } = query.0.page()?;
     let store = app.store.clone();
-    let page =
-        off_thread(move || store.scan(Table::CardRules, "", after.as_deref(), limit, Order::Ascending)).await??;
-    let rows = page.rows.iter().filter(|(key, _)| is_rule_version(key));
-    let items: Result<Vec<_>, Problem> = rows.map(|(_, row)| Ok(body(&app, &parse_row::<RuleVersion>(row)?))).collect();
-    Ok(reply(StatusCode::OK, &Items { items: items?, next: page.next }))
+    let after = after.map(|version| rule_version_row(&version));
+    let scan = move || store.scan(Table::CardRules, RULE_VERSIONS, after.as_deref(), limit, Order::Ascending);
+    let page = off_thread(scan).await??;
+    let next = page.next.as_deref().and_then(|key| key.strip_prefix(RULE_VERSIONS)).map(ToOwned::to_owned);
+    let items: Result<Vec<_>, Problem> =
+        page.rows.iter().map(|(_, row)| Ok(body(&app, &parse_row::<RuleVersion>(row)?))).collect();
+    Ok(reply(StatusCode::OK, &Items { items: items?, next }))
 }
 
 #[utoipa::path(get, path = "/v1/card-rules/{version}", tag = "card-rules", operation_id = "get_card_rules",
@@ -74,10 +76,7 @@ pub async fn get(app: web::Data<App>, request: HttpRequest, caller: Caller) -> R
     if name == "active" {
         return Ok(reply(StatusCode::OK, &body(&app, &app.guard.rule_version().0)));
     }
-    if !is_rule_version(&name) {
-        return Err(Problem::not_found("version"));
-    }
-    let version = row::<RuleVersion>(&app, Table::CardRules, name).await?;
+    let version = row::<RuleVersion>(&app, Table::CardRules, rule_version_row(&name)).await?;
     Ok(reply(StatusCode::OK, &body(&app, &version.ok_or_else(|| Problem::not_found("version"))?)))
 }
 

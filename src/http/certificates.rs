@@ -103,7 +103,7 @@ async fn change(
         view: vec![ViewChange {
             table: Table::Certificates,
             key: vehicle.to_string(),
-            value: Some(to_raw_value(&issued).map_err(broken)?),
+            row: to_raw_value(&issued).map_err(broken)?.into(),
         }],
     };
     Ok(app.store.append(append).await.map(|_| issued))

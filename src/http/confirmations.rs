@@ -13,7 +13,7 @@ use crate::actors::card_guard::{Edit, Edited};
 use crate::domain::card::StepUp;
 use crate::domain::{DecisionId, Role};
 
-const STAFF_WHO_SEE: &[Role] = &[Role::Admin, Role::Operator, Role::Auditor, Role::Renter];
+const READERS: &[Role] = &[Role::Admin, Role::Operator, Role::Auditor, Role::Renter];
 
 /// `{"decision_id":"…","vehicle_id":"WVW-1","rental_id":"…","amount_minor":5000,"currency":"EUR","merchant":"Q8 Corso
 /// Francia","asked_at":"…","expires_at":"…"}`
@@ -59,7 +59,7 @@ pub struct Confirm {
     description = "Those that wait for a word, oldest first. A renter sees their own.",
     responses((status = 200, body = ConfirmationPage)))]
 pub async fn list(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
-    caller.require(STAFF_WHO_SEE)?;
+    caller.require(READERS)?;
     let renter = (caller.principal.role == Role::Renter).then_some(caller.principal.subject.as_str());
     let items = app.guard.step_ups(renter).iter().map(ConfirmationBody::from).collect();
     Ok(reply(StatusCode::OK, &Items::<ConfirmationBody> { items, next: None }))

@@ -1,5 +1,6 @@
-//! `GET /v1/decisions/export`: everything on record about a card's purchases as CSV, for a dispute: each row with the
-//! number and the hash of its journal record, so that `cardea journal verify` shows that nothing was changed since.
+//! `GET /v1/decisions/export`: a card's own history in the journal as CSV, for a dispute: each row with the number and the
+//! hash of its record, so that `cardea journal verify` shows that nothing was changed since. What people did about an
+//! alert is in the alert's history (`/v1/audit?subject=alert/…`).
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;

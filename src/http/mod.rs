@@ -220,6 +220,13 @@ pub struct Entry {
 #[rustfmt::skip]
 pub fn table() -> Vec<Entry> {
     vec![
+        // The router tries the paths from the top, and a payment network waits for these.
+        at("/v1/payments/stripe").post(payments::stripe),
+        at("/v1/payments/authorizations").post(payments::authorizations),
+        at("/v1/payments/captures").post(payments::captures),
+        at("/v1/payments/reversals").post(payments::reversals),
+        at("/v1/payments/marqeta").post(payments::marqeta),
+        at("/v1/payments/lithic").post(payments::lithic),
         at("/v1/vehicles").get(vehicles::list).post(vehicles::register),
         at("/v1/vehicles/available").get(available::list),
         at("/v1/vehicles/{id}").get(vehicles::get).patch(vehicles::change),
@@ -268,12 +275,6 @@ pub fn table() -> Vec<Entry> {
         at("/v1/notifications/test").post(notifications::test),
         at("/v1/notifications/dead").get(notifications::dead),
         at("/v1/notifications/dead/{id}/retry").post(notifications::retry),
-        at("/v1/payments/stripe").post(payments::stripe),
-        at("/v1/payments/authorizations").post(payments::authorizations),
-        at("/v1/payments/captures").post(payments::captures),
-        at("/v1/payments/reversals").post(payments::reversals),
-        at("/v1/payments/marqeta").post(payments::marqeta),
-        at("/v1/payments/lithic").post(payments::lithic),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
         at("/v1/console/tickets").post(tickets::issue),

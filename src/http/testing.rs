@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
 use crate::metrics::Metrics;
 use crate::store::{
-    Append, AppendError, Appending, Epoch, Expected, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
-    StorePosition, Table,
+    Append, AppendError, Appending, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded, Store,
+    StoreHealth, StorePosition, Table,
 };
 use crate::token::Signer;
 
@@ -114,9 +114,14 @@ impl Content {
         }
         for change in step.view {
             let rows = self.tables.entry(change.table).or_default();
-            match change.value {
-                Some(value) => rows.insert(change.key, value),
-                None => rows.remove(&change.key),
+            match change.row {
+                NewRow::Json(json) => rows.insert(change.key, json),
+                NewRow::Removed => rows.remove(&change.key),
+                NewRow::OfEvent { event, member } => {
+                    let event: BTreeMap<String, Box<RawValue>> =
+                        serde_json::from_str(step.events[event as usize].get()).expect("an event is an object");
+                    rows.insert(change.key, event[member].clone())
+                }
             };
         }
         let Append { stream, at, by, events, .. } = step;

@@ -34,6 +34,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Records between two flushes of the view; losing what is not flushed costs only time.
 const FLUSH_RECORDS: u64 = 20_000;
 
+#[derive(Clone)]
 pub struct Applier {
     pub shared: Arc<Shared>,
     pub dir: PathBuf,
@@ -97,10 +98,13 @@ impl Applier {
             let worked = if is_idle { Ok(applied) } else { self.apply_next(&view, applied, durable) };
             let flushed = worked.and_then(|now| {
                 unflushed += now - applied;
-                if unflushed >= FLUSH_RECORDS || (is_idle && unflushed > 0) {
+                let is_due = unflushed >= FLUSH_RECORDS || (is_idle && unflushed > 0);
+                // A flush that finds no space ends the view, and queries with it; what it has in memory can be asked.
+                if is_due && !self.shared.is_disk_low() {
                     unflushed = 0;
                     view.flush()?;
                 }
+                self.shared.metrics.view_unflushed.store(unflushed, Ordering::Relaxed);
                 Ok(now)
             });
             match flushed {
@@ -213,7 +217,7 @@ impl Applier {
         let mut rows = found.rows().map_err(|error| format!("cannot read the snapshot: {error}"))?;
         while let Some((key, value)) = rows.next_row().map_err(|error| format!("cannot read the snapshot: {error}"))? {
             bytes += key.len() + value.len();
-            changes.set(key, Some(&value));
+            changes.set(key, Some(value));
             if bytes >= BATCH_BYTES {
                 view.apply(std::mem::take(&mut changes))?;
                 bytes = 0;
@@ -284,10 +288,9 @@ impl Batch {
     }
 
     fn add(&mut self, number: u64, place: Place, hash: Hash, body: &[u8]) -> Result<(), Problem> {
-        let (stream, view) = record::view_changes(number, body).map_err(|error| error.to_string())?;
-        for change in &view {
-            let value = change.value.as_ref().map(|value| value.get().as_bytes());
-            self.changes.set(super::view::row_key(change.table, &change.key), value);
+        let (stream, changes) = record::view_changes(number, place, body).map_err(|error| error.to_string())?;
+        for change in changes {
+            self.changes.set(change.key, change.value);
         }
         self.changes.index(stream, number, place);
         self.stamp.position = number;

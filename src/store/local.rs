@@ -23,6 +23,7 @@ use super::lock::Lock;
 use super::metrics::count;
 use super::open_error::OpenError;
 use super::reader::Reader;
+use super::row::Row;
 use super::shared::{CLOSED, DISK, Parts, QUEUE, Shared};
 use super::track::{Track, TrackWriter};
 use super::{
@@ -78,8 +79,18 @@ impl LocalStore {
         let (shared, journal) = open_journal(config, clock)?;
         let journal_id = journal.id();
         let applier = Applier { shared: Arc::clone(&shared), dir: dir.clone(), journal: journal_id };
-        if let Err(problem) = applier.prepare() {
-            tracing::error!(problem, "the view cannot be made; queries are unavailable until it can");
+        // In a thread like the one that goes on with it: the engine's own threads inherit what it is.
+        let prepared = spawn("store-view", {
+            let applier = applier.clone();
+            move || in_background(|| applier.prepare())
+        });
+        let prepared = prepared.map_err(|error| OpenError::io("cannot start a thread for", &dir, &error))?.join();
+        match prepared {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => {
+                tracing::error!(problem, "the view cannot be made; queries are unavailable until it can");
+            }
+            Err(_) => tracing::error!("the view could not be made: its engine panicked"),
         }
         let (track, track_writer) = Track::open(config, journal_id, &shared.clock)
             .map_err(|error| OpenError::io("cannot use the track in", &dir, &error))?;
@@ -109,19 +120,35 @@ impl LocalStore {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let committer = Committer::new(Arc::clone(&self.shared), journal, queue, self.dir.clone());
         threads.committer = Some(spawn("store-commit", move || committer.run()).map_err(failed)?);
-        threads.others.push(spawn("store-view", move || applier.run()).map_err(failed)?);
+        threads.others.push(spawn("store-view", move || in_background(|| applier.run())).map_err(failed)?);
         let shared = Arc::clone(&self.shared);
-        threads.others.push(spawn("store-track", move || track.run(&shared)).map_err(failed)?);
+        threads.others.push(spawn("store-track", move || in_background(|| track.run(&shared))).map_err(failed)?);
         let (shared, dir) = (Arc::clone(&self.shared), self.dir.clone());
         threads.others.push(spawn("store-keeper", move || keep(&shared, &dir)).map_err(failed)?);
         let (shared, dir, id, every) =
             (Arc::clone(&self.shared), self.dir.clone(), self.journal_id, self.snapshot_every);
-        threads.others.push(spawn("store-snapshot", move || snapshots(&shared, &dir, id, every)).map_err(failed)?);
+        threads.others.push(
+            spawn("store-snapshot", move || in_background(|| snapshots(&shared, &dir, id, every))).map_err(failed)?,
+        );
         Ok(())
     }
 
     pub fn metrics(&self) -> &StoreMetrics {
         &self.shared.metrics
+    }
+
+    /// The row itself, wherever it stands.
+    fn json(&self, row: Row) -> Result<Box<RawValue>, ReadError> {
+        let at = match row {
+            Row::Json(json) => return Ok(json),
+            Row::InJournal(at) => at,
+        };
+        let raw = self.shared.reader.at(at.place)?;
+        if raw.frame.number != at.number {
+            // The view is wrong, not the journal: a new view will be right.
+            return self.shared.with_view(|_| Err(format!("the view is wrong about record {}", at.number)));
+        }
+        record::row(&raw, &at)
     }
 
     /// Takes no more appends, finishes those in the queue, and leaves everything in order on disk. Blocks; may be
@@ -195,6 +222,17 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// How much the threads that nobody waits for step back for those that answer somebody.
+const BACKGROUND_NICE: i32 = 5;
+
+/// Does work that nobody waits for with less right to the processor. On Linux this is the calling thread's alone.
+fn in_background<T>(work: impl FnOnce() -> T) -> T {
+    if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE) {
+        tracing::debug!(%error, "a thread in the background keeps its priority");
+    }
+    work()
 }
 
 /// Verifies the journal and learns from it what admission and reading need.
@@ -367,7 +405,7 @@ impl Store for LocalStore {
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
         self.caught_up()?;
-        self.shared.with_view(|view| view.get(table, key))
+        self.shared.with_view(|view| view.get(table, key))?.map(|row| self.json(row)).transpose()
     }
 
     fn scan(
@@ -379,7 +417,9 @@ impl Store for LocalStore {
         order: Order,
     ) -> Result<Page, ReadError> {
         self.caught_up()?;
-        self.shared.with_view(|view| view.scan(table, prefix, after, limit.min(READ_MAX), order))
+        let found = self.shared.with_view(|view| view.scan(table, prefix, after, limit.min(READ_MAX), order))?;
+        let rows = found.rows.into_iter().map(|(key, row)| Ok((key, self.json(row)?))).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: found.next })
     }
 
     fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {

@@ -32,6 +32,8 @@ pub struct StoreMetrics {
     pub streams_forgotten: AtomicU64,
     pub view_rebuilds: AtomicU64,
     pub view_errors: AtomicU64,
+    /// Records in the view that it has only in memory.
+    pub view_unflushed: AtomicU64,
     /// Records durable but not in the view yet.
     pub applied_lag: AtomicU64,
     /// Batches that waited for the view in vain and went on.

@@ -19,6 +19,7 @@ mod open_error;
 mod reader;
 mod record;
 mod recovery;
+mod row;
 mod segment;
 mod shared;
 mod snapshot;
@@ -75,12 +76,37 @@ pub struct Idempotency {
     pub answer: Box<RawValue>,
 }
 
-/// One change of the view: `value = None` removes the row.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// One change of the view.
+#[derive(Debug, Clone)]
 pub struct ViewChange {
     pub table: Table,
     pub key: String,
-    pub value: Option<Box<RawValue>>,
+    pub row: NewRow,
+}
+
+/// What a row becomes.
+#[derive(Debug, Clone)]
+pub enum NewRow {
+    Removed,
+    Json(Box<RawValue>),
+    /// The value of this member of the step's event with this index. For what is written once and large: the row is then
+    /// no second copy but the place of the first, and each read of it is a read of the journal.
+    OfEvent {
+        event: u32,
+        member: &'static str,
+    },
+}
+
+impl From<Box<RawValue>> for NewRow {
+    fn from(json: Box<RawValue>) -> Self {
+        Self::Json(json)
+    }
+}
+
+impl From<Option<Box<RawValue>>> for NewRow {
+    fn from(json: Option<Box<RawValue>>) -> Self {
+        json.map_or(Self::Removed, Self::Json)
+    }
 }
 
 /// The tables of the view. Keys are UTF-8 and sort bytewise; values are JSON.

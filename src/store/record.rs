@@ -1,11 +1,17 @@
 //! The JSON part of a journal record, written by the caller's thread and read back by queries and the applier.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::frame::Body;
+use super::journal::Place;
 use super::reader::Raw;
-use super::{Append, AppendError, Idempotency, ReadError, Recorded, StorePosition, ViewChange};
+use super::row::InJournal;
+use super::view::row_key;
+use super::{Append, AppendError, Idempotency, NewRow, ReadError, Recorded, StorePosition, Table, ViewChange};
 use crate::domain::Principal;
 
 /// The most that events and view changes may take together. A vehicle with every command open and every history full
@@ -22,8 +28,30 @@ struct JsonOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     idem: Option<AnswerOut<'a>>,
     events: &'a [Box<RawValue>],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    view: &'a [ViewChange],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    view: Vec<ChangeOut<'a>>,
+}
+
+/// Neither a value nor a member: the row is removed.
+#[derive(Serialize)]
+struct ChangeOut<'a> {
+    table: Table,
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<(u32, &'a str)>,
+}
+
+impl<'a> From<&'a ViewChange> for ChangeOut<'a> {
+    fn from(change: &'a ViewChange) -> Self {
+        let (value, member) = match &change.row {
+            NewRow::Removed => (None, None),
+            NewRow::Json(json) => (Some(&**json), None),
+            NewRow::OfEvent { event, member } => (None, Some((*event, *member))),
+        };
+        Self { table: change.table, key: &change.key, value, member }
+    }
 }
 
 #[derive(Serialize)]
@@ -51,9 +79,32 @@ struct AnswerIn {
 }
 
 #[derive(Deserialize)]
-struct JsonView {
+struct JsonView<'a> {
+    #[serde(default, borrow)]
+    view: Vec<ChangeIn<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ChangeIn<'a> {
+    table: Table,
+    key: String,
+    #[serde(default, borrow)]
+    value: Option<&'a RawValue>,
     #[serde(default)]
-    view: Vec<ViewChange>,
+    member: Option<(u32, String)>,
+}
+
+#[derive(Deserialize)]
+struct JsonEvents<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+/// A change as the view and the snapshots keep it; no value removes the row.
+#[derive(Debug)]
+pub struct RowChange {
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
 }
 
 /// Writes the body of a step, checking every limit.
@@ -68,7 +119,13 @@ pub fn body(step: &Append) -> Result<Vec<u8>, AppendError> {
     let view: usize = step
         .view
         .iter()
-        .map(|change| change.key.len() + change.value.as_ref().map_or(0, |value| value.get().len()))
+        .map(|change| {
+            change.key.len()
+                + match &change.row {
+                    NewRow::Json(json) => json.get().len(),
+                    NewRow::Removed | NewRow::OfEvent { .. } => 0,
+                }
+        })
         .sum();
     if events + view > CONTENT_MAX {
         return Err(AppendError::TooLarge { limit: CONTENT_MAX });
@@ -83,7 +140,7 @@ pub fn body(step: &Append) -> Result<Vec<u8>, AppendError> {
         }
     }
     let idem = step.idempotency.as_ref().map(|idem| AnswerOut { body: &idem.body, answer: &idem.answer });
-    let json = JsonOut { by: &step.by, idem, events: &step.events, view: &step.view };
+    let json = JsonOut { by: &step.by, idem, events: &step.events, view: step.view.iter().map(Into::into).collect() };
     let mut out = Body::begin(step.at, &step.stream, key, events + view + 256);
     // Writing plain strings, lists and raw values to memory cannot fail; were it to, nothing was stored.
     serde_json::to_writer(&mut out, &json).map_err(|_| AppendError::TooLarge { limit: CONTENT_MAX })?;
@@ -123,11 +180,32 @@ pub fn answer(raw: &Raw, key: &str) -> Result<Option<(String, Box<RawValue>)>, R
     Ok(json.idem.map(|idem| (idem.body, idem.answer)))
 }
 
-/// The stream and the view changes of a record.
-pub fn view_changes(number: u64, bytes: &[u8]) -> Result<(&str, Vec<ViewChange>), ReadError> {
+/// The stream and the view changes of the record at this place.
+pub fn view_changes(number: u64, place: Place, bytes: &[u8]) -> Result<(&str, Vec<RowChange>), ReadError> {
     let body = parse(number, bytes)?;
-    let json: JsonView = json(number, body.json)?;
-    Ok((body.stream, json.view))
+    let json: JsonView<'_> = json(number, body.json)?;
+    let change = |change: ChangeIn<'_>| RowChange {
+        key: row_key(change.table, &change.key),
+        value: match (change.value, change.member) {
+            (Some(json), _) => Some(json.get().as_bytes().to_vec()),
+            (None, Some((event, member))) => Some(InJournal { number, place, event, member }.to_bytes()),
+            (None, None) => None,
+        },
+    };
+    Ok((body.stream, json.view.into_iter().map(change).collect()))
+}
+
+/// The row that stands in the journal.
+pub fn row(raw: &Raw, at: &InJournal) -> Result<Box<RawValue>, ReadError> {
+    let body = parse(raw.frame.number, &raw.body)?;
+    let events = json::<JsonEvents<'_>>(raw.frame.number, body.json)?.events;
+    let members = events
+        .get(at.event as usize)
+        .map(|event| json::<HashMap<Cow<'_, str>, &RawValue>>(raw.frame.number, event.get().as_bytes()));
+    let found = members.transpose()?.and_then(|members| members.get(at.member.as_str()).map(|row| (*row).to_owned()));
+    found.ok_or_else(|| {
+        ReadError::Damaged(format!("record {}: event {} has no {}", raw.frame.number, at.event, at.member))
+    })
 }
 
 pub fn parse(number: u64, bytes: &[u8]) -> Result<Body<'_>, ReadError> {

@@ -9,8 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::frame::{Hash, array, u32_at, u64_at};
-use super::reader::Reader;
-use super::view::row_key;
+use super::reader::{Raw, Reader};
 use super::{ReadError, record, segment};
 
 pub const DIR: &str = "snapshots";
@@ -155,7 +154,7 @@ pub fn make(
             if !go_on() {
                 return Ok(from);
             }
-            pass.add(raw.frame.number, raw.frame.hash, &raw.body)?;
+            pass.add(&raw)?;
             if pass.bytes >= PASS_BYTES {
                 break;
             }
@@ -175,15 +174,14 @@ struct Pass {
 }
 
 impl Pass {
-    fn add(&mut self, number: u64, hash: Hash, body: &[u8]) -> Result<(), ReadError> {
-        let (_, view) = record::view_changes(number, body)?;
-        for change in view {
-            let value = change.value.map(|value| value.get().as_bytes().to_vec());
-            self.bytes += change.key.len() + value.as_ref().map_or(0, Vec::len) + 64;
-            self.changes.insert(row_key(change.table, &change.key), value);
+    fn add(&mut self, raw: &Raw) -> Result<(), ReadError> {
+        let (_, changes) = record::view_changes(raw.frame.number, raw.place, &raw.body)?;
+        for change in changes {
+            self.bytes += change.key.len() + change.value.as_ref().map_or(0, Vec::len) + 64;
+            self.changes.insert(change.key, change.value);
         }
-        self.position = number;
-        self.hash = hash;
+        self.position = raw.frame.number;
+        self.hash = raw.frame.hash;
         Ok(())
     }
 }

@@ -7,11 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde_json::value::RawValue;
-
 use super::frame::{Hash, array, u64_at};
 use super::journal::Place;
-use super::{Order, Page, Table};
+use super::row::Row;
+use super::{Order, Table};
 
 /// sled takes this as a hint and may use some times more.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -89,7 +88,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    pub fn set(&mut self, key: Vec<u8>, value: Option<&[u8]>) {
+    pub fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.count += 1;
         match value {
             Some(value) => self.batch.insert(key, value),
@@ -103,7 +102,7 @@ impl Changes {
         let mut value = [0; 16];
         value[..8].copy_from_slice(&place.segment.to_le_bytes());
         value[8..].copy_from_slice(&place.offset.to_le_bytes());
-        self.set(key, Some(&value));
+        self.set(key, Some(value.to_vec()));
     }
 
     /// The stamp goes with the changes it speaks of: all of them are there, or none.
@@ -112,8 +111,15 @@ impl Changes {
         value[..16].copy_from_slice(&stamp.journal);
         value[16..24].copy_from_slice(&stamp.position.to_le_bytes());
         value[24..].copy_from_slice(&stamp.hash);
-        self.set(STAMP.to_vec(), Some(&value));
+        self.set(STAMP.to_vec(), Some(value.to_vec()));
     }
+}
+
+/// Some rows of a table, and where to go on.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub rows: Vec<(String, Row)>,
+    pub next: Option<String>,
 }
 
 #[derive(Debug)]
@@ -153,9 +159,9 @@ impl View {
         self.run(|db| db.flush()).map(drop)
     }
 
-    pub fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, Problem> {
+    pub fn get(&self, table: Table, key: &str) -> Result<Option<Row>, Problem> {
         let value = self.run(|db| db.get(row_key(table, key)))?;
-        value.map(|value| json(&value)).transpose()
+        value.map(|value| Row::parse(&value)).transpose()
     }
 
     pub fn scan(
@@ -165,7 +171,7 @@ impl View {
         after: Option<&str>,
         limit: usize,
         order: Order,
-    ) -> Result<Page, Problem> {
+    ) -> Result<Rows, Problem> {
         let prefix = row_key(table, prefix);
         let after = after.map(|after| row_key(table, after));
         // Table bytes and UTF-8 are below 0xFF, so this is past every key with the prefix.
@@ -175,23 +181,23 @@ impl View {
                 // The key after which nothing fits between: itself and a zero byte.
                 let from = after.map_or(prefix.clone(), |after| [after.as_slice(), &[0]].concat().max(prefix.clone()));
                 if from >= past {
-                    return Ok(Page::default());
+                    return Ok(Rows::default());
                 }
                 self.run(|db| db.range(from..past).take(limit + 1).collect::<sled::Result<Vec<_>>>())?
             }
             Order::Descending => {
                 let until = after.map_or(past.clone(), |after| after.min(past));
                 if until <= prefix {
-                    return Ok(Page::default());
+                    return Ok(Rows::default());
                 }
                 self.run(|db| db.range(prefix..until).rev().take(limit + 1).collect::<sled::Result<Vec<_>>>())?
             }
         };
         let has_more = rows.len() > limit;
-        let mut page = Page::default();
+        let mut page = Rows::default();
         for (key, value) in rows.into_iter().take(limit) {
             let key = std::str::from_utf8(&key[1..]).map_err(|_| "a key in the view is not text")?;
-            page.rows.push((key.to_owned(), json(&value)?));
+            page.rows.push((key.to_owned(), Row::parse(&value)?));
         }
         page.next = page.rows.last().filter(|_| has_more).map(|(key, _)| key.clone());
         Ok(page)
@@ -236,10 +242,6 @@ impl Drop for View {
             tracing::warn!("the view's engine panicked while closing");
         }
     }
-}
-
-fn json(value: &[u8]) -> Result<Box<RawValue>, Problem> {
-    serde_json::from_slice(value).map_err(|error| format!("a row of the view is not JSON: {error}"))
 }
 
 /// The view in use, if there is one.

@@ -52,7 +52,7 @@ pub fn step(stream: &str, n: u64) -> Append {
         view: vec![ViewChange {
             table: Table::Commands,
             key: format!("{n:08}"),
-            value: Some(raw(&serde_json::json!({ "stream": stream }).to_string())),
+            row: raw(&serde_json::json!({ "stream": stream }).to_string()).into(),
         }],
     }
 }

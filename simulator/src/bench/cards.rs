@@ -141,12 +141,17 @@ async fn stand_at(args: &CardArgs, place: Position) -> Result<JoinSet<()>, Failu
         parallel: 16,
     };
     let clients = fleet.clients(args.cards, false)?;
-    for (client, mut session) in fleet.connect_all(&clients).await? {
+    let sessions = fleet.connect_all(&clients).await?;
+    let count = sessions.len() as u32;
+    // Each has its own moment in the period, as in a fleet.
+    let mut place_in_turn = Duration::ZERO;
+    for (client, mut session) in sessions {
         let failed = |error| Failure::failed(format!("{}: {error}", client.name));
         report_place(&client.name, &mut session, 1, place).await.map_err(failed)?;
+        place_in_turn += REPORT_EVERY / count;
+        let mut moments = tokio::time::interval(REPORT_EVERY);
+        moments.reset_after(place_in_turn);
         standing.spawn(async move {
-            let mut moments = tokio::time::interval(REPORT_EVERY);
-            moments.tick().await;
             for seq in 2.. {
                 moments.tick().await;
                 if let Err(error) = report_place(&client.name, &mut session, seq, place).await {

@@ -322,7 +322,7 @@ impl Desk<'_> {
         rows: Vec<Row>,
         idempotency: Option<Idempotency>,
     ) -> Append {
-        let view = rows.into_iter().map(|(table, key, value)| ViewChange { table, key, value }).collect();
+        let view = rows.into_iter().map(|(table, key, json)| ViewChange { table, key, row: json.into() }).collect();
         Append {
             stream,
             expected: Expected::Any,

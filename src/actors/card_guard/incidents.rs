@@ -17,7 +17,7 @@ use crate::domain::card::{
     Spending, Unreadable,
 };
 use crate::domain::{AlertId, DecisionId, Principal, Role, Timestamp};
-use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, ReadError, Table, ViewChange};
 
 /// Answers without a judgement that wait for their record; more are counted and only in the log.
 const MAX_WAITING: usize = 10_000;
@@ -105,9 +105,20 @@ impl Shared {
     pub(super) async fn record_fallbacks(&self) {
         loop {
             let Some(next) = self.incidents.waiting().front().cloned() else { return };
-            if let Err(error) = self.record_fallback(&next).await {
-                tracing::warn!(%error, "an answer without a judgement waits for its record");
-                return;
+            match self.record_fallback(&next).await {
+                Ok(()) => {}
+                Err(
+                    error @ (GuardError::Refused(_) | GuardError::KeyReused | GuardError::Read(ReadError::Damaged(_))),
+                ) => {
+                    // It will never be taken, and those behind it may.
+                    self.counters.fallbacks_not_kept.inc();
+                    tracing::error!(authorisation = %next.purchase.authorization_id, approved = next.is_approved,
+                        why = next.why, %error, "an answer without a judgement is only in this log");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an answer without a judgement waits for its record");
+                    return;
+                }
             }
             self.incidents.waiting().pop_front();
         }
@@ -117,8 +128,8 @@ impl Shared {
         let decision = self.decision_of(fallback).await?;
         let alert = self.fallback_alert(fallback);
         let record = Record::of(&decision, alert.as_ref(), &Decided::from(&decision))?;
-        let (body, alert_body) = (record.decision.clone(), record.alert.clone());
-        match self.store.append(record.into_append(&decision, alert.as_ref(), Vec::new())).await {
+        let (step, told) = record.into_append(&decision, alert.as_ref(), Vec::new());
+        match self.store.append(step).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
                 return self.record_contradiction(&decision, &answer, alert).await;
@@ -126,8 +137,8 @@ impl Shared {
             Err(error) => return Err(error.into()),
         }
         self.count_as_heard(&decision);
-        self.decisions_feed.do_send(crate::actors::feed::DecisionMade(body.into()));
-        self.tell_of_fallback(&decision.purchase.source, alert.zip(alert_body));
+        self.decisions_feed.do_send(crate::actors::feed::DecisionMade(told.decision.into()));
+        self.tell_of_fallback(&decision.purchase.source, alert.zip(told.alert));
         Ok(())
     }
 
@@ -181,7 +192,7 @@ impl Shared {
         if !differs && alert.is_none() {
             return Ok(());
         }
-        let mut step = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
+        let (mut step, _) = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
         (step.events, step.view, step.idempotency) = (Vec::new(), Vec::new(), None);
         if differs {
             self.counters.contradictions.inc();
@@ -189,14 +200,14 @@ impl Shared {
             step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
             let heard = Reconciliation::of_decision(decision).filter(|_| decision.follows.is_none());
             if let Some(heard) = heard.filter(|heard| !self.settling.is_open(&heard.key)) {
-                step.view.extend(settle::rows(&heard, &raw(&heard)?)?);
+                step.view.extend(settle::rows(&heard, raw(&heard)?.into())?);
             }
         }
         let alert_body = alert.as_ref().map(raw).transpose()?;
         if let (Some(alert), Some(body)) = (&alert, &alert_body) {
             step.events.push(raw(&IncidentEvent::AlertOpened { alert: body })?);
-            let (key, value) = (alert.alert_id.to_string(), Some(body.clone()));
-            step.view.push(ViewChange { table: Table::Alerts, key, value });
+            let (key, row) = (alert.alert_id.to_string(), body.clone().into());
+            step.view.push(ViewChange { table: Table::Alerts, key, row });
         }
         self.store.append(step).await?;
         if differs {
@@ -273,7 +284,8 @@ impl Shared {
                 Alert::for_payment(AlertId(self.clock.new_id()), AlertKind::PaymentUnreadable, about, text, now);
             let body = raw(&alert)?;
             events.push(raw(&IncidentEvent::AlertOpened { alert: &body })?);
-            view.push(ViewChange { table: Table::Alerts, key: alert.alert_id.to_string(), value: Some(body.clone()) });
+            let row = body.clone().into();
+            view.push(ViewChange { table: Table::Alerts, key: alert.alert_id.to_string(), row });
             told = Some((alert, body));
         }
         let step = Append {

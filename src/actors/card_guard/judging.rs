@@ -19,7 +19,7 @@ use crate::domain::card::{
 use crate::domain::rental::RentalState;
 use crate::domain::vehicle::Vehicle;
 use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, Timestamp, VehicleId};
-use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Table, ViewChange};
 
 /// Cards whose declines are counted at once.
 const MAX_DECLINING: usize = 10_000;
@@ -185,11 +185,11 @@ impl Judge {
         let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
         let decided = Decided::from(&decision);
         let record = Record::of(&decision, alert.as_ref(), &decided)?;
-        let (decision_body, alert_body) = (record.decision.clone(), record.alert.clone());
         // One that a posting overtook is linked to its decision when it is looked at.
         let watched = Reconciliation::watching(&decision).filter(|watched| !shared.settling.is_open(&watched.key));
         let begun = begun(watched.as_ref(), step_up.as_ref())?;
-        match shared.store.append(record.into_append(&decision, alert.as_ref(), begun)).await {
+        let (step, told) = record.into_append(&decision, alert.as_ref(), begun);
+        match shared.store.append(step).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
                 shared.counters.repeats.inc();
@@ -210,8 +210,8 @@ impl Judge {
         shared.counters.decided(decided.outcome);
         self.settle_spending(&decision.purchase, &decided, already_minor);
         self.allow_more(&decision);
-        shared.decisions_feed.do_send(DecisionMade(decision_body.into()));
-        if let (Some(alert), Some(body)) = (alert, alert_body) {
+        shared.decisions_feed.do_send(DecisionMade(told.decision.into()));
+        if let (Some(alert), Some(body)) = (alert, told.alert) {
             shared.counters.alerts_opened.inc();
             shared.tell_alert(&alert, body);
         }
@@ -235,7 +235,9 @@ impl Judge {
             Settlement::Disabled if decided.follows.is_none() => spending.forget(card_ref, source, authorization_id),
             Settlement::Disabled => {}
             Settlement::Enabled => {
-                let granted = decided.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+                // A repeat may name more than was judged; no more than that was approved.
+                let bounds = [decided.cap_minor, decided.asked_minor].into_iter().flatten();
+                let granted = bounds.fold(amount.amount_minor, i64::min);
                 spending.correct(card_ref, source, authorization_id, already_minor.saturating_add(granted));
             }
         }
@@ -315,13 +317,13 @@ fn step_up(decision: &Decision, renter: Option<InUseBy>, used: Option<StepUp>) -
 fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<Vec<ViewChange>, GuardError> {
     let mut rows = Vec::new();
     if let Some(watched) = watched {
-        rows.extend(settle::rows(watched, &raw(watched)?)?);
+        rows.extend(settle::rows(watched, raw(watched)?.into())?);
     }
     if let Some(step_up) = step_up {
         rows.push(ViewChange {
             table: Table::StepUps,
             key: step_up.decision_id.to_string(),
-            value: Some(raw(step_up)?),
+            row: raw(step_up)?.into(),
         });
     }
     Ok(rows)
@@ -330,9 +332,14 @@ fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<V
 /// A decision's JSON forms, made before the store is asked.
 pub(super) struct Record {
     events: Vec<Box<RawValue>>,
+    told: Told,
+    answer: Box<RawValue>,
+}
+
+/// What consoles are told once it is durable.
+pub(super) struct Told {
     pub decision: Box<RawValue>,
     pub alert: Option<Box<RawValue>>,
-    answer: Box<RawValue>,
 }
 
 #[derive(Serialize)]
@@ -350,19 +357,21 @@ impl Record {
         if let Some(alert) = &alert {
             events.push(raw(&DecisionEvent::AlertOpened { alert })?);
         }
-        Ok(Self { events, decision, alert, answer: raw(decided)? })
+        Ok(Self { events, told: Told { decision, alert }, answer: raw(decided)? })
     }
 
     /// `begun`: rows of what begins with the decision.
-    pub fn into_append(self, decision: &Decision, alert: Option<&Alert>, begun: Vec<ViewChange>) -> Append {
+    pub fn into_append(self, decision: &Decision, alert: Option<&Alert>, begun: Vec<ViewChange>) -> (Append, Told) {
         let purchase = &decision.purchase;
-        let put = |table, key: String, value| ViewChange { table, key, value: Some(value) };
-        let mut view = vec![put(Table::Decisions, decision.decision_id.to_string(), self.decision)];
-        if let (Some(alert), Some(body)) = (alert, self.alert) {
-            view.push(put(Table::Alerts, alert.alert_id.to_string(), body));
+        let put = |table, key: String, row| ViewChange { table, key, row };
+        // The first of the events, and by far the largest part of the record.
+        let itself = NewRow::OfEvent { event: 0, member: "decision" };
+        let mut view = vec![put(Table::Decisions, decision.decision_id.to_string(), itself)];
+        if let (Some(alert), Some(body)) = (alert, &self.told.alert) {
+            view.push(put(Table::Alerts, alert.alert_id.to_string(), body.clone().into()));
         }
         view.extend(begun);
-        Append {
+        let step = Append {
             stream: match &decision.card_id {
                 Some(card) => format!("card/{card}"),
                 None => format!("card/unknown/{}", purchase.card_ref),
@@ -382,6 +391,7 @@ impl Record {
             }),
             events: self.events,
             view,
-        }
+        };
+        (step, self.told)
     }
 }

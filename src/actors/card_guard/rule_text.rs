@@ -13,8 +13,8 @@ use crate::domain::card::{RuleBook, Rules};
 
 /// `config/card-rules.toml`: the rules where the operator names no other file.
 pub const BUILT_IN_RULES: &str = include_str!("../../../config/card-rules.toml");
-/// Many times the built-in text with a table for every class.
-const MAX_TEXT_LEN: usize = 256 * 1024;
+/// Many times the built-in text with a table for every class; a row of the view holds it.
+const MAX_TEXT_LEN: usize = 64 * 1024;
 const CLASS: &str = "class";
 const VEHICLE_CLASS: &str = "vehicle_class";
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::desk::{Desk, Edited, off_thread, parse, refused};
+use super::desk::{Desk, Edited, Row, off_thread, parse, refused};
 use super::{GuardError, parse_rules, raw};
 use crate::domain::card::RuleBook;
 use crate::domain::{Principal, RefusalKind, Timestamp};
-use crate::store::{ReadError, Store, Table, ViewChange};
+use crate::store::{ReadError, Store, Table};
 
 /// A version as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,17 +32,21 @@ pub enum RuleOrigin {
     Http,
 }
 
-/// The row that names the version in force; no version can have this name.
-const ACTIVE: &str = "(active)";
+/// Rows of versions begin so.
+pub const VERSIONS: &str = "version/";
+/// The row that names the version in force.
+const ACTIVE: &str = "active";
 /// The row with what the file said when it was last taken.
-const FILE: &str = "(file)";
-/// Rules with all their classes.
-pub const MAX_TEXT: usize = 64 * 1024;
+const FILE: &str = "file";
+
+pub fn version_row(version: &str) -> String {
+    format!("{VERSIONS}{version}")
+}
 
 pub struct ActiveRules {
     book: RwLock<(Arc<RuleBook>, Arc<RuleVersion>)>,
     /// Why the operator's file is not in force, if it is not.
-    pub file_problem: RwLock<Option<String>>,
+    file_problem: RwLock<Option<String>>,
 }
 
 impl ActiveRules {
@@ -55,7 +59,7 @@ impl ActiveRules {
         let damaged = |error: String| ReadError::Damaged(format!("the card rules: {error}"));
         let Some(row) = store.get(Table::CardRules, ACTIVE)? else { return Ok(None) };
         let active: String = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
-        let Some(row) = store.get(Table::CardRules, &active)? else { return Ok(None) };
+        let Some(row) = store.get(Table::CardRules, &version_row(&active))? else { return Ok(None) };
         let version: RuleVersion = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
         match parse_rules(&version.text) {
             Ok(book) => Ok(Some((book.renamed(&version.version), version))),
@@ -99,18 +103,13 @@ impl ActiveRules {
 }
 
 /// The rows of a version that comes into force.
-pub(super) fn rows(version: &RuleVersion) -> Result<Vec<ViewChange>, GuardError> {
-    let put = |key: &str, value| ViewChange { table: Table::CardRules, key: key.into(), value: Some(value) };
-    let mut rows = vec![put(&version.version, raw(version)?), put(ACTIVE, raw(&version.version)?)];
+fn rows(version: &RuleVersion) -> Result<Vec<Row>, GuardError> {
+    let put = |key: &str, json| (Table::CardRules, key.to_owned(), Some(json));
+    let mut rows = vec![put(&version_row(&version.version), raw(version)?), put(ACTIVE, raw(&version.version)?)];
     if version.origin == RuleOrigin::File {
         rows.push(put(FILE, raw(&version.text)?));
     }
     Ok(rows)
-}
-
-/// Is the row a version, and not one of ours?
-pub fn is_version(key: &str) -> bool {
-    key != ACTIVE && key != FILE
 }
 
 /// The journal's content: a variant or field, once released, keeps its name and meaning.
@@ -123,12 +122,13 @@ enum RulesEvent<'a> {
 impl Desk<'_> {
     /// A version's text never changes: the same name with another text gets a mark of that text.
     pub(super) async fn set_rules(&self, text: String, origin: RuleOrigin) -> Result<Edited, GuardError> {
-        if text.len() > MAX_TEXT {
-            return Err(refused(RefusalKind::Invalid, format!("the rules have more than {MAX_TEXT} bytes")));
-        }
         let book = parse_rules(&text).map_err(|problem| refused(RefusalKind::Invalid, problem))?;
         let named = book.version.clone();
-        let (store, key) = (self.shared.store.clone(), named.clone());
+        if named == ACTIVE {
+            let detail = format!("version: {ACTIVE} is what the version in force is asked for by");
+            return Err(refused(RefusalKind::Invalid, detail));
+        }
+        let (store, key) = (self.shared.store.clone(), version_row(&named));
         let known = off_thread(move || store.get(Table::CardRules, &key)).await??;
         let known: Option<RuleVersion> = known.map(|row| parse(&row)).transpose()?;
         let version = match known {
@@ -139,7 +139,6 @@ impl Desk<'_> {
         let (activated_at, by) = (self.shared.clock.now(), self.by.clone());
         let active = RuleVersion { version, text, activated_at, by, origin };
         let rows = rows(&active)?;
-        let rows = rows.into_iter().map(|row| (row.table, row.key, row.value)).collect();
         let event = RulesEvent::CardRulesActivated { version: &active.version };
         let edited = Edited::Rules(active.clone());
         self.record("card-rules".into(), &event, rows, &edited).await?;

@@ -17,13 +17,14 @@ use super::{AskVehicle, Decided, GuardError, Shared, raw};
 use crate::actors::rows::SignalRow;
 use crate::actors::vehicle::AskError;
 use crate::domain::card::{
-    AboutCar, AboutPayment, Alert, AlertKind, AuthorizationId, CarAround, Card, Decision, Fill, Finding, NetworkRef,
-    Posting, PostingKind, Prompts, Purchase, Reconciliation, ReconciliationState, ReviewVerdict, Taken, review,
+    AboutCar, AboutPayment, Alert, AlertKind, AuthorizationId, Captured, CarAround, Card, Decision, Fill, Finding,
+    NetworkRef, Posting, PostingKind, Prompts, Purchase, Reconciliation, ReconciliationState, ReviewVerdict, Taken,
+    review,
 };
 use crate::domain::twin::SignalValue;
 use crate::domain::{AlertId, Principal, RefusalKind, Role, Timestamp};
 use crate::store::{
-    Append, AppendError, Expected, Idempotency, Observation, Order, ReadError, Store, Table, ViewChange,
+    Append, AppendError, Expected, Idempotency, NewRow, Observation, Order, ReadError, Store, Table, ViewChange,
 };
 
 /// Authorisations that wait for another look at once, some 2 kB each.
@@ -153,10 +154,10 @@ impl Settling {
 }
 
 /// The rows of a reconciliation: itself, and whether it is to be looked at again.
-pub(super) fn rows(of: &Reconciliation, body: &RawValue) -> Result<Vec<ViewChange>, GuardError> {
-    let put = |key: String, value| ViewChange { table: Table::Reconciliations, key, value };
+pub(super) fn rows(of: &Reconciliation, itself: NewRow) -> Result<Vec<ViewChange>, GuardError> {
+    let put = |key: String, row| ViewChange { table: Table::Reconciliations, key, row };
     let again = of.review_at.map(|at| raw(&at)).transpose()?;
-    Ok(vec![put(row_key(&of.key), Some(body.to_owned())), put(format!("{OPEN}{}", of.key), again)])
+    Ok(vec![put(row_key(&of.key), itself), put(format!("{OPEN}{}", of.key), again.into())])
 }
 
 /// What became of an authorisation (blocks); `None` = nothing yet.
@@ -311,7 +312,10 @@ impl Settler {
         };
         let rules = self.shared.rules();
         let rules = rules.for_class(class.as_deref());
-        let compared = review(now, &found.purchase, &found.captured(), car.as_ref(), &found.station, rules);
+        let Purchase { card_ref, source, authorization_id, .. } = &found.purchase;
+        let beside = self.shared.spending().fuelled_beside(card_ref, source, authorization_id);
+        let captured = Captured { beside, ..found.captured() };
+        let compared = review(now, &found.purchase, &captured, car.as_ref(), &found.station, rules);
         let is_borne_out =
             compared.verdict == ReviewVerdict::Confirmed && found.state != ReconciliationState::Confirmed;
         let finding = found.reviewed(now, compared);
@@ -394,8 +398,9 @@ impl Settler {
         if let Some(posting) = posting {
             events.push(raw(&SettlingEvent::PaymentPosted { posting })?);
         }
+        let itself = NewRow::OfEvent { event: events.len() as u32, member: "reconciliation" };
         events.push(raw(&SettlingEvent::PaymentReviewed { reconciliation: &body })?);
-        view.extend(rows(&found, &body)?);
+        view.extend(rows(&found, itself)?);
         let mut told = None;
         if let Some((alert, is_new)) = alert {
             let body = raw(&alert)?;
@@ -404,7 +409,8 @@ impl Settler {
                 (false, true) => raw(&SettlingEvent::AlertConfirmed { alert: &body })?,
                 (false, false) => raw(&SettlingEvent::AlertWithdrawn { alert: &body })?,
             });
-            view.push(ViewChange { table: Table::Alerts, key: alert.alert_id.to_string(), value: Some(body.clone()) });
+            let row = body.clone().into();
+            view.push(ViewChange { table: Table::Alerts, key: alert.alert_id.to_string(), row });
             told = Some((alert, body, is_new));
         }
         let step = Append {
@@ -485,6 +491,7 @@ impl Settler {
             if found.taken_currency().eq_ignore_ascii_case(&found.purchase.amount.currency) {
                 spending.correct(card, source, id, found.taken_minor());
             }
+            spending.note_fuelled(card, source, id, found.fuelled());
         }
     }
 }

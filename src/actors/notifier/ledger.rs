@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::escalation::{Escalation, Watched};
 use super::outbox::{DeadLetter, Delivery, Outbox, Row, Stored};
 use crate::domain::{Principal, Timestamp};
-use crate::store::{Append, AppendError, Expected, Order, ReadError, Store, StorePosition, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, NewRow, Order, ReadError, Store, StorePosition, Table, ViewChange};
 
 pub const STREAM: &str = "notifier";
 const CURSOR: &str = "cursor";
@@ -97,8 +97,9 @@ pub async fn checkpoint(
     loop {
         let (mut view, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((what, row)) = rows.next_if(|_| bytes < MAX_RECORD_BYTES) {
-            bytes += row.key.len() + row.value.as_ref().map_or(0, |value| value.get().len());
-            changes.push((what, row.value.is_some()));
+            let json = if let NewRow::Json(json) = &row.row { Some(json) } else { None };
+            bytes += row.key.len() + json.map_or(0, |json| json.get().len());
+            changes.push((what, json.is_some()));
             view.push(row);
         }
         let is_last = rows.peek().is_none();
@@ -156,7 +157,7 @@ async fn append(
 }
 
 fn change(key: String, value: Option<Box<RawValue>>) -> ViewChange {
-    ViewChange { table: Table::Notifications, key, value }
+    ViewChange { table: Table::Notifications, key, row: value.into() }
 }
 
 fn raw<T: Serialize>(value: &T) -> Option<Box<RawValue>> {

@@ -346,11 +346,11 @@ impl VehicleActor {
 
     /// A state of the car may release what was held back, or settle what nobody answered for.
     fn review_if_seen_to_matter(&mut self, ctx: &mut Context<Self>) {
-        let matters = self.vehicle.commands.iter().any(|command| match command.state {
+        let decides_a_command = self.vehicle.commands.iter().any(|command| match command.state {
             CommandState::Unknown => true,
             _ => !command.state.is_final() && !command.was_sent && command.order.endangers_a_moving_car(),
         });
-        if matters {
+        if decides_a_command || self.vehicle.untold_fall(&self.twin).is_some() {
             self.durably(Request::Review, Principal::gateway(), ctx, Self::flush_outbox);
         }
     }

@@ -26,6 +26,8 @@ pub enum AlertKind {
     PaymentFallback,
     /// A rental has ended and the fuel card is not in its holder.
     CardMissing,
+    /// A car's fuel level fell while it stood: fuel was taken out, or it leaks.
+    FuelFell,
     /// A rental is over and its car has not come back to rest.
     LateReturn,
     /// A rental has ended with its car outside of where it is to be returned.
@@ -155,7 +157,8 @@ impl Alert {
             | AlertKind::PaymentFallback
             | AlertKind::LateReturn
             | AlertKind::OutsideReturnArea
-            | AlertKind::CardMissing => Severity::Warning,
+            | AlertKind::CardMissing
+            | AlertKind::FuelFell => Severity::Warning,
         };
         Self {
             alert_id,
@@ -195,11 +198,11 @@ impl Alert {
     }
 
     /// What is wrong with the end of a rental. No person is named.
-    pub fn for_return(
+    pub fn for_vehicle(
         alert_id: AlertId,
         kind: AlertKind,
         vehicle_id: VehicleId,
-        rental_id: RentalId,
+        rental_id: Option<RentalId>,
         text: String,
         at: Timestamp,
     ) -> Self {
@@ -210,7 +213,7 @@ impl Alert {
             vehicle_id: Some(vehicle_id),
             card_id: None,
             decision_id: None,
-            rental_id: Some(rental_id),
+            rental_id,
             state: AlertState::Open,
             text,
             opened_at: at,

@@ -46,7 +46,7 @@ pub use judge::{Outcome, Ruling, judge};
 pub use learn::{Agreed, Heard, Sighting, Sightings};
 pub use purchase::{Fill, Merchant, Posting, PostingKind, Product, Prompts, Purchase, Unreadable};
 pub use reconciliation::{CaptureLine, Finding, Reconciliation, ReconciliationState, Taken};
-pub use review::{Captured, Review, ReviewVerdict, review};
+pub use review::{Captured, Fuelled, Review, ReviewVerdict, review};
 pub use rules::{
     AmountRule, BadRule, BindingRule, ByCurrency, CardInCarRule, CardRule, CheckMode, FailPolicy, FuelLevelRule,
     HoursRule, HoursWindow, LevelRiseRule, LocationRule, MerchantRule, MotionRule, OdometerRule, ProductRule,

@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{AlertId, DecisionId, Money, Timestamp, VehicleId};
+use super::checks::fills_the_tank;
 use super::{
-    AlertKind, Captured, CardId, Check, CheckMode, CheckName, Decision, Fill, Posting, PostingKind, Product, Purchase,
-    Review, ReviewVerdict, Settlement, StationLookup, Verdict,
+    AlertKind, Captured, CardId, Check, CheckMode, CheckName, Decision, Fill, Fuelled, Posting, PostingKind, Product,
+    Purchase, Review, ReviewVerdict, Settlement, StationLookup, Verdict,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -301,11 +302,11 @@ impl Reconciliation {
         matches!(self.state, ReconciliationState::Reversed | ReconciliationState::Expired)
     }
 
-    /// The currency that was taken, where it is another than was asked for; `XXX` = the network does not say.
+    /// The currency that was taken, where it is another than was asked for.
     pub fn taken_currency(&self) -> &str {
         let asked = self.purchase.amount.currency.as_str();
         let captures = self.postings.iter().filter(|line| line.kind == PostingKind::Capture);
-        let named = captures.map(|line| line.amount.currency.as_str()).filter(|code| *code != "XXX");
+        let named = captures.map(|line| line.amount.currency.as_str()).filter(|code| *code != Money::NO_CURRENCY);
         named.into_iter().find(|code| !code.eq_ignore_ascii_case(asked)).unwrap_or(asked)
     }
 
@@ -325,7 +326,15 @@ impl Reconciliation {
             odometer_km: self.purchase.prompts.odometer_km,
             captures: counted.len() as u32,
             allowed_minor: self.allowed_minor,
+            beside: Vec::new(),
         }
+    }
+
+    /// What was fuelled for the tank, once it is known.
+    pub fn fuelled(&self) -> Option<Fuelled> {
+        let Captured { litres, product, .. } = self.captured();
+        let litres = litres.filter(|litres| fills_the_tank(product) && litres.is_finite() && *litres > 0.0)?;
+        Some(Fuelled { at: self.purchase.at, litres })
     }
 
     /// Is this the last look: later reports are not waited for?

@@ -28,6 +28,16 @@ pub struct Captured {
     /// What we approved at most, in minor units of the same currency; `None` = it had no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_minor: Option<i64>,
+    /// What the same card fuelled under other authorisations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Fuelled>,
+}
+
+/// Litres that were bought for a tank, and when they were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Fuelled {
+    pub at: Timestamp,
+    pub litres: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,19 +153,35 @@ impl Fill<'_> {
         self.captured.litres.or(self.purchase.fill.litres).filter(|litres| litres.is_finite() && *litres >= 0.0)
     }
 
+    /// What the amount buys at the highest price a litre has, where nothing else is said of it.
+    fn least_litres(&self) -> Option<f64> {
+        let is_unnamed = self.litres().is_none() && matches!(self.product_sold(), None | Some(Product::Other));
+        let amount = &self.captured.amount;
+        let is_paid = self.rules.level_rise.unnamed_is_fuel && is_unnamed && amount.amount_minor > 0;
+        let ceiling = self.price_ceiling().filter(|_| is_paid)?;
+        Some(amount.amount_minor as f64 / ceiling as f64)
+    }
+
+    /// Of a litre, in minor units.
+    fn price_ceiling(&self) -> Option<i64> {
+        let currency = self.captured.amount.currency.to_ascii_lowercase();
+        self.rules.tank_space.price_ceiling_minor.get(&currency).copied().filter(|ceiling| *ceiling > 0)
+    }
+
     fn car(&self) -> Result<&CarAround, String> {
         self.car.ok_or_else(|| "the car is not known".to_owned())
     }
 
-    /// The car, what its tank holds, and what was filled into it; the text says why that is not known.
+    /// The car, what its tank holds, and what was filled into it, at least; the text says why that is not known.
     fn tank(&self) -> Result<(&CarAround, f64, f64), String> {
         let car = self.car()?;
-        if !fills_the_tank(self.product_sold()) {
+        let least = self.least_litres();
+        if least.is_none() && !fills_the_tank(self.product_sold()) {
             return Err("what was bought does not go into the tank".to_owned());
         }
         let tank_litres = car.tank_litres.filter(|litres| litres.is_finite() && *litres > 0.0);
         let tank_litres = tank_litres.ok_or_else(|| format!("the size of {}'s tank is not known", car.vehicle_id))?;
-        let litres = self.litres().ok_or_else(|| "the network names no litres".to_owned())?;
+        let litres = self.litres().or(least).ok_or_else(|| "the network names no litres".to_owned())?;
         Ok((car, tank_litres, litres))
     }
 
@@ -225,10 +251,14 @@ impl Fill<'_> {
         let hidden =
             if after.percent >= rule.top_out_percent { (100.0 - after.percent) / 100.0 * tank_litres } else { 0.0 };
         let lacks = litres - rise - used - hidden;
+        // Each of several purchases would be borne out by the one rise that all of them share.
+        let shares = |other: &&Fuelled| other.at >= before.at && other.at <= after.at;
+        let beside: f64 = self.captured.beside.iter().filter(shares).map(|other| other.litres).sum();
         let evidence = Evidence {
             rise_litres: Some(round(rise)),
             tolerance_litres: Some(round(tolerance + used + hidden)),
             captures: Some(captures),
+            beside_litres: (beside > 0.0).then(|| round(beside)),
             ..evidence
         };
         // One of several captures explains the rise far better than all of them do.
@@ -237,9 +267,24 @@ impl Fill<'_> {
             && (rise - share).abs() <= tolerance / 2.0
             && (rise - share).abs() < (rise + used + hidden - litres).abs();
         let over = span(after.at.since_ms(before.at));
+        if self.least_litres().is_some() {
+            let text = format!(
+                "{vehicle}'s level rose by {rise:.1} l in {over}; {} minor units buy at least {litres:.1} l of any fuel",
+                self.captured.amount.amount_minor
+            );
+            let finding = match lacks <= tolerance {
+                // Too little to show, or nothing that was fuel.
+                true if rise <= tolerance => Finding::unknown(text),
+                holds => Finding::holds(holds, text),
+            };
+            return finding.with(evidence);
+        }
         let text = format!("{vehicle}'s level rose by {rise:.1} l in {over}; {litres:.1} l were bought");
         let finding = if is_one_rise {
             Finding::fail(format!("{text} in {captures} captures, of which one would do"))
+        } else if lacks <= tolerance && beside > 0.0 {
+            let text = format!("{text}, and {beside:.1} l with the same card over the same time");
+            Finding::holds(lacks + beside <= tolerance && rise - litres - beside <= tolerance, text)
         } else {
             Finding::holds(lacks <= tolerance && rise - litres <= tolerance, text)
         };
@@ -289,9 +334,8 @@ impl Fill<'_> {
     /// More was taken than the litres can have cost.
     fn is_overpriced(&self) -> bool {
         let amount = &self.captured.amount;
-        let ceiling = self.rules.tank_space.price_ceiling_minor.get(&amount.currency.to_ascii_lowercase());
-        let (Some(ceiling), Some(litres)) = (ceiling, self.litres()) else { return false };
-        fills_the_tank(self.product_sold()) && amount.amount_minor as f64 > litres * *ceiling as f64
+        let (Some(ceiling), Some(litres)) = (self.price_ceiling(), self.litres()) else { return false };
+        fills_the_tank(self.product_sold()) && amount.amount_minor as f64 > litres * ceiling as f64
     }
 
     fn amount(&self) -> Finding {

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::super::{Money, Position, Timestamp};
-use super::{AuthorizationId, LastPurchase, NetworkRef, Purchase, Spending, StationLookup};
+use super::{AuthorizationId, Fuelled, LastPurchase, NetworkRef, Purchase, Spending, StationLookup};
 
 const DAY_MS: i64 = 86_400_000;
 const WEEK_MS: i64 = 7 * DAY_MS;
@@ -21,6 +21,8 @@ struct Bought {
     station: Option<(super::StationId, Option<Position>)>,
     network_id: Option<String>,
     terminal_id: Option<String>,
+    /// Known once it is captured.
+    fuelled: Option<Fuelled>,
 }
 
 impl Bought {
@@ -40,6 +42,7 @@ impl Bought {
             station,
             network_id: purchase.merchant.network_id.clone(),
             terminal_id: purchase.merchant.terminal_id.clone(),
+            fuelled: None,
         }
     }
 
@@ -128,6 +131,20 @@ impl SpendingLedger {
         for earlier in bought.filter(|earlier| earlier.is_same(source, id)) {
             earlier.amount.amount_minor = amount_minor;
         }
+    }
+
+    /// Litres for the tank were captured under it.
+    pub fn note_fuelled(&mut self, card: &NetworkRef, source: &str, id: &AuthorizationId, fuelled: Option<Fuelled>) {
+        let bought = self.cards.get_mut(card).into_iter().flatten();
+        for earlier in bought.filter(|earlier| earlier.is_same(source, id)) {
+            earlier.fuelled = fuelled;
+        }
+    }
+
+    /// What was fuelled with the card under other authorisations.
+    pub fn fuelled_beside(&self, card: &NetworkRef, source: &str, id: &AuthorizationId) -> Vec<Fuelled> {
+        let bought = self.cards.get(card).into_iter().flatten();
+        bought.filter(|one| !one.is_same(source, id)).filter_map(|one| one.fuelled).collect()
     }
 
     pub fn cards(&self) -> usize {

@@ -277,6 +277,7 @@ impl Draft<'_> {
         self.start_and_end_rentals();
         self.renew_leases();
         self.tell_of_late_returns();
+        self.tell_of_fuel_that_fell();
         self.finish_endings();
     }
 

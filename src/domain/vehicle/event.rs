@@ -177,6 +177,12 @@ pub enum Event {
         rental_id: RentalId,
         alert: Alert,
     },
+    /// The level fell while the car stood.
+    FuelFell {
+        /// When the lower level was measured.
+        measured_at: Timestamp,
+        alert: Alert,
+    },
     KeyGranted {
         key: Key,
     },

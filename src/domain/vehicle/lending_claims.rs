@@ -7,7 +7,7 @@ use crate::domain::card::AlertKind;
 use crate::domain::command::{Ack, AckStatus};
 use crate::domain::key::{Delegation, KeyGrant, KeyState, RevocationEffect};
 use crate::domain::rental::{Approval, Lending, ReturnArea};
-use crate::domain::twin::{SignalValue, path};
+use crate::domain::twin::{Report, SignalValue, path};
 
 const MIN_MS: i64 = 60_000;
 
@@ -229,7 +229,7 @@ fn at_km(bench: &mut Bench, north_km: f64) {
 
 fn alerts(events: &[Event]) -> Vec<AlertKind> {
     let opened = events.iter().filter_map(|event| match event {
-        Event::ReturnDoubted { alert, .. } => Some(alert.kind),
+        Event::ReturnDoubted { alert, .. } | Event::FuelFell { alert, .. } => Some(alert.kind),
         _ => None,
     });
     opened.collect()
@@ -279,6 +279,44 @@ fn a_car_that_drives_on_is_told_of_once_and_never_stopped() {
     let events = bench.ask(Request::Review).expect("review");
     assert_eq!(alerts(&events), [], "once");
     assert!(bench.vehicle.outbox(&bench.twin).iter().all(|command| !command.order.endangers_a_moving_car()));
+}
+
+#[test]
+fn a_card_that_is_not_back_in_its_holder_is_told_at_the_end_of_the_rental() {
+    for (present, expected) in [(Some(false), vec![AlertKind::CardMissing]), (Some(true), vec![]), (None, vec![])] {
+        let (mut bench, rental) = rented("cabin", Lending::default());
+        if let Some(present) = present {
+            bench.report(&[(path::FUEL_CARD_PRESENT, SignalValue::Bool(present))]);
+        }
+        bench.ask(Request::EndRental { rental_id: rental.rental_id, by: renter("ann") }).expect("ended");
+        let ids = bench.send_all();
+        let mut events = Vec::new();
+        for command_id in ids {
+            let ack = Ack { command_id, at: bench.now, status: AckStatus::Succeeded, reason: None };
+            events.extend(bench.ask(Request::Ack(ack)).expect("ack"));
+        }
+        assert_eq!(alerts(&events), expected, "{present:?}");
+    }
+}
+
+#[test]
+fn fuel_that_leaves_a_standing_car_is_told_once_with_whoever_has_it() {
+    let (mut bench, rental) = rented("cabin", Lending::default());
+    let mut told = Vec::new();
+    let levels = [80.0, 80.0, 30.0, 30.0, 30.0, 30.0, 55.0, 55.0, 55.0, 12.0, 12.0, 12.0];
+    for (seq, percent) in (100..).zip(levels) {
+        bench.now = bench.now.plus_ms(60_000);
+        let off = (path::LOW_VOLTAGE.into(), SignalValue::Text("OFF".into()));
+        let signals = vec![off, (path::FUEL_PERCENT.into(), SignalValue::Number(percent))];
+        bench.twin.observe(bench.now, Report { boot: 1, seq, at: bench.now, signals });
+        let events = bench.ask(Request::Review).expect("review");
+        told.extend(events.iter().filter_map(|event| match event {
+            Event::FuelFell { alert, .. } => Some((percent, alert.kind, alert.rental_id)),
+            _ => None,
+        }));
+    }
+    let with = Some(rental.rental_id);
+    assert_eq!(told, [(30.0, AlertKind::FuelFell, with), (12.0, AlertKind::FuelFell, with)]);
 }
 
 /// At a gateway's start after hours without it, every rental that had ended meanwhile raised an alert at once.

@@ -21,6 +21,7 @@ pub use event::{Details, Event, Request};
 
 use super::card::AlertKind;
 use super::command::{Command, CommandState, FactKind, Order};
+use super::gauge::Fall;
 use super::key::{Key, Profile};
 use super::rental::{Lending, Rental, RentalState, RequestState, Usage, UsageRequest};
 use super::twin::Twin;
@@ -63,6 +64,9 @@ pub struct Vehicle {
     pub disabled: Functions,
     pub requests: Vec<UsageRequest>,
     pub rentals: Vec<Rental>,
+    /// The newest fall of the fuel level that people were told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fuel_fell_at: Option<Timestamp>,
     seen: Vec<SeenFacts>,
 }
 
@@ -111,6 +115,7 @@ impl Vehicle {
             disabled: Functions::NONE,
             requests: Vec::new(),
             rentals: Vec::new(),
+            fuel_fell_at: None,
             seen: Vec::new(),
         }
     }
@@ -170,6 +175,7 @@ impl Vehicle {
             Event::ReturnDoubted { rental_id, alert } => self.edit_rental(*rental_id, |rental| {
                 rental.is_late |= alert.kind == AlertKind::LateReturn;
             }),
+            Event::FuelFell { measured_at, .. } => self.fuel_fell_at = Some(*measured_at),
             Event::KeyGranted { key } => self.keys.push(key.clone()),
             Event::KeyLeased { key_id, until } => self.edit_key(*key_id, |key| key.leased_until = Some(*until)),
             Event::KeyDelegated { key_id, delegation } => {
@@ -266,6 +272,12 @@ impl Vehicle {
     /// What the car can do: as its unit reported, else as the operator said, else everything.
     pub fn capabilities(&self) -> Functions {
         self.reported.as_ref().map(|unit| unit.capabilities).or(self.details.capabilities).unwrap_or(Functions::ALL)
+    }
+
+    /// A fall of the level at rest that nobody was told of yet.
+    pub fn untold_fall(&self, twin: &Twin) -> Option<Fall> {
+        let is_new = |fall: &Fall| self.fuel_fell_at.is_none_or(|told| told < fall.to.at);
+        twin.gauge().fell().filter(is_new)
     }
 
     pub fn tank_litres(&self) -> Option<f64> {

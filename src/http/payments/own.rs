@@ -129,8 +129,6 @@ pub struct OwnPosted {
 }
 
 const SOURCE: &str = "own";
-/// ISO 4217's code for "no currency".
-const NO_CURRENCY: &str = "XXX";
 
 impl PaymentForm for Own {
     const SOURCE: &'static str = SOURCE;
@@ -311,7 +309,7 @@ fn posting(received: &Received<'_>, about: About<'_>) -> Result<Posting, Unfit> 
         Some(text) => fields::rfc3339("at", text)?,
         None => fields::unix("at", received.signed.at_s)?,
     };
-    let currency = about.currency.unwrap_or(NO_CURRENCY);
+    let currency = about.currency.unwrap_or(Money::NO_CURRENCY);
     let amount: Money = fields::money(["amount_minor", "currency"], Some(about.amount_minor), Some(currency))?;
     Ok(Posting {
         source: SOURCE.to_owned(),

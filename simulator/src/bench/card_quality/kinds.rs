@@ -189,15 +189,15 @@ pub const KINDS: [About; 55] = [
     fraud(
         Kind::SiphonedMuch,
         "siphoned off after the fill",
-        Neither,
-        &["level_drop"],
-        "the purchase is right; the theft comes after it and shows as a falling level only",
+        Reconciliation,
+        &["fuel_fell"],
+        "the purchase is right; the theft comes after it and shows as a falling level at rest",
     ),
     fraud(
         Kind::SiphonedLittle,
         "a little siphoned off",
         Neither,
-        &["level_drop"],
+        &["fuel_fell"],
         "after the purchase, and within the sensor's noise",
     ),
     fraud(
@@ -218,16 +218,16 @@ pub const KINDS: [About; 55] = [
     fraud(
         Kind::ShopGoodsUnnamed,
         "shop goods, nothing named",
-        Neither,
+        Reconciliation,
         &["product", "level_rise"],
-        "a capture without litres and product names nothing to compare",
+        "a capture without litres and product is taken for fuel, and no fuel came",
     ),
     fraud(
         Kind::SplitPurchase,
         "split into three small ones",
-        Neither,
+        Reconciliation,
         &["velocity", "level_rise"],
-        "three a day are within what is usual, and each alone is borne out by the same rise of the level",
+        "three a day are within what is usual; all of them together are not borne out by one rise of the level",
     ),
     fraud(Kind::ManyPurchases, "many small ones in a row", Authorisation, &["velocity"], ""),
     fraud(

@@ -9,7 +9,7 @@ use super::kinds::{KINDS, Kind, Phase};
 use super::play::{Played, Record};
 
 /// Alerts after the answer that say a fill was not right; all others tell of an answer, or only inform.
-const DOUBTS: [&str; 2] = ["fill_doubted", "purchase_disowned"];
+const DOUBTS: [&str; 3] = ["fill_doubted", "purchase_disowned", "fuel_fell"];
 /// What a run must reach of the misuses that can be seen.
 const RECALL_BAR: f64 = 0.95;
 
@@ -96,7 +96,13 @@ impl Outcome {
         let kind = alert["kind"].as_str().unwrap_or("unknown");
         match (DOUBTS.contains(&kind), alert["state"] == "withdrawn") {
             (true, true) => self.was_withdrawn = true,
-            (true, false) => self.was_doubted = true,
+            (true, false) => {
+                self.was_doubted = true;
+                // The others are told of with the checks that found them.
+                if kind == "fuel_fell" {
+                    self.told_by.insert(kind.to_owned());
+                }
+            }
             (false, _) => {
                 self.notices.insert(kind.to_owned());
             }

@@ -51,6 +51,8 @@ evidence! {
     rise_litres: f64,
     tolerance_litres: f64,
     captures: u32,
+    /// Bought with the same card over the same time, under other authorisations.
+    beside_litres: f64,
     price_ceiling_minor: i64,
     product: Product,
     fuel_type: String,

@@ -3,8 +3,10 @@
 use super::{Draft, missing, refuse};
 use crate::domain::card::{Alert, AlertKind};
 use crate::domain::command::{CommandState, Order};
+use crate::domain::gauge::Fall;
 use crate::domain::key::{Key, KeyGrant, Profile};
 use crate::domain::rental::{Approval, Lending, Rental, RentalPassage, RentalState, RequestState, UsageRequest};
+use crate::domain::twin::path;
 use crate::domain::vehicle::{Event, Vehicle};
 use crate::domain::{
     AlertId, CommandId, Function, Functions, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role,
@@ -181,6 +183,11 @@ impl Draft<'_> {
         (beyond_m > 0.0).then_some(beyond_m)
     }
 
+    /// Only a car with a sensor says so, and only when it changes: an old word counts.
+    fn is_fuel_card_missing(&self) -> bool {
+        self.context.twin.signal(path::FUEL_CARD_PRESENT).and_then(|signal| signal.value.as_bool()) == Some(false)
+    }
+
     /// A car that drives on after its rental is not stopped: people are told.
     pub(super) fn tell_of_late_returns(&mut self) {
         let now = self.context.now;
@@ -196,9 +203,27 @@ impl Draft<'_> {
         }
     }
 
+    /// Fuel that leaves a standing car was bought rightly, and goes elsewhere or into the ground.
+    pub(super) fn tell_of_fuel_that_fell(&mut self) {
+        let Some(fall) = self.vehicle.untold_fall(self.context.twin) else { return };
+        let Fall { from, to } = fall;
+        let rental = self.vehicle.rentals.iter().find(|rental| rental.state == RentalState::Active);
+        let litres = self.vehicle.tank_litres().map(|tank| (from.percent - to.percent) / 100.0 * tank);
+        let litres = litres.map_or_else(String::new, |litres| format!(", about {litres:.0} l,"));
+        let text = format!(
+            "Vehicle {}: its fuel level fell from {:.0} % to {:.0} %{litres} while it stood, between {} and {}.",
+            self.vehicle.vehicle_id, from.percent, to.percent, from.at, to.at
+        );
+        let (alert_id, at) = (AlertId((self.context.new_id)()), self.context.now);
+        let vehicle_id = self.vehicle.vehicle_id.clone();
+        let rental_id = rental.map(|rental| rental.rental_id);
+        let alert = Alert::for_vehicle(alert_id, AlertKind::FuelFell, vehicle_id, rental_id, text, at);
+        self.push(Event::FuelFell { measured_at: to.at, alert });
+    }
+
     fn doubt_return(&mut self, kind: AlertKind, rental_id: RentalId, text: String) {
         let (alert_id, at) = (AlertId((self.context.new_id)()), self.context.now);
-        let alert = Alert::for_return(alert_id, kind, self.vehicle.vehicle_id.clone(), rental_id, text, at);
+        let alert = Alert::for_vehicle(alert_id, kind, self.vehicle.vehicle_id.clone(), Some(rental_id), text, at);
         self.push(Event::ReturnDoubted { rental_id, alert });
     }
 
@@ -400,6 +425,11 @@ impl Draft<'_> {
                     self.vehicle.vehicle_id
                 );
                 self.doubt_return(AlertKind::OutsideReturnArea, rental_id, text);
+            }
+            if !is_taken && self.is_fuel_card_missing() {
+                let vehicle = &self.vehicle.vehicle_id;
+                let text = format!("Vehicle {vehicle}: its rental has ended and its fuel card is not in the holder.");
+                self.doubt_return(AlertKind::CardMissing, rental_id, text);
             }
         }
     }
