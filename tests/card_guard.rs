@@ -404,7 +404,9 @@ async fn a_guard_whose_thread_is_held_up_keeps_nobody_waiting_and_forgets_nothin
     let guard = guard_on(&thread.handle(), store.clone(), switched(&Arc::new(Mutex::new(true))), 100);
     add_card(&guard).await;
     let (release, held) = std::sync::mpsc::channel::<()>();
-    assert!(thread.spawn_fn(move || drop(held.recv())));
+    assert!(thread.spawn_fn(move || {
+        let _ = held.recv();
+    }));
     let unanswered = guard.authorise(ask("a1")).await;
     assert!(matches!(unanswered, Err(GuardError::Unknown)), "{unanswered:?}");
     drop(release);

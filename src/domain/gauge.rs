@@ -33,6 +33,8 @@ pub struct Gauge {
     /// Since when the car is known to stand.
     standing_since: Option<Timestamp>,
     is_off: bool,
+    /// Since when the ignition is known to be on.
+    on_since: Option<Timestamp>,
     /// It was seen to drive after `rest`.
     has_driven: bool,
     odometer_km: Option<f64>,
@@ -58,6 +60,8 @@ impl Gauge {
     const DRIVEN_KM: f64 = 0.3;
     /// Less is the slope of a street.
     const FILL_PERCENT: f64 = 5.0;
+    /// An engine that idles for longer burns what a fall would otherwise show.
+    const IDLING_MS: i64 = 1_800_000;
     /// Less is what sensors of parked cars show by themselves: temperature, a kerb, a poor sender.
     const FALL_PERCENT: f64 = 10.0;
 
@@ -98,7 +102,10 @@ impl Gauge {
     fn take_ignition(&mut self, at: Timestamp, state: &str) {
         self.is_off = matches!(state, "OFF" | "LOCK");
         if self.is_off {
+            self.on_since = None;
             self.standing_since.get_or_insert(at);
+        } else {
+            self.on_since.get_or_insert(at);
         }
     }
 
@@ -162,15 +169,28 @@ impl Gauge {
         if self.samples.len() < 2 {
             return;
         }
+        let may_burn = self.on_since.is_some_and(|since| level.at.since_ms(since) > Self::IDLING_MS);
         match self.stood {
-            Some(from) if from.percent - level.percent >= Self::FALL_PERCENT => {
+            Some(from) if !may_burn && from.percent - level.percent >= Self::FALL_PERCENT => {
                 if self.samples.len() == Self::SAMPLES {
                     self.fell = Some(Fall { from, to: level });
                     self.stood = Some(level);
                 }
             }
-            Some(from) if level.percent < from.percent => {}
+            // Within the noise it is still there.
+            Some(from) if !may_burn && level.percent < from.percent => {
+                let is_there = from.percent - level.percent <= Self::STEP_PERCENT;
+                let at = if is_there { level.at } else { from.at };
+                self.stood = Some(Level { at, ..from });
+            }
             Some(_) | None => self.stood = Some(level),
+        }
+    }
+
+    /// The car was out of sight: without an odometer nobody knows whether it has driven meanwhile.
+    pub fn lost_sight(&mut self) {
+        if self.odometer_km.is_none() {
+            self.stood = None;
         }
     }
 
@@ -296,6 +316,15 @@ mod tests {
         let slowly: Vec<Row> = (0..12).map(|step| off(180 + step * 60, 80.0 - 2.0 * step as f64)).collect();
         assert_eq!(after(&slowly), Some((80.0, 68.0)), "a trickle");
         assert_eq!(fell(&[&[off(0, 80.0)], &drained[..]].concat()), None, "one sample is no level to fall from");
+        let idles = |second, level| (second, Some(0.0), Some("ON"), Some(level));
+        let hours: Vec<Row> = (1..=12).map(|step| idles(step * 1_200, 80.0 - 2.0 * step as f64)).collect();
+        assert_eq!(after(&hours), None, "it burns what it has");
+        let mut unseen = gauge(&full);
+        unseen.lost_sight();
+        for (second, level) in [(180, 30.0), (240, 30.0), (300, 30.0)] {
+            unseen.take(Timestamp(second * 1_000), [(path::FUEL_PERCENT, &SignalValue::Number(level))]);
+        }
+        assert_eq!((percent(&unseen), unseen.fell()), (Some(30.0), None), "it may have driven meanwhile");
     }
 
     #[test]

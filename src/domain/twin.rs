@@ -339,6 +339,7 @@ impl Twin {
             return false;
         }
         self.link = Link { state: LinkState::Online, since: now, epoch };
+        self.gauge.lost_sight();
         true
     }
 

@@ -143,12 +143,16 @@ impl LocalStore {
             Row::Json(json) => return Ok(json),
             Row::InJournal(at) => at,
         };
-        let raw = self.shared.reader.at(at.place)?;
-        if raw.frame.number != at.number {
+        let reader = &self.shared.reader;
+        let read = reader.at(at.place).and_then(|raw| match raw.frame.number == at.number {
+            true => record::row(&raw, &at),
+            false => Err(ReadError::Damaged(format!("record {} is not where it should be", at.number))),
+        });
+        if read.is_err() && reader.numbered(at.number).is_ok_and(|raw| raw.place != at.place) {
             // The view is wrong, not the journal: a new view will be right.
             return self.shared.with_view(|_| Err(format!("the view is wrong about record {}", at.number)));
         }
-        record::row(&raw, &at)
+        read
     }
 
     /// Takes no more appends, finishes those in the queue, and leaves everything in order on disk. Blocks; may be
@@ -224,10 +228,10 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
-/// How much the threads that nobody waits for step back for those that answer somebody.
+/// How much the threads of view, track and snapshots step back for those that make promises.
 const BACKGROUND_NICE: i32 = 5;
 
-/// Does work that nobody waits for with less right to the processor. On Linux this is the calling thread's alone.
+/// Works with less right to the processor. On Linux that is the calling thread's alone, and of threads it starts.
 fn in_background<T>(work: impl FnOnce() -> T) -> T {
     if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE) {
         tracing::debug!(%error, "a thread in the background keeps its priority");

@@ -248,7 +248,7 @@ pub(super) fn load_decided(store: &dyn Store, now: Timestamp) -> Result<(Vec<Dec
             Some(found) if found.is_given_back() => spending.forget(card_ref, source, authorization_id),
             Some(found) if found.taken_minor() > 0 => {
                 spending.correct(card_ref, source, authorization_id, found.taken_minor());
-                spending.note_fuelled(card_ref, source, authorization_id, found.fuelled());
+                spending.note_fuelled(card_ref, source, authorization_id, &found.fuelled());
             }
             Some(_) | None => {}
         }

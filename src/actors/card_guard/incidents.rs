@@ -17,7 +17,7 @@ use crate::domain::card::{
     Spending, Unreadable,
 };
 use crate::domain::{AlertId, DecisionId, Principal, Role, Timestamp};
-use crate::store::{Append, AppendError, Expected, Idempotency, ReadError, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
 
 /// Answers without a judgement that wait for their record; more are counted and only in the log.
 const MAX_WAITING: usize = 10_000;
@@ -107,9 +107,7 @@ impl Shared {
             let Some(next) = self.incidents.waiting().front().cloned() else { return };
             match self.record_fallback(&next).await {
                 Ok(()) => {}
-                Err(
-                    error @ (GuardError::Refused(_) | GuardError::KeyReused | GuardError::Read(ReadError::Damaged(_))),
-                ) => {
+                Err(error @ (GuardError::Refused(_) | GuardError::KeyReused)) => {
                     // It will never be taken, and those behind it may.
                     self.counters.fallbacks_not_kept.inc();
                     tracing::error!(authorisation = %next.purchase.authorization_id, approved = next.is_approved,

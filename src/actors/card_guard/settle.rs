@@ -491,7 +491,7 @@ impl Settler {
             if found.taken_currency().eq_ignore_ascii_case(&found.purchase.amount.currency) {
                 spending.correct(card, source, id, found.taken_minor());
             }
-            spending.note_fuelled(card, source, id, found.fuelled());
+            spending.note_fuelled(card, source, id, &found.fuelled());
         }
     }
 }

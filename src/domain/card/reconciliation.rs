@@ -334,7 +334,7 @@ impl Reconciliation {
     pub fn fuelled(&self) -> Option<Fuelled> {
         let Captured { litres, product, .. } = self.captured();
         let litres = litres.filter(|litres| fills_the_tank(product) && litres.is_finite() && *litres > 0.0)?;
-        Some(Fuelled { at: self.purchase.at, litres })
+        Some(Fuelled { at: self.purchase.at, litres, vehicle_id: self.vehicle_id.clone() })
     }
 
     /// Is this the last look: later reports are not waited for?
@@ -355,6 +355,8 @@ impl Reconciliation {
     /// Takes the comparison of what was taken with what the car shows, and says what it means for the alert.
     pub fn reviewed(&mut self, now: Timestamp, review: Review) -> Finding {
         let known: Vec<CheckName> = self.failing().map(|check| check.check).collect();
+        // Networks tell of the money first: what it was for may come later, and then the guess is over.
+        let was_guessed = self.failing().all(|check| check.evidence.is_least_litres == Some(true)) && !known.is_empty();
         self.checks = review.checks;
         self.review_at = None;
         if self.is_given_back() {
@@ -398,7 +400,10 @@ impl Reconciliation {
                 self.enter(ReconciliationState::Unverifiable, now);
                 // The car's late reports may still say something.
                 self.look_again(now);
-                self.raise_if_unasked()
+                match was_guessed && self.decision_id.is_some() && self.alert_id.is_some() {
+                    true => Finding::Withdraw("what was bought was named later, and it does not fail".into()),
+                    false => self.raise_if_unasked(),
+                }
             }
         }
     }

@@ -12,7 +12,11 @@ use super::{
     CarAround, Check, CheckMode, CheckName, Evidence, FailPolicy, Product, Purchase, Rules, StationLookup, Verdict,
 };
 use crate::domain::gauge::Level;
-use crate::domain::{Money, Timestamp};
+use crate::domain::{Money, Timestamp, VehicleId};
+
+/// Merchant category codes (ISO 18245) of who sells fuel: dealers, service stations, dispensers, heating fuel. A toll or a
+/// parking space may be paid with the card too, where the fleet's rules allow it.
+const FUEL_CATEGORIES: [&str; 4] = ["5172", "5541", "5542", "5983"];
 
 /// What the network says was really bought, all captures of one authorisation together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,10 +38,13 @@ pub struct Captured {
 }
 
 /// Litres that were bought for a tank, and when they were asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fuelled {
     pub at: Timestamp,
     pub litres: f64,
+    /// Whose card it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vehicle_id: Option<VehicleId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,9 +162,11 @@ impl Fill<'_> {
 
     /// What the amount buys at the highest price a litre has, where nothing else is said of it.
     fn least_litres(&self) -> Option<f64> {
-        let is_unnamed = self.litres().is_none() && matches!(self.product_sold(), None | Some(Product::Other));
+        let is_unnamed = self.litres().is_none() && self.product_sold().is_none();
         let amount = &self.captured.amount;
-        let is_paid = self.rules.level_rise.unnamed_is_fuel && is_unnamed && amount.amount_minor > 0;
+        let category = self.purchase.merchant.category_code.as_deref().map(str::trim);
+        let sells_fuel = category.is_some_and(|code| FUEL_CATEGORIES.contains(&code));
+        let is_paid = self.rules.level_rise.unnamed_is_fuel && is_unnamed && sells_fuel && amount.amount_minor > 0;
         let ceiling = self.price_ceiling().filter(|_| is_paid)?;
         Some(amount.amount_minor as f64 / ceiling as f64)
     }
@@ -205,6 +214,7 @@ impl Fill<'_> {
 
     fn tank_space(&self) -> Finding {
         let (car, tank_litres, litres) = match self.tank() {
+            Ok(_) if self.least_litres().is_some() => return Finding::unknown("the network names no litres"),
             Ok(tank) => tank,
             Err(why) => return Finding::unknown(why),
         };
@@ -252,7 +262,9 @@ impl Fill<'_> {
             if after.percent >= rule.top_out_percent { (100.0 - after.percent) / 100.0 * tank_litres } else { 0.0 };
         let lacks = litres - rise - used - hidden;
         // Each of several purchases would be borne out by the one rise that all of them share.
-        let shares = |other: &&Fuelled| other.at >= before.at && other.at <= after.at;
+        let shares = |other: &&Fuelled| {
+            other.vehicle_id.as_ref() == Some(vehicle) && other.at >= before.at && other.at <= after.at
+        };
         let beside: f64 = self.captured.beside.iter().filter(shares).map(|other| other.litres).sum();
         let evidence = Evidence {
             rise_litres: Some(round(rise)),
@@ -268,6 +280,7 @@ impl Fill<'_> {
             && (rise - share).abs() < (rise + used + hidden - litres).abs();
         let over = span(after.at.since_ms(before.at));
         if self.least_litres().is_some() {
+            let evidence = Evidence { is_least_litres: Some(true), ..evidence };
             let text = format!(
                 "{vehicle}'s level rose by {rise:.1} l in {over}; {} minor units buy at least {litres:.1} l of any fuel",
                 self.captured.amount.amount_minor

@@ -88,12 +88,15 @@ fn two_captures_for_one_rise_are_doubted_and_two_for_their_sum_are_not() {
     assert_eq!(twice(50.0, 75.0), Fail, "25 l rose");
 }
 
+fn fuelled(min: i64, litres: f64) -> Fuelled {
+    Fuelled { at: NOW.plus_ms(min * MIN), litres, vehicle_id: Some(vehicle("V1")) }
+}
+
 /// Three fills of 16 l, of which one went into this car, were each borne out by its rise.
 #[test]
 fn purchases_that_share_one_rise_are_borne_out_together_or_not_at_all() {
     let found_beside = |beside: &[(i64, f64)]| {
-        let beside =
-            beside.iter().map(|(min, litres)| Fuelled { at: NOW.plus_ms(min * MIN), litres: *litres }).collect();
+        let beside = beside.iter().map(|(min, litres)| fuelled(*min, *litres)).collect();
         found(&reviewed(&Captured { beside, ..captured(16.0) }, Some(&car())), LevelRise)
     };
     // 25 l rose between a minute before and 5 after; 5 l may be missing.
@@ -101,33 +104,46 @@ fn purchases_that_share_one_rise_are_borne_out_together_or_not_at_all() {
     assert_eq!(found_beside(&[(2, 14.1)]), Fail);
     assert_eq!(found_beside(&[(-1, 8.0), (2, 8.0)]), Fail);
     assert_eq!(found_beside(&[(2, 3.9)]), Fail, "more rose than was bought");
-    let other_rises = [-60, 6].map(|min| Fuelled { at: NOW.plus_ms(min * MIN), litres: 40.0 }).to_vec();
+    let other_rises = [-60, 6].map(|min| fuelled(min, 40.0)).to_vec();
+    let other_car = Fuelled { vehicle_id: Some(vehicle("V2")), ..fuelled(2, 40.0) };
+    let of_another = Captured { beside: vec![other_car], ..captured(25.0) };
+    assert_eq!(found(&reviewed(&of_another, Some(&car())), LevelRise), Pass);
     let alone = Captured { beside: other_rises, ..captured(25.0) };
     assert_eq!(found(&reviewed(&alone, Some(&car())), LevelRise), Pass);
-    let one_that_lacks = Captured { beside: vec![Fuelled { at: NOW, litres: 1.0 }], ..captured(31.0) };
+    let one_that_lacks = Captured { beside: vec![fuelled(0, 1.0)], ..captured(31.0) };
     assert_eq!(found(&reviewed(&one_that_lacks, Some(&car())), LevelRise), Fail);
 }
 
 #[test]
 fn money_for_which_nothing_is_named_buys_fuel_that_shows_or_is_doubted() {
     let ceiling = rules().tank_space.price_ceiling_minor["eur"];
+    let at = |category: &str| {
+        let mut purchase = purchase(NOW);
+        purchase.merchant.category_code = Some(category.into());
+        purchase
+    };
     let unnamed = |litres: i64, product, percent_after| {
         let amount = Money { amount_minor: litres * ceiling, currency: "EUR".into() };
         let captured = Captured { amount, litres: None, product, allowed_minor: None, ..captured(0.0) };
         let car = CarAround { level_after: level(percent_after, NOW.plus_ms(5 * MIN)), ..car() };
-        found(&reviewed(&captured, Some(&car)), LevelRise)
+        found(&review(LATER, &at("5541"), &captured, Some(&car), &station(), &rules()), LevelRise)
     };
     assert_eq!(unnamed(10, None, 25.4), Fail, "nothing rose");
-    assert_eq!(unnamed(10, Some(Product::Other), 25.4), Fail);
+    assert_eq!(unnamed(10, Some(Product::Other), 25.4), Unknown, "it has a name that says nothing");
     assert_eq!(unnamed(10, Some(Product::Adblue), 25.4), Unknown, "that has a tank of its own");
     assert_eq!(unnamed(4, None, 25.4), Unknown, "a wash");
     assert_eq!(unnamed(10, None, 75.0), Pass, "cheaper than at most");
     assert_eq!(unnamed(40, None, 75.0), Fail, "25 l rose");
-    let mut rules = rules();
-    rules.level_rise.unnamed_is_fuel = false;
-    let wash = Captured { litres: None, product: None, ..captured(0.0) };
-    let review = review(LATER, &purchase(NOW), &wash, Some(&car()), &station(), &rules);
-    assert_eq!(found(&review, LevelRise), Unknown);
+    let unnamed = Captured { litres: None, product: None, ..captured(0.0) };
+    let unmoved = CarAround { level_after: level(25.4, NOW.plus_ms(5 * MIN)), ..car() };
+    let looked = |purchase: &Purchase, rules: &Rules| {
+        found(&review(LATER, purchase, &unnamed, Some(&unmoved), &station(), rules), LevelRise)
+    };
+    let mut other_rules = rules();
+    assert_eq!(looked(&at("5542"), &other_rules), Fail);
+    assert_eq!(looked(&at("4784"), &other_rules), Unknown, "a toll is no fuel");
+    other_rules.level_rise.unnamed_is_fuel = false;
+    assert_eq!(looked(&at("5542"), &other_rules), Unknown);
 }
 
 #[test]

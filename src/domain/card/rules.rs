@@ -189,14 +189,10 @@ pub struct LevelRiseRule {
     pub top_out_percent: f64,
     /// What the car may use of the fill on the way to the next level, in litres for 100 km.
     pub use_l_per_100km: f64,
-    /// Money that was taken without litres and without a product that has a name is taken for fuel: so much of it as it
-    /// buys at the highest price must show.
-    #[serde(default = "yes")]
+    /// Money that was taken at a fuel merchant without litres and without a product is taken for fuel: what it buys at the
+    /// highest price must show. Off in texts from before there was this key.
+    #[serde(default)]
     pub unnamed_is_fuel: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A weekly span in the station's own time; `until` before `from` runs over midnight.

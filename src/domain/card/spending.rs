@@ -134,17 +134,17 @@ impl SpendingLedger {
     }
 
     /// Litres for the tank were captured under it.
-    pub fn note_fuelled(&mut self, card: &NetworkRef, source: &str, id: &AuthorizationId, fuelled: Option<Fuelled>) {
+    pub fn note_fuelled(&mut self, card: &NetworkRef, source: &str, id: &AuthorizationId, fuelled: &Option<Fuelled>) {
         let bought = self.cards.get_mut(card).into_iter().flatten();
         for earlier in bought.filter(|earlier| earlier.is_same(source, id)) {
-            earlier.fuelled = fuelled;
+            earlier.fuelled.clone_from(fuelled);
         }
     }
 
     /// What was fuelled with the card under other authorisations.
     pub fn fuelled_beside(&self, card: &NetworkRef, source: &str, id: &AuthorizationId) -> Vec<Fuelled> {
         let bought = self.cards.get(card).into_iter().flatten();
-        bought.filter(|one| !one.is_same(source, id)).filter_map(|one| one.fuelled).collect()
+        bought.filter(|one| !one.is_same(source, id)).filter_map(|one| one.fuelled.clone()).collect()
     }
 
     pub fn cards(&self) -> usize {

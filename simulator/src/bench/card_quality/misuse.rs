@@ -206,7 +206,7 @@ fn shop_goods_unnamed(scene: &mut Scene<'_>) {
     let by = scene.ask_for(2.0, 2.0, amount, false, amount, Prompts::default());
     scene.mark_misuse();
     scene.set_off(12.0, 8.0);
-    scene.post(24.0, 15.0, Some(by), None, Some("other")).amount_minor = amount;
+    scene.post(24.0, 15.0, Some(by), None, None).amount_minor = amount;
 }
 
 /// The level falls at rest with ignition off, after all was right.

@@ -53,6 +53,8 @@ evidence! {
     captures: u32,
     /// Bought with the same card over the same time, under other authorisations.
     beside_litres: f64,
+    /// The litres are what the amount buys at least.
+    is_least_litres: bool,
     price_ceiling_minor: i64,
     product: Product,
     fuel_type: String,

@@ -183,9 +183,10 @@ impl Draft<'_> {
         (beyond_m > 0.0).then_some(beyond_m)
     }
 
-    /// Only a car with a sensor says so, and only when it changes: an old word counts.
-    fn is_fuel_card_missing(&self) -> bool {
-        self.context.twin.signal(path::FUEL_CARD_PRESENT).and_then(|signal| signal.value.as_bool()) == Some(false)
+    /// Only a car with a sensor says so, and only when it changes. What was missing before the rental was told then.
+    fn is_fuel_card_missing(&self, since: Timestamp) -> bool {
+        let told = self.context.twin.signal(path::FUEL_CARD_PRESENT).filter(|signal| signal.at >= since);
+        told.and_then(|signal| signal.value.as_bool()) == Some(false)
     }
 
     /// A car that drives on after its rental is not stopped: people are told.
@@ -207,7 +208,9 @@ impl Draft<'_> {
     pub(super) fn tell_of_fuel_that_fell(&mut self) {
         let Some(fall) = self.vehicle.untold_fall(self.context.twin) else { return };
         let Fall { from, to } = fall;
-        let rental = self.vehicle.rentals.iter().find(|rental| rental.state == RentalState::Active);
+        // Whoever had it all the time; one that began in between says nothing.
+        let had_it = |rental: &&Rental| rental.state == RentalState::Active && rental.from <= from.at;
+        let rental = self.vehicle.rentals.iter().find(had_it);
         let litres = self.vehicle.tank_litres().map(|tank| (from.percent - to.percent) / 100.0 * tank);
         let litres = litres.map_or_else(String::new, |litres| format!(", about {litres:.0} l,"));
         let text = format!(
@@ -426,7 +429,8 @@ impl Draft<'_> {
                 );
                 self.doubt_return(AlertKind::OutsideReturnArea, rental_id, text);
             }
-            if !is_taken && self.is_fuel_card_missing() {
+            let began = self.vehicle.rental(rental_id).map_or(now, |rental| rental.from);
+            if !is_taken && self.is_fuel_card_missing(began) {
                 let vehicle = &self.vehicle.vehicle_id;
                 let text = format!("Vehicle {vehicle}: its rental has ended and its fuel card is not in the holder.");
                 self.doubt_return(AlertKind::CardMissing, rental_id, text);
