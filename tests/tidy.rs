@@ -378,8 +378,8 @@ fn read(file: &str) -> String {
     String::from_utf8_lossy(&fs::read(root().join(file)).unwrap_or_default()).into_owned()
 }
 
-/// What is not ours. `.git` is a file in a linked worktree.
-const SKIPPED: [&str; 4] = ["target", ".git", "node_modules", ".run"];
+/// What is not ours, or made of what is. `.git` is a file in a linked worktree.
+const SKIPPED: [&str; 5] = ["target", ".git", "node_modules", "dist", ".run"];
 
 /// Files below `folder` (relative to the root), sorted.
 fn files(folder: &str) -> Vec<String> {

@@ -14,7 +14,7 @@ use super::App;
 use super::auth::Caller;
 use super::error::{Problem, ProblemBody};
 use super::model::{CommandBody, FunctionName, Row};
-use super::vehicles::{ACTORS, ListParams, STAFF};
+use super::vehicles::{ACTORS, OfVehicle, STAFF};
 use super::wire::{Items, Json, Query, each, idempotency, list_rows, param, path_id, reply, row};
 use crate::actors::fleet::FleetHandle;
 use crate::actors::vehicle::{Answer, Ask, AskError, IdempotencyKey};
@@ -303,11 +303,13 @@ pub async fn get(
     Ok(reply(StatusCode::OK, &CommandBody::of(&vehicle_id, &newest)))
 }
 
-#[utoipa::path(get, path = "/v1/commands", tag = "commands", params(ListParams),
+#[utoipa::path(get, path = "/v1/commands", tag = "commands", params(OfVehicle),
     responses((status = 200, description = "Newest first", body = Items<CommandBody>)))]
-pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
-    let items = list_rows(&app, Table::Commands, &query.0, move |row: Row<Command>| {
-        sees(&caller, &row.item).then(|| CommandBody::of(&row.vehicle_id, &row.item))
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<OfVehicle>) -> Result<HttpResponse, Problem> {
+    let (page, wish) = (query.0.page(), query.0);
+    let items = list_rows(&app, Table::Commands, &page, move |row: Row<Command>| {
+        let is_shown = wish.wants(&row.vehicle_id) && sees(&caller, &row.item);
+        is_shown.then(|| CommandBody::of(&row.vehicle_id, &row.item))
     });
     Ok(reply(StatusCode::OK, &items.await?))
 }

@@ -99,6 +99,13 @@ async fn a_command_is_accepted_waits_for_its_car_and_can_be_cancelled() {
     assert_eq!(ask!(service, Role::Auditor, GET & path).1["state"], "cancelled");
     let (_, list) = ask!(service, Role::Auditor, GET "/v1/commands");
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    for (query, count) in [("vehicle_id=WVW-1", 1), ("vehicle_id=WVW-2", 0)] {
+        let (_, own) = ask!(service, Role::Auditor, GET format!("/v1/commands?{query}"));
+        assert_eq!(own["items"].as_array().unwrap().len(), count, "{query}");
+        assert_eq!(ask!(service, Role::Auditor, GET format!("/v1/rentals?{query}")).0, 200);
+    }
+    let (status, problem) = ask!(service, Role::Auditor, GET "/v1/commands?vehicle_id=a%20b");
+    assert_eq!((status, slug(&problem)), (400, "invalid"), "{problem}");
 
     let (status, expired) = ask!(service, Role::Operator, POST "/v1/vehicles/WVW-1/commands?wait_ms=30", json!({"type": "locate", "ttl_s": 60}));
     assert_eq!((status, &expired["state"]), (202, &json!("queued")));

@@ -281,6 +281,7 @@ pub fn table() -> Vec<Entry> {
         at("/v1/console").get(console::open),
         at("/").get(pages::index),
         at("/console/{file}").get(pages::part),
+        at("/console/assets/{file}").get(pages::asset),
         at("/terminal").get(pages::terminal),
         at("/terminal/{file}").get(pages::terminal_part),
         at("/openapi.json").get(openapi::get),

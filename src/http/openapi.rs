@@ -39,7 +39,7 @@ use super::{
         payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
         notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
-        sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part,
+        sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part, pages::asset,
         pages::terminal, pages::terminal_part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
@@ -49,11 +49,12 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 14] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 15] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
     ("/console/{file}", None),
+    ("/console/assets/{file}", None),
     ("/terminal", None),
     ("/terminal/{file}", None),
     ("/v1/console", None),

@@ -1,11 +1,13 @@
 //! The pages, embedded: the operator's console (`/`, its parts below `/console/`) and the renter's terminal
 //! (`/terminal`, its parts below it).
 //!
-//! Plain files without a build step. The policy forbids everything that does not come from here, inline scripts and
-//! styles too, so that a value a car or a person wrote can never become code.
+//! The terminal is plain files; the console is what `npm run build` made in `console/dist`, or a page that says how to
+//! make it. The policy forbids everything that does not come from here, inline scripts and styles too, so that a value a
+//! car or a person wrote can never become code.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use rust_embed::{EmbeddedFile, RustEmbed};
 
 use super::error::{Problem, Slug};
 
@@ -27,18 +29,20 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 36] = [
-    file!("/", "index.html", HTML),
-    file!("/console/console.css", "console.css", STYLE),
-    file!("/console/console.js", "console.js", SCRIPT),
+/// The console as it was built; empty where nobody built it.
+#[derive(RustEmbed)]
+#[folder = "console/dist/"]
+#[allow_missing = true]
+struct Built;
+
+/// The built console's page. It names its parts by the hash of their content.
+const INDEX: &str = "index.html";
+const UNBUILT: &[u8] = include_bytes!("../../console/unbuilt.html");
+
+static FILES: [File; 28] = [
     file!("/console/dom.js", "dom.js", SCRIPT),
-    file!("/console/drawer.js", "drawer.js", SCRIPT),
-    file!("/console/fleet.js", "fleet.js", SCRIPT),
     file!("/console/icon.svg", "icon.svg", SVG),
-    file!("/console/inbox.js", "inbox.js", SCRIPT),
-    file!("/console/link.js", "link.js", SCRIPT),
-    file!("/console/list.js", "list.js", SCRIPT),
-    file!("/console/map.js", "map.js", SCRIPT),
+    file!("/console/unbuilt.css", "unbuilt.css", STYLE),
     file!("/terminal", "terminal/index.html", HTML),
     file!("/terminal/api.js", "terminal/api.js", SCRIPT),
     file!("/terminal/confirm.js", "terminal/confirm.js", SCRIPT),
@@ -76,14 +80,38 @@ const WORKER: &str = "/terminal/worker.js";
 const WORKER_SCOPE: &str = "/terminal";
 
 #[utoipa::path(get, path = "/", tag = "console", responses((status = 200, description = "The console page")))]
-pub async fn index(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    serve(&request)
+pub async fn index() -> HttpResponse {
+    let page = Built::get(INDEX).map_or(UNBUILT.into(), |page| page.data);
+    // Never kept: a page of another build asks for parts that are not here any more.
+    answer(HTML).insert_header((header::CACHE_CONTROL, "no-store")).body(page.into_owned())
 }
 
 #[utoipa::path(get, path = "/console/{file}", tag = "console", params(("file" = String, Path)),
     responses((status = 200, description = "A part of the console page")))]
 pub async fn part(request: HttpRequest) -> Result<HttpResponse, Problem> {
     serve(&request)
+}
+
+#[utoipa::path(get, path = "/console/assets/{file}", tag = "console", params(("file" = String, Path)),
+    responses((status = 200, description = "A part of the console page, named by the hash of its content")))]
+pub async fn asset(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let path = request.path().strip_prefix("/console/").unwrap_or_default();
+    let plain = Built::get(path).filter(|_| kind_of(path) != PACKED).ok_or_else(no_such_part)?;
+    let accepts_packed = request
+        .headers()
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|coding| coding.trim().split(';').next() == Some("gzip")));
+    let packed = Built::get(&format!("{path}.gz")).filter(|_| accepts_packed);
+    let mut answer = answer(kind_of(path));
+    if packed.is_some() {
+        answer.insert_header((header::CONTENT_ENCODING, "gzip"));
+    }
+    let EmbeddedFile { data, .. } = packed.unwrap_or(plain);
+    Ok(answer
+        .insert_header((header::VARY, "Accept-Encoding"))
+        .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
+        .body(data.into_owned()))
 }
 
 #[utoipa::path(get, path = "/terminal", tag = "terminal",
@@ -99,24 +127,45 @@ pub async fn terminal_part(request: HttpRequest) -> Result<HttpResponse, Problem
 }
 
 fn serve(request: &HttpRequest) -> Result<HttpResponse, Problem> {
-    let file = FILES
-        .iter()
-        .find(|file| file.path == request.path())
-        .ok_or_else(|| Problem::new(Slug::NotFound, "no page has such a part"))?;
-    let mut answer = HttpResponse::Ok();
+    let file = FILES.iter().find(|file| file.path == request.path()).ok_or_else(no_such_part)?;
+    let mut answer = answer(file.kind);
     if file.path == WORKER {
         answer.insert_header(("Service-Worker-Allowed", WORKER_SCOPE));
     }
-    Ok(answer
-        .content_type(file.kind)
+    // A new gateway brings a new page: ask each time, it is small.
+    Ok(answer.insert_header((header::CACHE_CONTROL, "no-cache")).body(file.content))
+}
+
+fn no_such_part() -> Problem {
+    Problem::new(Slug::NotFound, "no page has such a part")
+}
+
+/// What every answer says, whatever the file.
+fn answer(kind: &str) -> HttpResponseBuilder {
+    let mut answer = HttpResponse::Ok();
+    answer
+        .content_type(kind)
         .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
         .insert_header(("Cross-Origin-Opener-Policy", "same-origin"))
-        .insert_header(("Cross-Origin-Resource-Policy", "same-origin"))
-        // A new gateway brings a new page: ask each time, it is small.
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .body(file.content))
+        .insert_header(("Cross-Origin-Resource-Policy", "same-origin"));
+    answer
+}
+
+/// The packed copy beside a part; sent in the part's place, never by its own name.
+const PACKED: &str = "application/gzip";
+
+fn kind_of(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("js" | "mjs") => SCRIPT,
+        Some("css") => STYLE,
+        Some("svg") => SVG,
+        Some("png") => PNG,
+        Some("json") => "application/json",
+        Some("gz") => PACKED,
+        _ => "application/octet-stream",
+    }
 }
 
 #[cfg(test)]
@@ -139,9 +188,63 @@ mod tests {
             assert_eq!(scope, (file.path == WORKER).then_some(WORKER_SCOPE), "{}", file.path);
             assert_eq!(read_body(answer).await, file.content);
         }
-        for path in ["/console/..%2fCargo.toml", "/console/terminal.js", "/terminal/..%2findex.html", "/terminal/"] {
+        for path in [
+            "/console/..%2fCargo.toml",
+            "/console/terminal.js",
+            "/console/assets/..%2findex.html",
+            "/console/assets/nothing.js",
+            "/console/index.html",
+            "/terminal/..%2findex.html",
+            "/terminal/",
+        ] {
             let missing = call_service(&service, TestRequest::get().uri(path).to_request()).await;
             assert_eq!(missing.status(), 404, "{path}");
+        }
+    }
+
+    /// Holds with and without a built console: without one it is the page that says how to build it.
+    #[actix_web::test]
+    async fn the_console_s_page_is_never_kept_and_its_parts_for_ever() {
+        let (app, _) = app();
+        let service = service!(app);
+        let page = call_service(&service, TestRequest::get().uri("/").to_request()).await;
+        assert_eq!(page.status(), 200);
+        assert_eq!(page.headers().get("Content-Type").unwrap(), HTML);
+        assert_eq!(page.headers().get("Cache-Control").unwrap(), "no-store");
+        assert_eq!(page.headers().get("Content-Security-Policy").unwrap(), POLICY);
+        let page = String::from_utf8(read_body(page).await.to_vec()).unwrap();
+        assert_eq!(page.contains("npm"), Built::get(INDEX).is_none());
+        assert_nothing_inline("/", &page);
+        for path in Built::iter().filter(|path| path.starts_with("assets/")) {
+            let get = || TestRequest::get().uri(&format!("/console/{path}")).to_request();
+            let answer = call_service(&service, get()).await;
+            if path.ends_with(".gz") {
+                assert_eq!(answer.status(), 404, "{path}");
+                continue;
+            }
+            assert_eq!(answer.status(), 200, "{path}");
+            assert!(answer.headers().get("Cache-Control").unwrap().to_str().unwrap().contains("immutable"));
+            assert_ne!(answer.headers().get("Content-Type").unwrap(), "application/octet-stream", "{path}");
+            assert!(answer.headers().get("Content-Encoding").is_none());
+            assert_eq!(read_body(answer).await, Built::get(&path).unwrap().data.as_ref());
+            if let Some(packed) = Built::get(&format!("{path}.gz")) {
+                let packable = TestRequest::get().insert_header(("Accept-Encoding", "br;q=1, gzip;q=0.8"));
+                let request = packable.uri(&format!("/console/{path}")).to_request();
+                let answer = call_service(&service, request).await;
+                assert_eq!(answer.headers().get("Content-Encoding").unwrap(), "gzip", "{path}");
+                assert_eq!(read_body(answer).await, packed.data.as_ref());
+            }
+        }
+        // Every part that the page names is there.
+        for rest in page.split("=\"/console/assets/").skip(1) {
+            let name = rest.split('"').next().unwrap();
+            assert!(Built::get(&format!("assets/{name}")).is_some(), "{name}");
+        }
+    }
+
+    fn assert_nothing_inline(path: &str, page: &str) {
+        for inline in ["style=", "<style", " onclick", "<script>"] {
+            assert!(!page.contains(inline), "{path} has {inline}");
         }
     }
 
@@ -168,9 +271,7 @@ mod tests {
                     }
                 }
             }
-            for inline in ["style=", "<style", " onclick"] {
-                assert!(!text(page).contains(inline), "{} has {inline}", page.path);
-            }
+            assert_nothing_inline(page.path, text(page));
         }
         for file in of_kind(SCRIPT) {
             let folder = file.path.rsplit_once('/').unwrap().0;

@@ -9,7 +9,7 @@ use super::App;
 use super::auth::Caller;
 use super::error::Problem;
 use super::model::{RentalBody, Row};
-use super::vehicles::{ACTORS, ListParams};
+use super::vehicles::{ACTORS, OfVehicle};
 use super::wire::{Items, Json, Query, body_hash, idempotency, list_rows, path_id, reply, row};
 use crate::actors::vehicle::{Answer, Ask};
 use crate::domain::rental::Rental;
@@ -22,11 +22,13 @@ async fn stored(app: &App, caller: &Caller, id: RentalId) -> Result<Row<Rental>,
     row.filter(|row| caller.sees(&row.item.renter)).ok_or_else(|| Problem::not_found("rental"))
 }
 
-#[utoipa::path(get, path = "/v1/rentals", tag = "rentals", params(ListParams),
+#[utoipa::path(get, path = "/v1/rentals", tag = "rentals", params(OfVehicle),
     responses((status = 200, description = "Newest first", body = Items<RentalBody>)))]
-pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
-    let items = list_rows(&app, Table::Rentals, &query.0, move |row: Row<Rental>| {
-        caller.sees(&row.item.renter).then(|| RentalBody::of(&row.vehicle_id, &row.item))
+pub async fn list(app: web::Data<App>, caller: Caller, query: Query<OfVehicle>) -> Result<HttpResponse, Problem> {
+    let (page, wish) = (query.0.page(), query.0);
+    let items = list_rows(&app, Table::Rentals, &page, move |row: Row<Rental>| {
+        let is_shown = wish.wants(&row.vehicle_id) && caller.sees(&row.item.renter);
+        is_shown.then(|| RentalBody::of(&row.vehicle_id, &row.item))
     });
     Ok(reply(StatusCode::OK, &items.await?))
 }

@@ -86,6 +86,31 @@ pub struct ListParams {
     pub after: Option<String>,
 }
 
+/// As [`ListParams`], of one vehicle if wished. A page may have fewer items than asked for and still a `next`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OfVehicle {
+    /// 1 to 1000; 100 if absent.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// What the page before gave as `next`.
+    after: Option<String>,
+    /// Absent = of every vehicle.
+    #[param(value_type = Option<String>)]
+    vehicle_id: Option<VehicleId>,
+}
+
+impl OfVehicle {
+    pub fn page(&self) -> ListParams {
+        ListParams { limit: self.limit.clone(), after: self.after.clone() }
+    }
+
+    pub fn wants(&self, vehicle: &VehicleId) -> bool {
+        self.vehicle_id.as_ref().is_none_or(|wanted| wanted == vehicle)
+    }
+}
+
 #[utoipa::path(get, path = "/v1/vehicles", tag = "vehicles", params(ListParams),
     responses((status = 200, body = Items<TwinBody>)))]
 pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {

@@ -46,9 +46,10 @@ export class Gateway {
     await gone;
   }
 
-  /** Cars that drive about, each with an enrolled certificate. Again after `loseCars`, they are the same cars. */
-  drive(ids) {
-    const certs = join(this.folder, "cars");
+  /** Cars that drive about, each with an enrolled certificate. Again after `loseCars`, they are the same cars; a second
+   * group beside the first has a folder of its own. */
+  drive(ids, group = "cars") {
+    const certs = join(this.folder, group);
     for (const id of ids.filter((one) => !existsSync(join(certs, one)))) {
       execFileSync(this.cardea, ["enroll", "--config", this.config, "--vehicle", id, "--out", join(certs, id)]);
     }

@@ -6,12 +6,8 @@ const SMALLEST_PX = 44;
 
 /** The flaws of what is shown, each as a sentence; `axe` is the path of axe-core's script. */
 export async function inspect(page, axe) {
-  // Given to the page from outside: its own policy would rightly refuse a foreign script.
-  await page.evaluate(readFileSync(axe, "utf8"));
-  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  const grave = found.violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
   return [
-    ...grave.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html} (${failureSummary})`)),
+    ...await graveFlaws(page, axe),
     ...await page.evaluate(tooSmall, SMALLEST_PX),
     ...await page.evaluate(overTheEdge),
   ];
@@ -30,4 +26,13 @@ function tooSmall(least) {
 function overTheEdge() {
   const { scrollWidth, clientWidth } = document.documentElement;
   return scrollWidth > clientWidth ? [`${scrollWidth} px wide on a screen of ${clientWidth}`] : [];
+}
+
+/** What axe-core finds serious or critical, each as a sentence. */
+export async function graveFlaws(page, axe) {
+  // Given to the page from outside: its own policy would rightly refuse a foreign script.
+  await page.evaluate(readFileSync(axe, "utf8"));
+  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const grave = found.violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+  return grave.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html} (${failureSummary})`));
 }

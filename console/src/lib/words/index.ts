@@ -1,0 +1,7 @@
+// Every text of the console, by subject. Each entry is [English, German, Japanese].
+import { ADMIN } from "./admin";
+import { FRAME } from "./frame";
+import { VEHICLE } from "./vehicle";
+import { WIRE } from "./wire";
+
+export const TABLE = { ...FRAME, ...VEHICLE, ...ADMIN, ...WIRE };
