@@ -150,7 +150,7 @@ claim("a name with markup is shown as text and runs nothing", async () => {
 
 claim("the day of a car can be seen: track, speed and fuel", async () => {
   await page.click("#tab-track");
-  await page.locator("#drawer canvas.maplibregl-canvas").waitFor();
+  await page.locator("#drawer .map[data-drawn=true]").waitFor();
   assert.equal(await page.locator("#drawer .uplot").count(), 2);
   await shot("console-track.png");
 });
@@ -175,7 +175,7 @@ claim("a purchase far from its car is explained on a map, with the circle of wha
   await gateway.buy("iauth_far", "ic_browser", { network_id: "far-net", terminal_id: "f1", name: "FAR" });
   await page.click("#decisions li:has-text('FAR') a");
   await page.locator("article[data-decision]", { hasText: /It was [\d,.]+ m away/ }).waitFor();
-  await page.locator("article[data-decision] canvas.maplibregl-canvas").waitFor();
+  await page.locator("article[data-decision] .map[data-drawn=true]").waitFor();
   await shot("console-decision-map.png");
 });
 

@@ -91,8 +91,8 @@ const frames = (ms) => page.evaluate((duration) => new Promise((done) => {
   });
 }), ms);
 
-// The goal is 3 s, which was not reached beside other work (3.8 to 6.1 s); the limit leaves room for one that builds and tests meanwhile, and for the way of
-// the feed through this script.
+// The goal is 3 s, which was not reached beside other work (3.8 to 6.1 s); the limit leaves room for one that builds and
+// tests meanwhile, and for the way of the feed through this script.
 claim("10 000 cars come into list and map soon after loading", async () => {
   await page.goto(gateway.url);
   await page.fill("#api-key", gateway.key);
