@@ -10,7 +10,9 @@ use super::auth::Caller;
 use super::cards::{PageQuery, READERS, WRITERS};
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, PageOf, Query, idempotency, off_thread, parse_row, path_text, reply, row};
-use crate::actors::card_guard::{Edit, Edited, RULE_VERSIONS, RuleOrigin, RuleVersion, parse_rules, rule_version_row};
+use crate::actors::card_guard::{
+    ACTIVE_RULES, Edit, Edited, RULE_VERSIONS, RuleOrigin, RuleVersion, parse_rules, rule_version_row,
+};
 use crate::domain::Timestamp;
 use crate::domain::card::{Decision, RuleBook, judge};
 use crate::store::{Order, Store, Table};
@@ -73,7 +75,7 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<PageQuery>) 
 pub async fn get(app: web::Data<App>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.require(READERS)?;
     let name = path_text(&request, "version");
-    if name == "active" {
+    if name == ACTIVE_RULES {
         return Ok(reply(StatusCode::OK, &body(&app, &app.guard.rule_version().0)));
     }
     let version = row::<RuleVersion>(&app, Table::CardRules, rule_version_row(&name)).await?;

@@ -41,7 +41,9 @@ use judging::Judge;
 pub use recent::Recent;
 pub use rule_text::{BUILT_IN_RULES, built_in_rules, parse_rules, rules_text};
 use rule_versions::ActiveRules;
-pub use rule_versions::{RuleOrigin, RuleVersion, VERSIONS as RULE_VERSIONS, version_row as rule_version_row};
+pub use rule_versions::{
+    ACTIVE as ACTIVE_RULES, RuleOrigin, RuleVersion, VERSIONS as RULE_VERSIONS, version_row as rule_version_row,
+};
 pub use settle::{Posted, reconciliation_row};
 use settle::{Settler, Settling};
 pub use station_desk::{NewStation, StationChange, StationImport, StationLesson};

@@ -35,9 +35,11 @@ pub enum RuleOrigin {
 /// Rows of versions begin so.
 pub const VERSIONS: &str = "version/";
 /// The row that names the version in force.
-const ACTIVE: &str = "active";
+const ACTIVE_ROW: &str = "(active)";
 /// The row with what the file said when it was last taken.
-const FILE: &str = "file";
+const FILE_ROW: &str = "(file)";
+/// What the version in force is asked for by, so that none is named so.
+pub const ACTIVE: &str = "active";
 
 pub fn version_row(version: &str) -> String {
     format!("{VERSIONS}{version}")
@@ -57,9 +59,14 @@ impl ActiveRules {
     /// What was in force when the gateway ended (blocks); `None` on the first start.
     pub fn stored(store: &dyn Store) -> Result<Option<(RuleBook, RuleVersion)>, ReadError> {
         let damaged = |error: String| ReadError::Damaged(format!("the card rules: {error}"));
-        let Some(row) = store.get(Table::CardRules, ACTIVE)? else { return Ok(None) };
+        let Some(row) = store.get(Table::CardRules, ACTIVE_ROW)? else { return Ok(None) };
         let active: String = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
-        let Some(row) = store.get(Table::CardRules, &version_row(&active))? else { return Ok(None) };
+        // Versions were kept under their bare names before.
+        let row = match store.get(Table::CardRules, &version_row(&active))? {
+            None => store.get(Table::CardRules, &active)?,
+            found => found,
+        };
+        let Some(row) = row else { return Ok(None) };
         let version: RuleVersion = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
         match parse_rules(&version.text) {
             Ok(book) => Ok(Some((book.renamed(&version.version), version))),
@@ -77,7 +84,7 @@ impl ActiveRules {
 
     /// What the file said when it was last taken (blocks).
     pub fn stored_file(store: &dyn Store) -> Result<Option<String>, ReadError> {
-        let row = store.get(Table::CardRules, FILE)?;
+        let row = store.get(Table::CardRules, FILE_ROW)?;
         Ok(row.and_then(|row| serde_json::from_str(row.get()).ok()))
     }
 
@@ -105,9 +112,9 @@ impl ActiveRules {
 /// The rows of a version that comes into force.
 fn rows(version: &RuleVersion) -> Result<Vec<Row>, GuardError> {
     let put = |key: &str, json| (Table::CardRules, key.to_owned(), Some(json));
-    let mut rows = vec![put(&version_row(&version.version), raw(version)?), put(ACTIVE, raw(&version.version)?)];
+    let mut rows = vec![put(&version_row(&version.version), raw(version)?), put(ACTIVE_ROW, raw(&version.version)?)];
     if version.origin == RuleOrigin::File {
-        rows.push(put(FILE, raw(&version.text)?));
+        rows.push(put(FILE_ROW, raw(&version.text)?));
     }
     Ok(rows)
 }
@@ -151,4 +158,38 @@ impl Desk<'_> {
 /// The first eight hex digits of the text's SHA-256.
 fn mark(text: &str) -> String {
     hex::encode(&ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()[..4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::BUILT_IN_RULES;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Data;
+    use crate::domain::Role;
+    use crate::store::{Append, Expected, LocalStore, ViewChange};
+
+    /// A data directory of the program before it gave versions a place of their own.
+    #[tokio::test]
+    async fn a_version_under_its_bare_name_is_still_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(&Data { dir: dir.path().to_owned(), ..Data::default() }, Clock::start()).unwrap();
+        let by = Principal { role: Role::Admin, subject: "anna".into() };
+        for name in ["active", "2026-01"] {
+            let (version, text, by, at) = (name.to_owned(), BUILT_IN_RULES.to_owned(), by.clone(), Timestamp(1));
+            let kept = RuleVersion { version, text, activated_at: at, by: by.clone(), origin: RuleOrigin::Http };
+            let put = |key: &str, row: Box<serde_json::value::RawValue>| ViewChange {
+                table: Table::CardRules,
+                key: key.into(),
+                row: row.into(),
+            };
+            let view = vec![put(name, raw(&kept).unwrap()), put("(active)", raw(&name).unwrap())];
+            let (stream, expected, events) = ("card-rules".into(), Expected::Any, Vec::new());
+            let step = Append { stream, expected, fence: None, at, by, idempotency: None, events, view };
+            store.append(step).await.unwrap();
+            let (book, version) = ActiveRules::stored(&*store).unwrap().expect("there is one");
+            assert_eq!((book.version.as_str(), version), (name, kept));
+        }
+        store.close();
+    }
 }
