@@ -7,6 +7,7 @@ mod check;
 mod check_notifier;
 mod load;
 mod notifier;
+mod oidc;
 mod payments;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
 pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
+pub use oidc::{Oidc, OidcRole};
 pub use payments::{Fallback, Form, FormSettings, Payments, Stripe};
 
 /// Everything `cardea serve` needs to know. Relative paths are relative to the folder of the file.
@@ -36,6 +38,7 @@ pub struct Config {
     pub card_guard: CardGuard,
     pub payments: Payments,
     pub notifier: Notifier,
+    pub oidc: Oidc,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -19,6 +19,7 @@ pub mod actors;
 
 pub mod certs;
 pub mod http;
+mod https_client;
 pub mod metrics;
 pub mod mqtt;
 pub mod pki;
@@ -58,6 +59,9 @@ pub enum RunError {
     Gate(#[from] mqtt::StartError),
     #[error("{key}: {problem}")]
     Config { key: &'static str, problem: String },
+    /// Begins with the configuration's key.
+    #[error("{0}")]
+    Access(String),
     #[error("{what}: {error}")]
     Io { what: String, error: std::io::Error },
     #[error("a write to the journal failed; what was promised is safe, start the gateway again")]
@@ -188,8 +192,13 @@ fn start(
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
     guard.register(&metrics);
     notifier.register(&metrics);
+    let access = http::access::Access::new(&config).map_err(RunError::Access)?;
+    if let Some(oidc) = &access.oidc {
+        actix::spawn(Arc::clone(oidc).follow());
+    }
     let app = App::new(http::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
+        access,
         fleet: fleet.clone(),
         clock: clock.clone(),
         config: Arc::clone(&config),

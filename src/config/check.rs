@@ -9,8 +9,8 @@ use std::path::Path;
 
 use base64::Engine;
 
-use super::check_notifier::notifier;
-use super::{Config, FormSettings, Keys, Payments};
+use super::check_notifier::{is_https, notifier};
+use super::{Config, FormSettings, Keys, Oidc, Payments};
 use crate::domain::key::Profile;
 
 /// Every problem as (dotted key, what was found and expected).
@@ -25,6 +25,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     keys(&mut checks, &config.keys);
     payments(&mut checks, &config.payments);
     notifier(&mut checks, config);
+    oidc(&mut checks, &config.oidc);
     checks.problems
 }
 
@@ -52,6 +53,40 @@ impl Checks {
         if path.as_os_str().is_empty() {
             self.refuse(key, "\"\" is no path; expected the path of a file or folder");
         }
+    }
+}
+
+/// Nothing of it is looked at where there is no issuer.
+fn oidc(checks: &mut Checks, oidc: &Oidc) {
+    let Some(issuer) = &oidc.issuer else { return };
+    if !is_https(issuer) || issuer.len() > 2_048 {
+        checks.refuse("oidc.issuer", "expected an https address (http to a loopback address only), without a log-in");
+    }
+    if oidc.public_url.as_ref().is_some_and(|url| !url.starts_with("https://") || !is_https(url)) {
+        checks.refuse("oidc.public_url", "expected an address like \"https://cardea.example.org\"");
+    }
+    let fit = |text: &str| (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
+    for (key, text) in [
+        ("oidc.client_id", &oidc.client_id),
+        ("oidc.name", &oidc.name),
+        ("oidc.subject_claim", &oidc.subject_claim),
+        ("oidc.role_claim", &oidc.role_claim),
+    ] {
+        if !fit(text) {
+            checks.refuse(key, "expected 1 to 256 bytes");
+        }
+    }
+    if !oidc.scopes.iter().any(|scope| scope == "openid") {
+        checks.refuse("oidc.scopes", "\"openid\" must be among them");
+    }
+    if oidc.roles.is_empty() {
+        checks.refuse("oidc.roles", "without one nobody could log in");
+    }
+    if oidc.bearer_audience.as_ref() == Some(&oidc.client_id) {
+        checks.refuse(
+            "oidc.bearer_audience",
+            "equal to client_id, so that what tells who logged in would pass for a permission",
+        );
     }
 }
 

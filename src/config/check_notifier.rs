@@ -57,11 +57,7 @@ fn names(checks: &mut Checks, notifier: &Notifier) {
 fn webhook(checks: &mut Checks, webhook: &Webhook) {
     const KEY: &str = "notifier.webhooks";
     let name = &webhook.name;
-    let has_fit_url = reqwest::Url::parse(&webhook.url).is_ok_and(|url| {
-        let has_no_log_in = url.username().is_empty() && url.password().is_none();
-        has_no_log_in && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))
-    });
-    if !has_fit_url || webhook.url.len() > 2_048 {
+    if !is_https(&webhook.url) || webhook.url.len() > 2_048 {
         checks
             .refuse(KEY, format!("{name}: the url must be https (http to a loopback address only), without a log-in"));
     }
@@ -76,6 +72,14 @@ fn webhook(checks: &mut Checks, webhook: &Webhook) {
     if webhook.types.len() > MAX_TYPES || !webhook.types.iter().all(is_type) {
         checks.refuse(KEY, format!("{name}: types must be at most {MAX_TYPES} beginnings like \"cardea.alert.\""));
     }
+}
+
+/// An address to call: https, or http to a loopback address, without a log-in in it.
+pub(super) fn is_https(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| {
+        let has_no_log_in = url.username().is_empty() && url.password().is_none();
+        has_no_log_in && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))
+    })
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

@@ -125,6 +125,7 @@ impl Config {
             &mut self.card_guard.station_mappings,
             &mut self.notifier.ca,
             &mut self.notifier.smtp.ca,
+            &mut self.oidc.ca,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();
         for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {
@@ -284,6 +285,7 @@ fn explain(key: &str, message: &str) -> String {
         return "expected a list of strings".into();
     }
     if key == "notifier.smtp.password"
+        || key == "oidc.client_secret"
         || (key.starts_with("notifier.webhooks") && !message.starts_with("missing field"))
     {
         return "not of the form that config/cardea.toml shows".into();

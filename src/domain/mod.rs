@@ -126,6 +126,8 @@ uuid_ids! {
     AlertId,
     /// An API key (its name, never its secret).
     ApiKeyId,
+    /// Somebody who logs in with a password.
+    UserId,
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z; RFC 3339 UTC with milliseconds on every wire.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::{READERS, WRITERS, bodiless_key};
 use super::decisions::filtered;
 use super::error::{Problem, ProblemBody};

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::Problem;
 use super::wire::{Items, PageOf, Query, off_thread, param, reply, time_param};
 use crate::domain::{Role, Timestamp};

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::Problem;
 use super::vehicles::each_snapshot;
 use super::wire::{Items, PageOf, Query, reply, time_param};

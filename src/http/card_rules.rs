@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::{PageQuery, READERS, WRITERS};
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, PageOf, Query, idempotency, off_thread, parse_row, path_text, reply, row};

@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 use utoipa::ToSchema;
 
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
 use super::wire::{RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};

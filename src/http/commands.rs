@@ -11,7 +11,7 @@ use serde_json::value::to_raw_value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::{Problem, ProblemBody};
 use super::model::{CommandBody, FunctionName, Row};
 use super::vehicles::{ACTORS, OfVehicle, STAFF};

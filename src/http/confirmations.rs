@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, Json, idempotency, path_id, reply};
 use crate::actors::card_guard::{Edit, Edited};

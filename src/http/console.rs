@@ -4,18 +4,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::WsResponseBuilder;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::auth::{Caller, KeyHash, authenticate};
+use super::access::{Caller, Origin, Standing, authenticate, origin};
 use super::console_frames::MAX_IN;
 use super::console_session::Session;
 use super::error::{Problem, ProblemBody, Slug};
-use super::sessions::{Origin, Standing, origin};
 use super::vehicles::READERS;
 use super::wire::Query;
 use crate::metrics::{Count, Metrics, Reading};
@@ -138,13 +136,13 @@ fn admit(request: &HttpRequest, app: &App, ticket: Option<&str>) -> Result<(Call
     }
     if let Some(ticket) = ticket {
         let unknown = || Problem::new(Slug::Unauthenticated, "the ticket is not known, used already, or too old");
-        let (principal, key) = app.tickets.redeem(ticket, app.clock.now()).ok_or_else(unknown)?;
-        return Ok((Caller { role: principal.role, principal }, Standing::of(request, key, false)));
+        let (principal, standing) = app.access.tickets.redeem(ticket, app.clock.now()).ok_or_else(unknown)?;
+        return Ok((Caller { role: principal.role, principal }, standing));
     }
     let caller = authenticate(request)?;
-    let is_by_cookie = !request.headers().contains_key(header::AUTHORIZATION);
-    if is_by_cookie && from != Origin::Own {
+    let standing = Standing::of(request)?;
+    if standing.is_by_session() && from != Origin::Own {
         return Err(Problem::forbidden("a session opens a console from this gateway's own page only"));
     }
-    Ok((caller, Standing::of(request, KeyHash::of(request)?, is_by_cookie)))
+    Ok((caller, standing))
 }

@@ -9,14 +9,13 @@ use actix::prelude::*;
 use actix_web_actors::ws::{CloseCode, CloseReason, Message, ProtocolError, WebsocketContext};
 
 use super::App;
-use super::auth::Caller;
+use super::access::{Caller, Standing};
 use super::commands::{NewCommand, command_of};
 use super::console::{ConsoleCounters, Seat};
 use super::console_frames::{self, FrameId, FromConsole, Reply};
 use super::console_hand::Hand;
 use super::error::{Problem, Slug};
 use super::model::CommandBody;
-use super::sessions::Standing;
 use super::wire::parse_json;
 use crate::actors::feed::{Area, Attach, Batch, ConsoleId, Detach, Filter, From, Poke, Pull, Seq, Subscribe};
 use crate::actors::vehicle::Ask;

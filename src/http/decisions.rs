@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::READERS;
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, PageOf, Query, off_thread, parse_row, path_id, reply, row};

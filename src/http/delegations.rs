@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::Problem;
 use super::keys::{RevokeParams, key_of, stored};
 use super::model::{DelegationBody, KeyRow};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::IntoParams;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::{READERS, field};
 use super::error::{Problem, ProblemBody};
 use super::wire::{Query, off_thread, param, time_param};

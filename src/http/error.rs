@@ -56,6 +56,11 @@ pub enum Slug {
 }
 
 impl Slug {
+    /// As it stands at the end of a problem's `type`.
+    pub fn name(self) -> &'static str {
+        self.parts().0
+    }
+
     /// `(slug, status, title)`.
     fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {

@@ -309,7 +309,7 @@ async fn an_api_key_is_shown_once_works_and_can_be_deleted() {
     assert_eq!(audit["items"].as_array().unwrap().len(), 1);
     assert!(!audit.to_string().contains(&secret));
     // What a restart loads.
-    let loaded = super::auth::ApiKeys::new(10, 10, None).unwrap();
+    let loaded = super::access::api_keys::ApiKeys::new(super::access::rate::Rate::new(10, 10), None).unwrap();
     assert_eq!(loaded.load(&*store).unwrap(), 1);
     let path = format!("/v1/api-keys/{}", made["api_key_id"].as_str().unwrap());
     assert_eq!(ask!(service, Role::Admin, DELETE & path).0, 204);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::commands::{WaitParams, answer_when_final, command_of};
 use super::error::Problem;
 use super::model::{CommandBody, FunctionName, KeyBody, KeyRow};

@@ -3,10 +3,9 @@
 //! A handler is: authorise, parse, ask, map. Decisions are the domain's, promises the actors'. This file holds the
 //! whole route table and what every handler shares; it never touches MQTT or the store's engine.
 
+pub mod access;
 mod alerts;
-mod api_keys;
 mod audit;
-pub mod auth;
 mod available;
 mod card_rules;
 mod cards;
@@ -40,11 +39,9 @@ mod pages;
 pub mod payments;
 mod rentals;
 mod server;
-pub mod sessions;
 mod stations;
 #[cfg(test)]
 pub mod testing;
-mod tickets;
 mod usage;
 mod vehicles;
 pub mod wire;
@@ -57,6 +54,7 @@ use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
 
+use access::log_in;
 pub use server::{Server, serve, serve_metrics};
 
 use crate::actors::card_guard::GuardHandle;
@@ -79,8 +77,7 @@ pub struct App {
     pub fleet: FleetHandle,
     pub clock: Clock,
     pub config: Arc<Config>,
-    pub api_keys: Arc<auth::ApiKeys>,
-    pub tickets: Arc<auth::Tickets>,
+    pub access: Arc<access::Access>,
     pub signer: Arc<Signer>,
     /// What tokens still in use are signed by, the signer's own key first.
     pub keyset: Arc<Keyset>,
@@ -90,7 +87,6 @@ pub struct App {
     pub rules: Arc<Rules>,
     pub feed: Addr<Feed>,
     pub notifier: NotifierHandle,
-    pub sessions: Arc<sessions::Sessions>,
     pub consoles: Arc<console::Consoles>,
     pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
@@ -100,6 +96,8 @@ pub struct App {
 /// What an [`App`] is made of; the rest is HTTP's own.
 pub struct Parts {
     pub store: Arc<dyn Store>,
+    /// Without anybody yet.
+    pub access: access::Access,
     pub fleet: FleetHandle,
     pub clock: Clock,
     pub config: Arc<Config>,
@@ -115,16 +113,24 @@ pub struct Parts {
 }
 
 impl App {
-    /// Reads the API keys and registers what HTTP counts; blocks, so call it at start.
+    /// Reads who may call and registers what HTTP counts; blocks, so call it at start.
     pub fn new(parts: Parts) -> Result<Self, ReadError> {
-        let Parts { store, fleet, clock, config, signer, keyset, rules, certificates, guard, feed, notifier, metrics } =
-            parts;
-        let http = &config.http;
-        let api_keys = auth::ApiKeys::new(http.rate_per_s, http.rate_burst, http.bootstrap_admin_sha256.as_deref());
-        // The configuration was checked, so this names a fault of ours rather than the operator's.
-        let api_keys = api_keys.map_err(ReadError::Damaged)?;
-        let loaded = api_keys.load(&*store)?;
-        tracing::info!(loaded, "API keys are read");
+        let Parts {
+            store,
+            access,
+            fleet,
+            clock,
+            config,
+            signer,
+            keyset,
+            rules,
+            certificates,
+            guard,
+            feed,
+            notifier,
+            metrics,
+        } = parts;
+        access.load(&*store, clock.now())?;
         let (consoles, counters) = (Arc::<console::Consoles>::default(), Arc::<Counters>::default());
         consoles.register(&metrics);
         let counted = Arc::clone(&counters);
@@ -137,8 +143,7 @@ impl App {
             fleet,
             clock,
             config,
-            api_keys: Arc::new(api_keys),
-            tickets: Arc::default(),
+            access: Arc::new(access),
             signer,
             keyset,
             certificates,
@@ -146,7 +151,6 @@ impl App {
             rules,
             feed,
             notifier,
-            sessions: Arc::default(),
             consoles,
             payments,
             metrics,
@@ -250,8 +254,10 @@ pub fn table() -> Vec<Entry> {
         at("/v1/keys/{id}/actions").post(keys::act),
         at("/v1/keys/{id}/delegations").post(delegations::tell),
         at("/v1/keys/{id}/delegations/{delegated}").delete(delegations::revoke),
-        at("/v1/api-keys").get(api_keys::list).post(api_keys::create),
-        at("/v1/api-keys/{id}").delete(api_keys::delete),
+        at("/v1/api-keys").get(access::api_keys::list).post(access::api_keys::create),
+        at("/v1/api-keys/{id}").delete(access::api_keys::delete),
+        at("/v1/users").get(access::users::list).post(access::users::create),
+        at("/v1/users/{id}").patch(access::users::change).delete(access::users::delete),
         at("/v1/audit").get(audit::list),
         at("/v1/certificates/reload").post(certificates::reload),
         at("/v1/cards").get(cards::list).post(cards::add),
@@ -276,8 +282,12 @@ pub fn table() -> Vec<Entry> {
         at("/v1/notifications/dead").get(notifications::dead),
         at("/v1/notifications/dead/{id}/retry").post(notifications::retry),
         at("/v1/keyset").get(keyset::get),
-        at("/v1/session").post(sessions::log_in).get(sessions::read).delete(sessions::log_out),
-        at("/v1/console/tickets").post(tickets::issue),
+        at("/v1/session").post(log_in::log_in).get(log_in::read).delete(log_in::log_out),
+        at("/v1/session/methods").get(log_in::methods),
+        at("/v1/session/password").put(log_in::change_password),
+        at("/v1/session/oidc").get(access::oidc::start),
+        at("/v1/session/oidc/callback").get(access::oidc::finish),
+        at("/v1/console/tickets").post(access::tickets::issue),
         at("/v1/console").get(console::open),
         at("/").get(pages::index),
         at("/console/{file}").get(pages::part),

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::{PageQuery, READERS, WRITERS};
 use super::error::{Problem, ProblemBody, Slug};
 use super::wire::{Items, Json, PageOf, Query, reply};

@@ -11,11 +11,12 @@ use utoipa::openapi::security::{
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
+use super::access::{api_keys, log_in, oidc, tickets, users};
 use super::error::ProblemBody;
 use super::{
-    alerts, api_keys, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
-    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, sessions,
-    stations, tickets, usage, vehicles,
+    alerts, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
+    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, stations, usage,
+    vehicles,
 };
 
 /// Each subject's handlers are listed here.
@@ -30,6 +31,7 @@ use super::{
         rentals::list, rentals::get, rentals::end, rentals::cancel, rentals::extend,
         keys::list, keys::get, keys::revoke, keys::act, delegations::tell, delegations::revoke, mds::vehicles,
         api_keys::list, api_keys::create, api_keys::delete,
+        users::list, users::create, users::change, users::delete,
         alerts::list, alerts::get, alerts::acknowledge, alerts::resolve,
         cards::list, cards::add, cards::get, cards::change, cards::remove,
         stations::list, stations::add, stations::import, stations::get, stations::change, stations::remove,
@@ -39,7 +41,8 @@ use super::{
         payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
         notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, tickets::issue, keyset::get, get,
-        sessions::log_in, sessions::read, sessions::log_out, console::open, pages::index, pages::part, pages::asset,
+        log_in::log_in, log_in::read, log_in::log_out, log_in::methods, log_in::change_password, oidc::start,
+        oidc::finish, console::open, pages::index, pages::part, pages::asset,
         pages::terminal, pages::terminal_part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
@@ -49,7 +52,7 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 15] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 18] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
@@ -65,6 +68,9 @@ const PUBLIC: [(&str, Option<HttpMethod>); 15] = [
     ("/v1/payments/marqeta", None),
     ("/v1/payments/lithic", None),
     ("/v1/session", Some(HttpMethod::Post)),
+    ("/v1/session/methods", None),
+    ("/v1/session/oidc", None),
+    ("/v1/session/oidc/callback", None),
 ];
 const API_KEY: &str = "api_key";
 const SESSION: &str = "session";

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::Problem;
 use super::model::{RentalBody, Row};
 use super::vehicles::{ACTORS, OfVehicle};

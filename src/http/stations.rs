@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::cards::{READERS, WRITERS, field};
 use super::error::{Problem, ProblemBody, Slug};
 use super::wire::{

@@ -8,7 +8,8 @@ use actix::Actor;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::auth::{ApiKey, ApiKeys, Tickets, sha256};
+use super::access::api_keys::ApiKey;
+use super::access::{Access, sha256};
 use super::{App, CertificatePort, Counters};
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::{Feed, Limits};
@@ -74,6 +75,11 @@ impl MemoryStore {
         let rows = content.tables.values().flat_map(BTreeMap::values).map(|row| row.get());
         let answers = content.answers.iter().flat_map(|(key, (_, answer))| [key.as_str(), answer.get()]);
         records.chain(rows).chain(answers).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Takes a row out of the view.
+    pub fn remove(&self, table: Table, key: &str) {
+        self.content().tables.entry(table).or_default().remove(key);
     }
 
     /// Puts a row into the view, as if an actor had.
@@ -227,10 +233,10 @@ fn secret(role: Role) -> String {
 /// An App over a store in memory, a stopped-looking clock at [`NOW_MS`] and one key for each role.
 pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
     let store = Arc::new(MemoryStore::default());
-    let api_keys = ApiKeys::new(config.http.rate_per_s, config.http.rate_burst, None).unwrap();
+    let access = Access::new(&config).unwrap();
     for (number, role) in [Role::Admin, Role::Operator, Role::Renter, Role::Auditor].into_iter().enumerate() {
         let subject = if role == Role::Renter { "anna".into() } else { format!("{role:?}").to_lowercase() };
-        api_keys.insert(&ApiKey {
+        access.api_keys.insert(&ApiKey {
             api_key_id: ApiKeyId(uuid::Uuid::from_u128(number as u128 + 1)),
             name: format!("{role:?}"),
             role,
@@ -253,8 +259,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         clock: Clock::starting_at(NOW_MS),
         payments: Arc::new(super::payments::PaymentEdge::new(&config.payments)),
         config: Arc::new(config),
-        api_keys: Arc::new(api_keys),
-        tickets: Arc::new(Tickets::new()),
+        access: Arc::new(access),
         keyset: Arc::new(signer.keyset()),
         signer,
         certificates: CertificatePort {
@@ -268,7 +273,6 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         rules: Arc::new(crate::actors::testing::rules()),
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
         notifier: crate::actors::notifier::NotifierHandle::detached(),
-        sessions: Arc::default(),
         consoles: Arc::default(),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),

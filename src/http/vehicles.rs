@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::auth::Caller;
+use super::access::Caller;
 use super::error::Problem;
 use super::model::{FunctionName, LendingBody, TwinBody};
 use super::wire::{Items, Json, PageOf, Query, each, idempotency, param, path_id, reply};

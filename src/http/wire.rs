@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::{Caller, sha256};
+use super::access::{Caller, sha256};
 use super::error::{Problem, Slug, shown};
 use super::vehicles::ListParams;
 use crate::actors::vehicle::IdempotencyKey;

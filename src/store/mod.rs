@@ -126,6 +126,10 @@ pub enum Table {
     Alerts,
     ApiKeys,
     Certificates,
+    /// People who log in with a password.
+    Users,
+    /// Open sessions of browsers, by the SHA-256 of their cookie.
+    Sessions,
     /// What became of authorisations after their answer, by `{source}/{authorization id}`.
     Reconciliations,
     /// Purchases whose holder is asked to confirm them, by decision id.

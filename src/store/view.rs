@@ -52,6 +52,8 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Reconciliations => 13,
         Table::StepUps => 14,
         Table::CardRules => 15,
+        Table::Users => 16,
+        Table::Sessions => 17,
         Table::StationSightings => 32,
         Table::Notifications => 30,
     }

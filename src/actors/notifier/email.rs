@@ -12,8 +12,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use super::notification::Notification;
 use super::outbox::{Failure, FailureKind};
 use super::templates::{self, Writing};
-use super::webhook::plain;
 use crate::config::{self, SmtpTls};
+use crate::https_client::plain;
 
 pub type Server = AsyncSmtpTransport<Tokio1Executor>;
 

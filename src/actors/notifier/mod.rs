@@ -29,6 +29,7 @@ use self::transport::Transport;
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::Timestamp;
+use crate::https_client;
 use crate::metrics::{Count, Level, Metrics, Reading, Value};
 use crate::store::{ReadError, Store};
 
@@ -217,7 +218,8 @@ fn transports(config: &config::Notifier) -> Result<BTreeMap<String, Arc<Transpor
     let mut all = BTreeMap::new();
     if !config.webhooks.is_empty() {
         let unfit = |problem| StartError::Config { key: "notifier.ca", problem };
-        let client = webhook::client(config).map_err(unfit)?;
+        let timeout = Duration::from_millis(config.timeout_ms);
+        let client = https_client::build(config.ca.as_deref(), timeout).map_err(unfit)?;
         for webhook in &config.webhooks {
             let made = webhook::Webhook::new(webhook, &config.source, client.clone())
                 .map_err(|problem| StartError::Config { key: "notifier.webhooks", problem })?;

@@ -8,20 +8,18 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::{Client, StatusCode, Url};
 use ring::hmac;
 
 use super::notification::Notification;
 use super::outbox::{Failure, FailureKind};
 use crate::config;
 use crate::domain::Timestamp;
+use crate::https_client::shown;
 
 /// Read of an answer's body, so that a connection can be used again; more, or more slowly, and it is closed instead.
 const MAX_DRAINED: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_millis(500);
-/// Idle connections kept to one target.
-const MAX_IDLE: usize = 2;
-pub const MAX_ERROR_CHARS: usize = 300;
 
 pub struct Webhook {
     client: Client,
@@ -36,28 +34,6 @@ impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook").field("types", &self.types).finish_non_exhaustive()
     }
-}
-
-/// The client that all webhooks share. Redirects and proxies are not followed: what is told goes where it was said.
-pub fn client(config: &config::Notifier) -> Result<Client, String> {
-    let timeout = Duration::from_millis(config.timeout_ms);
-    let mut builder = Client::builder()
-        .timeout(timeout)
-        .connect_timeout(timeout)
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .pool_max_idle_per_host(MAX_IDLE)
-        .user_agent(concat!("cardea/", env!("CARGO_PKG_VERSION")));
-    if let Some(path) = &config.ca {
-        let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
-        if certificates.is_empty() {
-            return Err(format!("{}: no certificate in it", path.display()));
-        }
-        builder = builder.tls_certs_only(certificates);
-    }
-    builder.build().map_err(|error| shown(&error))
 }
 
 impl Webhook {
@@ -149,33 +125,6 @@ fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> Option<i64> {
     }
     let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond();
     Some(at.saturating_sub(now.0).max(0))
-}
-
-/// Without the URL, and with the reason below the reason.
-fn shown(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() {
-        "it did not answer in time".to_owned()
-    } else if error.is_connect() {
-        "it cannot be reached".to_owned()
-    } else {
-        "the connection broke".to_owned()
-    };
-    let mut deepest: Option<&dyn std::error::Error> = None;
-    let mut next = std::error::Error::source(error);
-    while let Some(inner) = next {
-        deepest = Some(inner);
-        next = inner.source();
-    }
-    if let Some(inner) = deepest {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-    }
-    plain(&text)
-}
-
-/// One line, not too long.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR_CHARS).collect()
 }
 
 #[cfg(test)]

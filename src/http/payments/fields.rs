@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::form::Unfit;
 use crate::domain::card::{Product, keepable, looks_like_card_number};
 use crate::domain::{Malformed, Money, Timestamp};
-use crate::http::auth::sha256;
+use crate::http::access::sha256;
 
 const MAX_TEXT_CHARS: usize = 64;
 const MAX_ID_LEN: usize = 255;

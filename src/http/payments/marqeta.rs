@@ -19,7 +19,7 @@ use super::standard::header;
 use crate::config::{FormSettings, Payments};
 use crate::domain::card::{Fill, Merchant, Posting, PostingKind, Prompts, Purchase};
 use crate::domain::{Money, Timestamp};
-use crate::http::auth::sha256;
+use crate::http::access::sha256;
 
 pub struct Marqeta;
 

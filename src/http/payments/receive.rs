@@ -20,7 +20,8 @@ use crate::config::{Fallback, FormSettings, Payments};
 use crate::domain::Money;
 use crate::domain::card::{Posting, Unreadable};
 use crate::http::App;
-use crate::http::auth::{Bucket, Rate, sha256};
+use crate::http::access::rate::{Bucket, Rate};
+use crate::http::access::sha256;
 use crate::http::error::{Problem, Slug};
 use crate::http::wire::{announced_length, read_body};
 use crate::metrics::{Count, Reading};
@@ -89,7 +90,7 @@ impl PaymentEdge {
 }
 
 fn rate(form: FormSettings<'_>) -> Rate {
-    Rate { per_s: form.rate_per_s, burst: form.rate_burst }
+    Rate::new(form.rate_per_s, form.rate_burst)
 }
 
 /// One message of one form on its way.

@@ -1,0 +1,144 @@
+//! How often a password may be guessed: a lock-out that cannot be used to lock others out.
+//!
+//! Whoever guesses spends from the guessed name's share and from their address's. A browser in which the user logged in
+//! before shows a cookie that proves it and has a share of its own: a stranger who spends the name's share, from
+//! however many addresses, keeps other strangers out for a while, not the user (OWASP's "device cookies").
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use super::rate::{Bucket, Rate, lock};
+use super::sha256;
+use crate::domain::{Timestamp, UserId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Share {
+    /// An IPv4 address, or the /64 that an IPv6 address lies in: nobody has just one of those.
+    Address(IpAddr),
+    /// SHA-256 of the name in lower case, known or not.
+    Name([u8; 32]),
+    /// SHA-256 of the proof of an earlier log-in.
+    Device([u8; 32]),
+    /// Somebody logged in who is asked for the password again.
+    User(UserId),
+}
+
+impl Share {
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            }
+        })
+    }
+
+    pub fn of_name(name: &str) -> Self {
+        Self::Name(sha256(name.to_lowercase().as_bytes()))
+    }
+
+    fn rate(&self) -> Rate {
+        match self {
+            // A whole office may stand behind one.
+            Self::Address(_) => Rate::one_in(2, 60),
+            Self::Name(_) => Rate::one_in(60, 10),
+            Self::Device(_) | Self::User(_) => Rate::one_in(30, 10),
+        }
+    }
+}
+
+/// What is left of each share from which something was spent lately; at most [`Attempts::MAX`].
+#[derive(Default)]
+pub struct Attempts {
+    spent: Mutex<HashMap<Share, Bucket>>,
+}
+
+impl Attempts {
+    pub const MAX: usize = 20_000;
+
+    /// Takes one try from each share, or from none: then the seconds until there is one again.
+    pub fn take(&self, shares: &[Share], now: Timestamp) -> Result<(), u32> {
+        let mut spent = lock(&self.spent);
+        for (index, share) in shares.iter().enumerate() {
+            if !spent.contains_key(share) && spent.len() >= Self::MAX {
+                make_room(&mut spent, now);
+            }
+            let bucket = spent.entry(*share).or_insert_with(|| Bucket::full(share.rate()));
+            if let Err(retry_after_s) = bucket.take(share.rate(), now) {
+                give_back(&mut spent, &shares[..index]);
+                return Err(retry_after_s);
+            }
+        }
+        Ok(())
+    }
+
+    /// The try was no guess: it was right, or nothing was tried after all.
+    pub fn give_back(&self, shares: &[Share]) {
+        give_back(&mut lock(&self.spent), shares);
+    }
+}
+
+fn give_back(spent: &mut HashMap<Share, Bucket>, shares: &[Share]) {
+    for share in shares {
+        if let Some(bucket) = spent.get_mut(share) {
+            bucket.give_back(share.rate());
+        }
+    }
+}
+
+/// Forgets the shares that are whole again; else names first: guesses are still bounded by the address they come from.
+fn make_room(spent: &mut HashMap<Share, Bucket>, now: Timestamp) {
+    spent.retain(|share, bucket| !bucket.is_full(share.rate(), now));
+    if spent.len() >= Attempts::MAX {
+        spent.retain(|share, _| !matches!(share, Share::Name(_)));
+    }
+    if spent.len() >= Attempts::MAX {
+        spent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tries(attempts: &Attempts, shares: &[Share], now: Timestamp) -> usize {
+        (0..1_000).take_while(|_| attempts.take(shares, now).is_ok()).count()
+    }
+
+    #[test]
+    fn strangers_spend_the_name_s_share_and_not_the_known_browser_s() {
+        let attempts = Attempts::default();
+        let name = Share::of_name("Olga");
+        let address = |last: u8| Share::of_address(IpAddr::from([192, 0, 2, last]));
+        assert_eq!(tries(&attempts, &[address(1), name], Timestamp(0)), 10);
+        assert_eq!(tries(&attempts, &[address(2), Share::of_name("olga")], Timestamp(0)), 0, "from wherever");
+        assert!(attempts.take(&[Share::Device([1; 32])], Timestamp(0)).is_ok());
+        assert_eq!(tries(&attempts, &[address(2), Share::of_name("otto")], Timestamp(0)), 10, "nor another's");
+        assert_eq!(tries(&attempts, &[address(1), name], Timestamp(120_000)), 2, "and it comes back");
+    }
+
+    #[test]
+    fn an_address_cannot_try_many_names_and_what_was_right_costs_nothing() {
+        let attempts = Attempts::default();
+        let address = Share::of_address("2001:db8::1".parse().expect("an address"));
+        assert_eq!(address, Share::of_address("2001:db8::2".parse().expect("an address")), "one /64");
+        let names = |from: usize| (from..200).map(|number| Share::of_name(&number.to_string()));
+        let tried = names(0).take_while(|name| attempts.take(&[address, *name], Timestamp(0)).is_ok()).count();
+        assert_eq!(tried, 60);
+        for _ in 0..100 {
+            attempts.give_back(&[address]);
+            assert!(attempts.take(&[address], Timestamp(0)).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let attempts = Attempts::default();
+        for number in 0..Attempts::MAX + 10 {
+            let _ = attempts.take(&[Share::of_name(&number.to_string())], Timestamp(0));
+        }
+        assert!(lock(&attempts.spent).len() <= Attempts::MAX);
+    }
+}

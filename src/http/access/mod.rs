@@ -1,0 +1,333 @@
+//! Who calls: bearer API keys, tokens of an identity provider, the sessions of browsers, and console tickets.
+//!
+//! Handlers take a [`Caller`] and say which roles may go on. What a caller was admitted by is a [`Standing`]: whatever
+//! outlives its request asks it now and then. Nothing here logs a secret, and none is stored as it came.
+
+pub mod api_keys;
+mod attempts;
+mod cookies;
+pub mod log_in;
+#[cfg(test)]
+mod log_in_tests;
+pub mod oidc;
+mod passwords;
+pub mod rate;
+pub mod sessions;
+pub mod tickets;
+pub mod users;
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev, web};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::error::{Problem, Slug};
+use crate::config::Config;
+use crate::domain::{Principal, Role, Timestamp, UserId};
+use crate::store::{ReadError, Store};
+
+pub use cookies::{Origin, origin};
+
+/// Everything that admits somebody.
+pub struct Access {
+    pub api_keys: api_keys::ApiKeys,
+    pub users: users::Users,
+    pub sessions: sessions::Sessions,
+    pub tickets: tickets::Tickets,
+    pub passwords: passwords::Passwords,
+    pub attempts: attempts::Attempts,
+    /// Only where an identity provider is configured.
+    pub oidc: Option<Arc<oidc::Oidc>>,
+}
+
+impl Access {
+    /// Without anybody; [`Access::load`] brings those the store knows.
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let http = &config.http;
+        let rate = rate::Rate::new(http.rate_per_s, http.rate_burst);
+        Ok(Self {
+            api_keys: api_keys::ApiKeys::new(rate, http.bootstrap_admin_sha256.as_deref())?,
+            users: users::Users::new(rate),
+            sessions: sessions::Sessions::default(),
+            tickets: tickets::Tickets::default(),
+            passwords: passwords::Passwords::new()?,
+            attempts: attempts::Attempts::default(),
+            oidc: oidc::Oidc::new(&config.oidc, rate)?.map(Arc::new),
+        })
+    }
+
+    /// Reads API keys, users and open sessions; blocks, so call it at start.
+    pub fn load(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
+        let api_keys = self.api_keys.load(store)?;
+        let users = self.users.load(store)?;
+        let sessions = self.sessions.load(store, now, |holder| self.is_known(holder))?;
+        tracing::info!(api_keys, users, sessions, "who may call is read");
+        Ok(())
+    }
+
+    fn is_known(&self, holder: &Holder) -> bool {
+        match holder {
+            Holder::ApiKey(key) => self.api_keys.knows(&key.0),
+            Holder::User(id) => self.users.knows(*id),
+            Holder::Federated { .. } => self.oidc.is_some(),
+        }
+    }
+
+    /// Takes one request from the holder's rate.
+    fn admit(&self, holder: &Holder, now: Timestamp) -> Admission {
+        match holder {
+            Holder::ApiKey(key) => self.api_keys.admit_hash(&key.0, now),
+            Holder::User(id) => self.users.admit(*id, now),
+            Holder::Federated { id, principal } => {
+                self.oidc.as_ref().map_or(Admission::Unknown, |oidc| oidc.admit(id, principal, now))
+            }
+        }
+    }
+}
+
+/// SHA-256 of an API key's secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyHash(#[serde(with = "hex::serde")] pub [u8; 32]);
+
+/// Whom a request or a session stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    ApiKey(KeyHash),
+    User(UserId),
+    /// By the identity provider, whose name for the person is `id`.
+    Federated {
+        id: String,
+        principal: Principal,
+    },
+}
+
+/// What a request was admitted by; in the request's extensions. It may end before what it admitted does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub holder: Holder,
+    /// SHA-256 of the session's cookie, when it came by one.
+    session: Option<[u8; 32]>,
+    /// A token's own end.
+    until: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Of a request that was admitted (its handler takes a [`Caller`]).
+    pub fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let standing = request.extensions().get::<Self>().cloned();
+        standing
+            .ok_or_else(|| Problem::internal("access", &"a handler asks for the standing of a request nobody admitted"))
+    }
+
+    /// Does what the request was admitted by still hold?
+    pub fn holds(&self, app: &App) -> bool {
+        let now = app.clock.now();
+        app.access.is_known(&self.holder)
+            && self.session.as_ref().is_none_or(|name| app.access.sessions.is_open(name, now))
+            && self.until.is_none_or(|until| now < until)
+    }
+
+    pub fn is_by_session(&self) -> bool {
+        self.session.is_some()
+    }
+}
+
+/// What became of a presented credential.
+#[derive(Debug, PartialEq)]
+pub enum Admission {
+    Admitted(Principal),
+    Unknown,
+    Limited { retry_after_s: u32 },
+}
+
+impl Admission {
+    /// The principal, or the problem, counted.
+    fn or_problem(self, app: &App, unknown: &str) -> Result<Principal, Problem> {
+        match self {
+            Self::Admitted(principal) => Ok(principal),
+            Self::Unknown => {
+                app.counters.unauthenticated.inc();
+                Err(Problem::new(Slug::Unauthenticated, unknown))
+            }
+            Self::Limited { retry_after_s } => {
+                app.counters.rate_limited.inc();
+                Err(Problem::new(Slug::TooManyRequests, "this caller asks too often").retry_after(retry_after_s))
+            }
+        }
+    }
+}
+
+/// Who makes this request. Taking one as a handler's argument refuses everybody who is not known.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub principal: Principal,
+    pub role: Role,
+}
+
+impl Caller {
+    /// Goes on only for these roles.
+    pub fn require(&self, roles: &[Role]) -> Result<(), Problem> {
+        if roles.contains(&self.role) {
+            Ok(())
+        } else {
+            Err(Problem::forbidden("this caller's role does not allow it"))
+        }
+    }
+
+    pub fn is_renter(&self) -> bool {
+        self.role == Role::Renter
+    }
+
+    /// A renter sees only what is theirs; everybody else who got so far sees all.
+    pub fn sees(&self, owner: &str) -> bool {
+        !self.is_renter() || self.principal.subject == owner
+    }
+}
+
+impl FromRequest for Caller {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
+        ready(authenticate(request))
+    }
+}
+
+pub fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
+    let app = request
+        .app_data::<web::Data<App>>()
+        .ok_or_else(|| Problem::internal("access", &"the server was built without its App"))?;
+    let now = app.clock.now();
+    // What a program says outweighs what a browser sends along.
+    let standing = match bearer(request)? {
+        Some(token) if oidc::is_token(token) => {
+            let oidc = app.access.oidc.as_ref().filter(|oidc| oidc.takes_bearer_tokens());
+            let oidc =
+                oidc.ok_or_else(|| Problem::new(Slug::Unauthenticated, "no tokens but API keys are taken here"))?;
+            let held = oidc.holder_of_bearer(token, now);
+            let (holder, until) = held.inspect_err(|_| app.counters.unauthenticated.inc())?;
+            Standing { holder, session: None, until: Some(until) }
+        }
+        Some(secret) => {
+            let holder = Holder::ApiKey(KeyHash(sha256(secret.as_bytes())));
+            Standing { holder, session: None, until: None }
+        }
+        None => {
+            let (holder, name) = sessions::of_request(request, app, now)?;
+            Standing { holder, session: Some(name), until: None }
+        }
+    };
+    let unknown = match standing.session {
+        None => "the API key is not known",
+        Some(_) => "whom the session stands for is not known any more; log in again",
+    };
+    let principal = app.access.admit(&standing.holder, now).or_problem(app, unknown)?;
+    request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(standing);
+    Ok(Caller { role: principal.role, principal })
+}
+
+/// The bearer secret; `None` without an Authorization header.
+fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+    let unknown = |detail: &str| Problem::new(Slug::Unauthenticated, detail);
+    let mut headers = request.headers().get_all(header::AUTHORIZATION);
+    let Some(header) = headers.next() else { return Ok(None) };
+    if headers.next().is_some() {
+        return Err(unknown("more than one Authorization header"));
+    }
+    let (scheme, secret) = header.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unknown("the Authorization header is not `Bearer <API key or token>`"));
+    }
+    Ok(Some(secret.trim()))
+}
+
+/// The longest secret anybody may show, but for an identity provider's tokens.
+const MAX_SECRET_LEN: usize = 128;
+
+/// `prefix` and 32 random bytes; `None` when the system has no randomness.
+pub fn new_secret(prefix: &str) -> Option<String> {
+    let bytes: [u8; 32] = random()?;
+    Some(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0_u8; N];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0_u8; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::{TestRequest, call_service, read_body_json};
+
+    use super::super::error::ProblemBody;
+    use super::super::testing::{app, app_with, bearer, service};
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_request_without_a_known_key_is_told_how_to_authenticate() {
+        let (app, _) = app();
+        let service = service!(app);
+        let headers = [
+            None,
+            Some("Basic YTpi"),
+            Some("Bearer ck_nobody"),
+            Some("Bearer"),
+            Some("Bearer  "),
+            Some("Bearer a.b.c"),
+        ];
+        for header in headers {
+            let mut request = TestRequest::post().uri("/v1/console/tickets");
+            if let Some(header) = header {
+                request = request.insert_header(("Authorization", header));
+            }
+            let answer = call_service(&service, request.to_request()).await;
+            assert_eq!(answer.status(), 401, "{header:?}");
+            assert!(answer.headers().contains_key("WWW-Authenticate"));
+            let problem: ProblemBody = read_body_json(answer).await;
+            assert_eq!(problem.kind, "urn:cardea:problem:unauthenticated");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_role_that_may_not_is_refused() {
+        let (app, _) = app();
+        let service = service!(app);
+        let request = TestRequest::post().uri("/v1/console/tickets").insert_header(bearer(Role::Renter));
+        let answer = call_service(&service, request.to_request()).await;
+        assert_eq!(answer.status(), 403);
+        assert_eq!(read_body_json::<ProblemBody, _>(answer).await.kind, "urn:cardea:problem:forbidden");
+    }
+
+    #[actix_web::test]
+    async fn a_key_that_asks_too_often_is_told_when_to_come_back() {
+        let mut config = Config::default();
+        (config.http.rate_per_s, config.http.rate_burst) = (1, 2);
+        let (app, _) = app_with(config);
+        let service = service!(app);
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let request = TestRequest::post().uri("/v1/console/tickets").insert_header(bearer(Role::Admin));
+            let answer = call_service(&service, request.to_request()).await;
+            statuses.push((answer.status().as_u16(), answer.headers().contains_key("Retry-After")));
+        }
+        assert_eq!(statuses, [(201, false), (201, false), (429, true)]);
+        assert_eq!(app.counters.rate_limited.get(), 1);
+    }
+}
