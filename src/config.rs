@@ -39,6 +39,7 @@ pub struct Config {
     pub payments: Payments,
     pub notifier: Notifier,
     pub oidc: Oidc,
+    pub map: Map,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -196,6 +197,36 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+    }
+}
+
+/// What lies below the cars on the console's map: street tiles from a server, or from a file, or the built-in outlines.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Map {
+    /// Of raster tiles, with {z}, {x} and {y}.
+    #[serde(with = "empty_is_none")]
+    pub tiles: Option<String>,
+    /// A PMTiles archive, raster or vector, served by the gateway itself.
+    #[serde(with = "empty_is_none")]
+    pub pmtiles: Option<PathBuf>,
+    /// Whom the map's licence wants to be named.
+    pub attribution: String,
+    /// The closest zoom that the tiles have.
+    pub max_zoom: u8,
+}
+
+impl Map {
+    /// Where the tiles come from, as a browser's policy names it: `https://tiles.example.org`.
+    pub fn origin(&self) -> Option<String> {
+        let url = reqwest::Url::parse(&self.tiles.as_ref()?.replace(['{', '}'], "")).ok()?;
+        (url.scheme() == "https" && url.host_str().is_some()).then(|| url.origin().ascii_serialization())
+    }
+}
+
+impl Default for Map {
+    fn default() -> Self {
+        Self { tiles: None, pmtiles: None, attribution: String::new(), max_zoom: 19 }
     }
 }
 

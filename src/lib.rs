@@ -209,6 +209,7 @@ fn start(
         guard,
         feed,
         notifier: notifier.clone(),
+        links: link_port(mqtt.links()),
         metrics,
     })?;
     let tls =
@@ -218,6 +219,28 @@ fn start(
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
     Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics })
+}
+
+/// HTTP does not know the gate.
+fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
+    let entry = |entry: mqtt::LinkEntry| {
+        let (event, epoch, address, reason) = match entry.change {
+            mqtt::LinkChange::Connected { epoch, address } => {
+                (http::LinkEvent::Connected, Some(epoch), Some(address), None)
+            }
+            mqtt::LinkChange::Disconnected { epoch, reason } => {
+                (http::LinkEvent::Disconnected, Some(epoch), None, Some(reason.name()))
+            }
+            mqtt::LinkChange::Refused { address, reason } => {
+                (http::LinkEvent::Refused, None, Some(address), Some(reason.name()))
+            }
+        };
+        http::LinkEntry { at: entry.at, event, epoch, address, reason }
+    };
+    Arc::new(move |vehicle| http::LinkLog {
+        since: links.since(),
+        entries: links.of(vehicle).into_iter().map(entry).collect(),
+    })
 }
 
 fn start_guard(

@@ -139,6 +139,12 @@ impl Metrics {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
     }
 
+    /// Everything registered, as it is now.
+    pub fn read(&self) -> Vec<Reading> {
+        let sources = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().flat_map(|source| source()).collect()
+    }
+
     /// The OpenMetrics text of everything registered.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("cardea");

@@ -167,6 +167,20 @@ impl Ca {
     }
 }
 
+/// Name and end of each certificate in a PEM text. The error is for the operator.
+pub fn ends(pem: &str) -> Result<Vec<(String, Timestamp)>, String> {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+    certificates
+        .map(|der| {
+            let der = der.map_err(|error| error.to_string())?;
+            let (_, cert) = x509_parser::parse_x509_certificate(&der).map_err(|error| error.to_string())?;
+            let name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+            let not_after = Timestamp(cert.validity().not_after.timestamp().saturating_mul(1000));
+            Ok((name.unwrap_or("without a name").to_owned(), not_after))
+        })
+        .collect()
+}
+
 fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);

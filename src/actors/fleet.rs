@@ -268,6 +268,11 @@ impl FleetHandle {
         registered.range((from, Bound::Unbounded)).take(limit).cloned().collect()
     }
 
+    /// How many vehicles are registered.
+    pub fn registered(&self) -> usize {
+        self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub fn is_registered(&self, vehicle: &VehicleId) -> bool {
         self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner).contains(vehicle)
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use base64::Engine;
 
 use super::check_notifier::{is_https, notifier};
-use super::{Config, FormSettings, Keys, Oidc, Payments};
+use super::{Config, FormSettings, Keys, Map, Oidc, Payments};
 use crate::domain::key::Profile;
 
 /// Every problem as (dotted key, what was found and expected).
@@ -26,6 +26,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     payments(&mut checks, &config.payments);
     notifier(&mut checks, config);
     oidc(&mut checks, &config.oidc);
+    map(&mut checks, &config.map);
     checks.problems
 }
 
@@ -54,6 +55,23 @@ impl Checks {
             self.refuse(key, "\"\" is no path; expected the path of a file or folder");
         }
     }
+}
+
+fn map(checks: &mut Checks, map: &Map) {
+    if let Some(tiles) = &map.tiles {
+        let has_places = ["{z}", "{x}", "{y}"].iter().all(|place| tiles.contains(place));
+        let is_plain = tiles.chars().all(|c| c.is_ascii_graphic() && !";,'\"".contains(c));
+        if !has_places || !is_plain || tiles.len() > 1_024 || map.origin().is_none() {
+            checks.refuse("map.tiles", "expected an address like \"https://tiles.example.org/{z}/{x}/{y}.png\"");
+        }
+        if map.pmtiles.is_some() {
+            checks.refuse("map.pmtiles", "either this or map.tiles");
+        }
+    }
+    if map.attribution.len() > 256 || map.attribution.chars().any(char::is_control) {
+        checks.refuse("map.attribution", "expected at most 256 bytes");
+    }
+    checks.range("map.max_zoom", map.max_zoom, 1..=24);
 }
 
 /// Nothing of it is looked at where there is no issuer.

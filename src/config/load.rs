@@ -126,6 +126,7 @@ impl Config {
             &mut self.notifier.ca,
             &mut self.notifier.smtp.ca,
             &mut self.oidc.ca,
+            &mut self.map.pmtiles,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();
         for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {

@@ -31,6 +31,8 @@ mod keys;
 mod keyset;
 #[cfg(test)]
 mod lending_tests;
+mod link_log;
+mod map;
 mod mds;
 pub mod model;
 mod notifications;
@@ -40,19 +42,24 @@ pub mod payments;
 mod rentals;
 mod server;
 mod stations;
+mod system;
 #[cfg(test)]
 pub mod testing;
 mod usage;
 mod vehicles;
+mod verification;
 pub mod wire;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use access::log_in;
 pub use server::{Server, serve, serve_metrics};
@@ -88,6 +95,9 @@ pub struct App {
     pub feed: Addr<Feed>,
     pub notifier: NotifierHandle,
     pub consoles: Arc<console::Consoles>,
+    pub links: LinkPort,
+    pub verification: Arc<verification::Verification>,
+    pub started_at: Timestamp,
     pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
     pub counters: Arc<Counters>,
@@ -109,6 +119,7 @@ pub struct Parts {
     pub guard: GuardHandle,
     pub feed: Addr<Feed>,
     pub notifier: NotifierHandle,
+    pub links: LinkPort,
     pub metrics: Metrics,
 }
 
@@ -128,9 +139,11 @@ impl App {
             guard,
             feed,
             notifier,
+            links,
             metrics,
         } = parts;
-        access.load(&*store, clock.now())?;
+        let started_at = clock.now();
+        access.load(&*store, started_at)?;
         let (consoles, counters) = (Arc::<console::Consoles>::default(), Arc::<Counters>::default());
         consoles.register(&metrics);
         let counted = Arc::clone(&counters);
@@ -152,6 +165,9 @@ impl App {
             feed,
             notifier,
             consoles,
+            links,
+            verification: Arc::default(),
+            started_at,
             payments,
             metrics,
             counters,
@@ -175,6 +191,33 @@ pub struct CertificatePort {
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,
     /// Issuing and revoking read a row and write it: one at a time.
     pub lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What became of a vehicle's connections, as the gate remembers it; newest first.
+pub type LinkPort = Arc<dyn Fn(&VehicleId) -> LinkLog + Send + Sync>;
+
+#[derive(Debug, Clone)]
+pub struct LinkLog {
+    /// Nothing is known of before.
+    pub since: Timestamp,
+    pub entries: Vec<LinkEntry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct LinkEntry {
+    pub at: Timestamp,
+    pub event: LinkEvent,
+    pub epoch: Option<u64>,
+    pub address: Option<IpAddr>,
+    pub reason: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkEvent {
+    Connected,
+    Disconnected,
+    Refused,
 }
 
 /// Trust withdrawn from a vehicle. Certificates made offline are not known by serial, so the time decides.
@@ -235,6 +278,7 @@ pub fn table() -> Vec<Entry> {
         at("/v1/vehicles/available").get(available::list),
         at("/v1/vehicles/{id}").get(vehicles::get).patch(vehicles::change),
         at("/v1/vehicles/{id}/history").get(history::get),
+        at("/v1/vehicles/{id}/link-log").get(link_log::get),
         at("/v1/vehicles/{id}/certificate").post(certificates::issue).delete(certificates::revoke),
         at("/v1/vehicles/{id}/commands").post(commands::order),
         at("/v1/commands").get(commands::list).post(commands::order_many),
@@ -259,6 +303,8 @@ pub fn table() -> Vec<Entry> {
         at("/v1/users").get(access::users::list).post(access::users::create),
         at("/v1/users/{id}").patch(access::users::change).delete(access::users::delete),
         at("/v1/audit").get(audit::list),
+        at("/v1/audit/verification").get(verification::get).post(verification::start),
+        at("/v1/system").get(system::get),
         at("/v1/certificates/reload").post(certificates::reload),
         at("/v1/cards").get(cards::list).post(cards::add),
         at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
@@ -289,7 +335,9 @@ pub fn table() -> Vec<Entry> {
         at("/v1/session/oidc/callback").get(access::oidc::finish),
         at("/v1/console/tickets").post(access::tickets::issue),
         at("/v1/console").get(console::open),
+        at("/v1/console/map").get(map::get),
         at("/").get(pages::index),
+        at("/console/map.pmtiles").get(map::archive),
         at("/console/{file}").get(pages::part),
         at("/console/assets/{file}").get(pages::asset),
         at("/terminal").get(pages::terminal),

@@ -15,8 +15,8 @@ use super::access::{api_keys, log_in, oidc, tickets, users};
 use super::error::ProblemBody;
 use super::{
     alerts, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
-    delegations, dispute, history, keys, keyset, mds, model, notifications, pages, payments, rentals, stations, usage,
-    vehicles,
+    delegations, dispute, history, keys, keyset, link_log, map, mds, model, notifications, pages, payments, rentals,
+    stations, system, usage, vehicles, verification,
 };
 
 /// Each subject's handlers are listed here.
@@ -24,7 +24,7 @@ use super::{
 #[openapi(
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
     paths(
-        vehicles::list, vehicles::register, vehicles::get, vehicles::change, available::list, history::get,
+        vehicles::list, vehicles::register, vehicles::get, vehicles::change, available::list, history::get, link_log::get,
         certificates::issue, certificates::revoke, certificates::reload,
         commands::order, commands::list, commands::order_many, commands::get, commands::cancel,
         usage::list, usage::request, usage::get, usage::approve, usage::decline,
@@ -40,9 +40,9 @@ use super::{
         decisions::list, decisions::get, dispute::export, payments::stripe,
         payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
         notifications::targets, notifications::test, notifications::dead, notifications::retry,
-        audit::list, tickets::issue, keyset::get, get,
+        audit::list, verification::get, verification::start, system::get, tickets::issue, keyset::get, get,
         log_in::log_in, log_in::read, log_in::log_out, log_in::methods, log_in::change_password, oidc::start,
-        oidc::finish, console::open, pages::index, pages::part, pages::asset,
+        oidc::finish, console::open, map::get, map::archive, pages::index, pages::part, pages::asset,
         pages::terminal, pages::terminal_part,
     ),
     components(schemas(ProblemBody, model::FunctionName)),
@@ -52,11 +52,12 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 18] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 19] = [
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
     ("/console/{file}", None),
+    ("/console/map.pmtiles", None),
     ("/console/assets/{file}", None),
     ("/terminal", None),
     ("/terminal/{file}", None),

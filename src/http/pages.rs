@@ -6,9 +6,10 @@
 //! car or a person wrote can never become code.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
+use super::App;
 use super::error::{Problem, Slug};
 
 struct File {
@@ -70,9 +71,14 @@ static FILES: [File; 28] = [
     file!("/terminal/worker.js", "terminal/worker.js", SCRIPT),
 ];
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; \
-                      frame-ancestors 'none'";
+/// `tiles` is where the console's street tiles come from, when they come from elsewhere.
+fn policy(tiles: Option<&str>) -> String {
+    let also = tiles.map(|origin| format!(" {origin}")).unwrap_or_default();
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'{also}; connect-src 'self'{also}; \
+         manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
 
 /// Keeps the terminal's files for when there is no connection. It lies below the page that it serves, so the header
 /// `Service-Worker-Allowed` has to say that it may.
@@ -80,10 +86,12 @@ const WORKER: &str = "/terminal/worker.js";
 const WORKER_SCOPE: &str = "/terminal";
 
 #[utoipa::path(get, path = "/", tag = "console", responses((status = 200, description = "The console page")))]
-pub async fn index() -> HttpResponse {
+pub async fn index(app: web::Data<App>) -> HttpResponse {
     let page = Built::get(INDEX).map_or(UNBUILT.into(), |page| page.data);
     // Never kept: a page of another build asks for parts that are not here any more.
-    answer(HTML).insert_header((header::CACHE_CONTROL, "no-store")).body(page.into_owned())
+    answer(HTML, app.config.map.origin().as_deref())
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(page.into_owned())
 }
 
 #[utoipa::path(get, path = "/console/{file}", tag = "console", params(("file" = String, Path)),
@@ -94,7 +102,7 @@ pub async fn part(request: HttpRequest) -> Result<HttpResponse, Problem> {
 
 #[utoipa::path(get, path = "/console/assets/{file}", tag = "console", params(("file" = String, Path)),
     responses((status = 200, description = "A part of the console page, named by the hash of its content")))]
-pub async fn asset(request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn asset(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let path = request.path().strip_prefix("/console/").unwrap_or_default();
     let plain = Built::get(path).filter(|_| kind_of(path) != PACKED).ok_or_else(no_such_part)?;
     let accepts_packed = request
@@ -103,7 +111,8 @@ pub async fn asset(request: HttpRequest) -> Result<HttpResponse, Problem> {
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.split(',').any(|coding| coding.trim().split(';').next() == Some("gzip")));
     let packed = Built::get(&format!("{path}.gz")).filter(|_| accepts_packed);
-    let mut answer = answer(kind_of(path));
+    // A worker is bound by the policy that its own script comes with.
+    let mut answer = answer(kind_of(path), app.config.map.origin().as_deref());
     if packed.is_some() {
         answer.insert_header((header::CONTENT_ENCODING, "gzip"));
     }
@@ -128,7 +137,7 @@ pub async fn terminal_part(request: HttpRequest) -> Result<HttpResponse, Problem
 
 fn serve(request: &HttpRequest) -> Result<HttpResponse, Problem> {
     let file = FILES.iter().find(|file| file.path == request.path()).ok_or_else(no_such_part)?;
-    let mut answer = answer(file.kind);
+    let mut answer = answer(file.kind, None);
     if file.path == WORKER {
         answer.insert_header(("Service-Worker-Allowed", WORKER_SCOPE));
     }
@@ -141,11 +150,11 @@ fn no_such_part() -> Problem {
 }
 
 /// What every answer says, whatever the file.
-fn answer(kind: &str) -> HttpResponseBuilder {
+fn answer(kind: &str, tiles: Option<&str>) -> HttpResponseBuilder {
     let mut answer = HttpResponse::Ok();
     answer
         .content_type(kind)
-        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::CONTENT_SECURITY_POLICY, policy(tiles)))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
         .insert_header(("Cross-Origin-Opener-Policy", "same-origin"))
@@ -183,7 +192,7 @@ mod tests {
             let answer = call_service(&service, TestRequest::get().uri(file.path).to_request()).await;
             assert_eq!(answer.status(), 200, "{}", file.path);
             assert_eq!(answer.headers().get("Content-Type").unwrap(), file.kind);
-            assert_eq!(answer.headers().get("Content-Security-Policy").unwrap(), POLICY);
+            assert_eq!(answer.headers().get("Content-Security-Policy").unwrap(), &policy(None));
             let scope = answer.headers().get("Service-Worker-Allowed").map(|scope| scope.to_str().unwrap());
             assert_eq!(scope, (file.path == WORKER).then_some(WORKER_SCOPE), "{}", file.path);
             assert_eq!(read_body(answer).await, file.content);
@@ -211,7 +220,7 @@ mod tests {
         assert_eq!(page.status(), 200);
         assert_eq!(page.headers().get("Content-Type").unwrap(), HTML);
         assert_eq!(page.headers().get("Cache-Control").unwrap(), "no-store");
-        assert_eq!(page.headers().get("Content-Security-Policy").unwrap(), POLICY);
+        assert_eq!(page.headers().get("Content-Security-Policy").unwrap(), &policy(None));
         let page = String::from_utf8(read_body(page).await.to_vec()).unwrap();
         assert_eq!(page.contains("npm"), Built::get(INDEX).is_none());
         assert_nothing_inline("/", &page);

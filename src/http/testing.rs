@@ -274,6 +274,9 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         feed: Feed::new(Clock::starting_at(NOW_MS), Limits::default()).start(),
         notifier: crate::actors::notifier::NotifierHandle::detached(),
         consoles: Arc::default(),
+        links: Arc::new(|_| super::LinkLog { since: Timestamp(NOW_MS), entries: Vec::new() }),
+        verification: Arc::default(),
+        started_at: Timestamp(NOW_MS),
         metrics: Metrics::new(),
         counters: Arc::new(Counters::default()),
     };

@@ -4,7 +4,7 @@
 //! counted has a limit. Presence (`LinkUp`, `LinkDown`) is told from here and nowhere else.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::link_log::{LinkChange, LinkLog};
 use super::metrics::{MqttMetrics, Reason};
 use super::router::Slot;
 use super::seats::{Seat, TICK_MS, Tick};
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) tell: Tell,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<MqttMetrics>,
+    pub(super) links: Arc<LinkLog>,
     pub(super) slots: Vec<Arc<Slot>>,
     epochs: AtomicU64,
     ticks: AtomicU32,
@@ -63,12 +65,14 @@ impl Shared {
     ) -> Self {
         // Epochs rise over restarts too, as long as fewer than 1000 sessions a second began on average.
         let epoch = u64::try_from(clock.now().0).unwrap_or(0) * 1000;
+        let links = Arc::new(LinkLog::new(clock.now()));
         let sockets = config.max_sessions.saturating_add(config.max_handshakes).min(Semaphore::MAX_PERMITS);
         Self {
             certs,
             tell,
             clock,
             metrics,
+            links,
             slots,
             epochs: AtomicU64::new(epoch),
             ticks: AtomicU32::new(1),
@@ -137,7 +141,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn welcome(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
     shared.metrics.handshakes.add(1);
-    let met = meet(tcp, &shared).await;
+    let met = meet(tcp, peer, &shared).await;
     shared.metrics.handshakes.subtract(1);
     match met {
         // A task of its own, so that the handshake's memory is not the session's.
@@ -168,9 +172,17 @@ impl Drop for Stay {
     }
 }
 
-async fn meet(tcp: TcpStream, shared: &Arc<Shared>) -> Result<Session, Reason> {
-    let mut io = shake_hands(tcp, shared).await?;
+async fn meet(tcp: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Session, Reason> {
+    let io = shake_hands(tcp, shared).await?;
     let peer = identify(&io).ok_or(Reason::BadIdentity)?;
+    let address = from.ip().to_canonical();
+    admit(io, &peer, address, shared).await.inspect_err(|reason| {
+        shared.links.note(&peer.vehicle, shared.clock.now(), LinkChange::Refused { address, reason: *reason });
+    })
+}
+
+/// From the certificate to the session.
+async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &Arc<Shared>) -> Result<Session, Reason> {
     if io.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
         shared.metrics.resumed.add(1);
     }
@@ -179,7 +191,7 @@ async fn meet(tcp: TcpStream, shared: &Arc<Shared>) -> Result<Session, Reason> {
     let connected = timeout(connect_timeout, read_connect(&mut io, &mut bytes)).await;
     let seated = match connected {
         Err(_) => return Err(Reason::ConnectTimeout),
-        Ok(Ok(connect)) => seat(&connect, &peer, shared),
+        Ok(Ok(connect)) => seat(&connect, peer, shared),
         Ok(Err(reason)) => Err(reason),
     };
     let code = match &seated {
@@ -193,6 +205,8 @@ async fn meet(tcp: TcpStream, shared: &Arc<Shared>) -> Result<Session, Reason> {
         return Err(Reason::Gone);
     }
     shared.metrics.connects.add(1);
+    let connected = LinkChange::Connected { epoch: seat.epoch, address };
+    shared.links.note(&seat.vehicle, shared.clock.now(), connected);
     let shard = shared.slot(&seat.vehicle).shard();
     Ok(Session::new(io, seat, shard, Arc::clone(shared), &bytes))
 }
@@ -324,6 +338,8 @@ fn seat(connect: &Connect, peer: &PeerIdentity, shared: &Arc<Shared>) -> Result<
 /// Ends a session for everybody else. One that was taken over leaves in silence: the car is still here.
 fn leave(seat: &Arc<Seat>, reason: Reason, shared: &Arc<Shared>) {
     shared.metrics.count(reason);
+    let (at, epoch) = (shared.clock.now(), seat.epoch);
+    shared.links.note(&seat.vehicle, at, LinkChange::Disconnected { epoch, reason });
     tracing::debug!(vehicle = %seat.vehicle, epoch = seat.epoch, reason = reason.name(), "session over");
     if shared.slot(&seat.vehicle).seats.leave(seat) {
         shared.metrics.sessions.subtract(1);

@@ -8,6 +8,7 @@
 mod frames;
 mod gate;
 mod inbound;
+pub mod link_log;
 pub mod metrics;
 mod outbound;
 pub mod payload;
@@ -24,6 +25,7 @@ use actix::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+pub use link_log::{LinkChange, LinkEntry, LinkLog};
 pub use metrics::{MqttMetrics, Reason};
 
 use crate::actors::vehicle::{FromCar, SendToCar, TellError};
@@ -119,6 +121,11 @@ impl MqttHandle {
 
     pub fn metrics(&self) -> Arc<MqttMetrics> {
         Arc::clone(&self.shared.metrics)
+    }
+
+    /// What became of each car's connections.
+    pub fn links(&self) -> Arc<LinkLog> {
+        Arc::clone(&self.shared.links)
     }
 
     /// A handle to kick with, to be given to whoever revokes.

@@ -6,11 +6,12 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::frame::FRAME_LEN;
 use super::head::{self, Stored};
 use super::open_error::OpenError;
 use super::reader::{Raw, Reader};
 use super::recovery::{self, Extent, Walked};
-use super::{StorePosition, record};
+use super::{StorePosition, record, segment};
 use super::{journal, lock};
 use crate::domain::{Principal, Timestamp};
 
@@ -33,7 +34,12 @@ pub struct Verified {
 /// Walks the whole chain of the journal in the data directory `dir`; beside a running server, as far as its head file
 /// knows, which is at most a moment behind.
 pub fn verify(dir: &Path) -> Result<Verified, OpenError> {
-    let walked = walk(dir)?;
+    verify_watched(dir, &mut |_, _| {})
+}
+
+/// [`verify`]; `watch` is told the records and bytes looked at, now and then.
+pub fn verify_watched(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Verified, OpenError> {
+    let walked = walk(dir, watch)?;
     Ok(Verified {
         journal: hex::encode(walked.id),
         records: walked.last,
@@ -45,12 +51,29 @@ pub fn verify(dir: &Path) -> Result<Verified, OpenError> {
     })
 }
 
-fn walk(dir: &Path) -> Result<Walked, OpenError> {
+/// How long the journal in the data directory `dir` is; a moment behind a running server.
+pub fn journal_bytes(dir: &Path) -> std::io::Result<u64> {
+    let Stored::Known(head) = head::read(dir)? else { return Ok(0) };
+    let segments = segment::list(&dir.join(journal::DIR))?;
+    let before = segments.iter().filter(|file| file.first < head.segment);
+    before.map(|file| Ok(std::fs::metadata(&file.path)?.len())).sum::<std::io::Result<u64>>().map(|sum| sum + head.end)
+}
+
+/// Records between two words to whoever watches.
+const WATCH_EVERY: u64 = 1_000;
+
+fn walk(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Walked, OpenError> {
     let is_in_use = lock::is_taken(dir);
     let stored: Stored = head::read(dir).map_err(|error| OpenError::io("cannot read the head in", dir, &error))?;
     // Beside a running server only what the head knows stands still.
     let extent = if is_in_use { Extent::UpToHead } else { Extent::All };
-    recovery::walk(&dir.join(journal::DIR), &stored, extent, &mut |_, _, _| {})
+    let mut bytes = 0;
+    recovery::walk(&dir.join(journal::DIR), &stored, extent, &mut |_, frame, body| {
+        bytes += (FRAME_LEN + body.len()) as u64;
+        if frame.number.is_multiple_of(WATCH_EVERY) {
+            watch(frame.number, bytes);
+        }
+    })
 }
 
 /// One line of an export.
@@ -66,7 +89,7 @@ struct Line<'a> {
 
 /// Writes all records as NDJSON: position, stream, at, by, events, hash. Verifies first; returns the number of records.
 pub fn export(dir: &Path, mut out: impl Write) -> Result<u64, OpenError> {
-    let walked = walk(dir)?;
+    let walked = walk(dir, &mut |_, _| {})?;
     let journal_dir = dir.join(journal::DIR);
     let reader = Reader::new(journal_dir.clone());
     let failed = |error: std::io::Error| OpenError::io("cannot write the export of", &journal_dir, &error);

@@ -28,12 +28,13 @@ mod track_index;
 mod view;
 mod view_mark;
 
-pub use audit::{Verified, export, verify};
+pub use audit::{Verified, export, journal_bytes, verify, verify_watched};
 pub use local::LocalStore;
 pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
 pub use open_error::OpenError;
 #[cfg(test)]
 pub(crate) use record::check_size;
+pub use shared::free_bytes;
 
 use std::fmt;
 use std::future::Future;
