@@ -188,7 +188,7 @@ fn car(is_rented: bool) -> Snapshot {
             is_late: false,
         });
     }
-    Snapshot { now, vehicle, twin: Twin::new(now) }
+    Snapshot::new(now, vehicle, Twin::new(now))
 }
 
 /// A vehicle whose rental the test switches.

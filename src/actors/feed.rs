@@ -131,7 +131,8 @@ pub struct Feed {
     /// Rises with every round of pokes. A console that read everything in this round waits for the next one, so that
     /// changes are gathered and not sent one by one.
     round: u64,
-    is_poke_due: bool,
+    /// When the next round is due, if one is.
+    poke_due_at: Option<Timestamp>,
 }
 
 struct Console {
@@ -149,8 +150,11 @@ struct Warming {
 }
 
 impl Feed {
-    /// A round of pokes comes at most this often.
+    /// A round of pokes comes at most this often,
     const POKE_MS: i64 = 100;
+    /// and this often when only vehicles have changed: nobody sees a car move more than four times a second, and a
+    /// hundred consoles cost by the round.
+    const VEHICLES_POKE_MS: i64 = 250;
     /// A first console's snapshot waits until no further vehicle has come for this long ...
     const SETTLED_MS: i64 = 100;
     /// ... but no longer than this; what comes later comes as changes.
@@ -174,7 +178,7 @@ impl Feed {
             deserted_at: None,
             poked_at: now.plus_ms(-Self::POKE_MS),
             round: 0,
-            is_poke_due: false,
+            poke_due_at: None,
             clock,
         }
     }
@@ -254,21 +258,22 @@ impl Feed {
         self.count_held();
     }
 
-    /// Something new is on the board: pokes at once, or when the last poke is long enough ago.
-    fn announce(&mut self, ctx: &mut Context<Self>) {
+    /// Something new is on the board: pokes at once, or when the last poke is `pace_ms` ago.
+    fn announce(&mut self, pace_ms: i64, ctx: &mut Context<Self>) {
         if self.consoles.is_empty() || self.warming.is_some() {
             return;
         }
-        let now = self.clock.now();
-        let wait_ms = Self::POKE_MS - now.since_ms(self.poked_at);
+        let (now, due_at) = (self.clock.now(), self.poked_at.plus_ms(pace_ms));
         // Looked at here and not only by a timer: timers run late behind a full mailbox.
-        if wait_ms <= 0 {
+        if due_at <= now {
             self.poke_all(now, ctx);
-        } else if !self.is_poke_due {
-            self.is_poke_due = true;
-            ctx.run_later(Duration::from_millis(wait_ms.unsigned_abs()), |feed, ctx| {
-                if feed.is_poke_due {
-                    feed.poke_all(feed.clock.now(), ctx);
+        } else if self.poke_due_at.is_none_or(|known| due_at < known) {
+            self.poke_due_at = Some(due_at);
+            ctx.run_later(Duration::from_millis(due_at.since_ms(now).unsigned_abs()), |feed, ctx| {
+                let now = feed.clock.now();
+                // By less than a millisecond a timer may be early.
+                if feed.poke_due_at.is_some_and(|due_at| due_at <= now.plus_ms(1)) {
+                    feed.poke_all(now, ctx);
                 }
             });
         }
@@ -283,7 +288,7 @@ impl Feed {
         }
         self.poked_at = now;
         self.round += 1;
-        self.is_poke_due = false;
+        self.poke_due_at = None;
         for console in self.consoles.values_mut().filter(|console| console.waits) {
             // One that could not be poked now is poked next time.
             console.waits = console.poke.try_send(Poke).is_err();
@@ -307,8 +312,11 @@ impl Feed {
         };
         if must_wait {
             console.waits = true;
-            if matches!(from, From::Cursor(cursor) if cursor.seq() < self.board.head()) {
-                self.announce(ctx);
+            if let From::Cursor(cursor) = from
+                && cursor.seq() < self.board.head()
+            {
+                let is_urgent = self.board.has_more_than_vehicles(cursor);
+                self.announce(if is_urgent { Self::POKE_MS } else { Self::VEHICLES_POKE_MS }, ctx);
             }
             return None;
         }
@@ -352,7 +360,7 @@ impl Handler<VehicleChanged> for Feed {
         if let Some(warming) = self.warming.as_mut().filter(|_| is_new) {
             warming.newest_at = self.clock.now();
         }
-        self.announce(ctx);
+        self.announce(Self::VEHICLES_POKE_MS, ctx);
     }
 }
 
@@ -362,7 +370,7 @@ impl Handler<CommandChanged> for Feed {
     fn handle(&mut self, change: CommandChanged, ctx: &mut Self::Context) {
         if self.is_watched() {
             self.board.put_command(change);
-            self.announce(ctx);
+            self.announce(Self::POKE_MS, ctx);
         }
     }
 }
@@ -372,7 +380,7 @@ impl Handler<AlertChanged> for Feed {
 
     fn handle(&mut self, change: AlertChanged, ctx: &mut Self::Context) {
         self.board.put_alert(change);
-        self.announce(ctx);
+        self.announce(Self::POKE_MS, ctx);
     }
 }
 
@@ -381,7 +389,7 @@ impl Handler<DecisionMade> for Feed {
 
     fn handle(&mut self, decision: DecisionMade, ctx: &mut Self::Context) {
         self.board.put_decision(decision);
-        self.announce(ctx);
+        self.announce(Self::POKE_MS, ctx);
     }
 }
 

@@ -3,10 +3,13 @@
 //! One JSON object a frame. What a vehicle or command looks like is the business of its own subject; nothing here
 //! decides or waits.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::commands::NewCommand;
+use super::console_summary;
 use super::error::ProblemBody;
 use super::model::{CommandBody, TwinBody};
 use crate::actors::feed::{Batch, CommandChanged, Cursor};
@@ -26,12 +29,21 @@ pub enum FromConsole {
     Ack {
         seq: u64,
     },
-    /// `area` is `[south, west, north, east]` in degrees. Without either: everything.
+    /// `area` is `[south, west, north, east]` in degrees. Without either: everything. `form` says how vehicles come; in
+    /// full if absent.
     Subscribe {
         #[serde(default)]
         area: Option<[f64; 4]>,
         #[serde(default)]
         vehicles: Option<Vec<VehicleId>>,
+        #[serde(default)]
+        form: Form,
+        #[serde(default)]
+        id: Option<FrameId>,
+    },
+    /// From now on these come in full, whatever the form, and all others as the form says.
+    Detail {
+        vehicles: Vec<VehicleId>,
         #[serde(default)]
         id: Option<FrameId>,
     },
@@ -45,11 +57,47 @@ pub enum FromConsole {
         after: u64,
         #[serde(default)]
         stream: Option<Uuid>,
+        #[serde(default)]
+        form: Form,
     },
     /// Asks for a sign of life and the gateway's time: a page does not see the protocol's own pings.
     Ping {
         id: FrameId,
     },
+}
+
+/// How much of a vehicle a console wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    #[default]
+    Full,
+    /// As [`console_summary`](super::console_summary) writes it.
+    Summary,
+}
+
+/// What a console wants to see of each vehicle.
+#[derive(Debug, Default)]
+pub struct Wish {
+    pub form: Form,
+    /// In full in any case; at most [`Wish::MAX_DETAILED`].
+    pub detailed: HashSet<VehicleId>,
+}
+
+impl Wish {
+    pub const MAX_DETAILED: usize = 50;
+
+    fn write<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a str, serde_json::Error> {
+        let is_full = self.form == Form::Full || self.detailed.contains(&snapshot.vehicle.vehicle_id);
+        let written = &snapshot.written;
+        let cell = if is_full { &written.full } else { &written.summary };
+        if let Some(text) = cell.get() {
+            return Ok(text);
+        }
+        let made =
+            if is_full { serde_json::to_string(&TwinBody::of(snapshot))? } else { console_summary::write(snapshot)? };
+        Ok(cell.get_or_init(|| made.into_boxed_str()))
+    }
 }
 
 /// What a console calls its request; given back with the reply.
@@ -108,12 +156,12 @@ impl Reply {
 /// A batch as a frame, the number that acknowledges it, and where to read on: vehicles that found no room come next.
 ///
 /// `is_first_sight`: the console sees these vehicles for the first time, so it is told their open commands too.
-pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor), serde_json::Error> {
+pub fn write(batch: &Batch, is_first_sight: bool, wish: &Wish) -> Result<(String, u64, Cursor), serde_json::Error> {
     let mut cursor = batch.cursor;
     let mut vehicles = String::new();
     let mut commands = Vec::new();
     for (index, (_, snapshot)) in batch.vehicles.iter().enumerate() {
-        let json = serde_json::to_string(&TwinBody::of(snapshot))?;
+        let json = wish.write(snapshot)?;
         if index > 0 && vehicles.len() + json.len() > VEHICLES_BYTES {
             cursor.vehicles = batch.vehicles[index - 1].0;
             break;
@@ -121,7 +169,7 @@ pub fn write(batch: &Batch, is_first_sight: bool) -> Result<(String, u64, Cursor
         if index > 0 {
             vehicles.push(',');
         }
-        vehicles.push_str(&json);
+        vehicles.push_str(json);
         if is_first_sight {
             let Snapshot { vehicle, .. } = &**snapshot;
             for command in vehicle.open_commands() {

@@ -12,7 +12,7 @@ use super::App;
 use super::access::{Caller, Standing};
 use super::commands::{NewCommand, command_of};
 use super::console::{ConsoleCounters, Seat};
-use super::console_frames::{self, FrameId, FromConsole, Reply};
+use super::console_frames::{self, Form, FrameId, FromConsole, Reply, Wish};
 use super::console_hand::Hand;
 use super::error::{Problem, Slug};
 use super::model::CommandBody;
@@ -47,6 +47,7 @@ pub struct Session {
     /// Where the next batch begins.
     from: From,
     hand: Hand,
+    wish: Wish,
     newest_seq: Seq,
     /// A snapshot of a large fleet takes several frames: up to here vehicles are seen for the first time.
     first_sight_until: Seq,
@@ -71,6 +72,7 @@ impl Session {
             console: None,
             from: From::Start,
             hand: Hand::new(),
+            wish: Wish::default(),
             newest_seq: 0,
             first_sight_until: 0,
             missed_pings: 0,
@@ -161,7 +163,7 @@ impl Session {
             From::Cursor(cursor) => cursor.vehicles < self.first_sight_until,
             From::Start | From::Resume { .. } => batch.is_snapshot,
         };
-        match console_frames::write(batch, is_first_sight) {
+        match console_frames::write(batch, is_first_sight, &self.wish) {
             Ok((frame, seq, cursor)) => {
                 self.from = From::Cursor(cursor);
                 self.hand.gave(seq);
@@ -189,11 +191,15 @@ impl Session {
         }
         match parse_json::<FromConsole>(text.as_bytes()) {
             Ok(FromConsole::Ack { seq }) => self.acknowledged(seq, ctx),
-            Ok(FromConsole::Subscribe { area, vehicles, id }) => self.subscribe(area, vehicles, id, ctx),
+            Ok(FromConsole::Subscribe { area, vehicles, form, id }) => self.subscribe(area, vehicles, form, id, ctx),
+            Ok(FromConsole::Detail { vehicles, id }) => self.detail(vehicles, id, ctx),
             Ok(FromConsole::Command { id, vehicle_id, command }) if id.is_fit() => {
                 self.order(id, vehicle_id, &command, ctx);
             }
-            Ok(FromConsole::Resume { after, stream }) => self.resume(From::Resume { after, stream }, ctx),
+            Ok(FromConsole::Resume { after, stream, form }) => {
+                self.wish.form = form;
+                self.resume(From::Resume { after, stream }, ctx);
+            }
             Ok(FromConsole::Ping { id }) if id.is_fit() => {
                 let at = Some(self.app.clock.now().to_string());
                 self.reply(&Reply { at, ..Reply::done(Some(id)) }, ctx);
@@ -241,6 +247,7 @@ impl Session {
         &mut self,
         area: Option<[f64; 4]>,
         vehicles: Option<Vec<VehicleId>>,
+        form: Form,
         id: Option<FrameId>,
         ctx: &mut Context,
     ) {
@@ -256,6 +263,7 @@ impl Session {
                 return self.misunderstand(id, &problem, ctx);
             }
         };
+        self.wish.form = form;
         if let Some(id) = id {
             self.reply(&Reply::done(Some(id)), ctx);
         }
@@ -268,6 +276,18 @@ impl Session {
             Ok(()) => session.read_from(From::Start, ctx),
             Err(_) => session.close(CloseCode::Restart, "the feed restarts", ctx),
         }));
+    }
+
+    /// What they are now a console asks by `GET`; from here on it hears every change of them in full.
+    fn detail(&mut self, vehicles: Vec<VehicleId>, id: Option<FrameId>, ctx: &mut Context) {
+        if vehicles.len() > Wish::MAX_DETAILED {
+            let problem = Problem::invalid("vehicles", format!("at most {}", Wish::MAX_DETAILED));
+            return self.misunderstand(id, &problem, ctx);
+        }
+        self.wish.detailed = vehicles.into_iter().collect();
+        if let Some(id) = id {
+            self.reply(&Reply::done(Some(id)), ctx);
+        }
     }
 
     fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &NewCommand, ctx: &mut Context) {

@@ -88,7 +88,7 @@ fn state(id: &str, latitude: f64, speed: f64) -> Arc<Snapshot> {
     for (path, value) in [(path::LATITUDE, latitude), (path::LONGITUDE, 7.0), (path::SPEED_KMH, speed)] {
         twin.note(path, SignalValue::Number(value), now);
     }
-    Arc::new(Snapshot { now, vehicle: Vehicle::new(id.parse().unwrap()), twin })
+    Arc::new(Snapshot::new(now, Vehicle::new(id.parse().unwrap()), twin))
 }
 
 impl Console {
@@ -206,6 +206,48 @@ async fn a_subscription_starts_over_with_what_it_asks_for() {
     console.say(json!({"type": "subscribe", "area": [1, 2, 0, 3], "id": "x"})).await;
     let reply = console.hear().await;
     assert_eq!((&reply["id"], &reply["ok"], &reply["problem"]["field"]), (&json!("x"), &json!(false), &json!("area")));
+}
+
+#[actix_web::test]
+async fn vehicles_come_in_short_where_that_is_asked_for_and_whole_where_a_console_looks_closer() {
+    let gateway = serve(Config::default()).await;
+    gateway.vehicle("A", 1.0).await;
+    gateway.vehicle("B", 1.0).await;
+    let mut console = gateway.watch(Role::Operator).await;
+    console.say(json!({"type": "subscribe", "form": "summary"})).await;
+    let snapshot = console.hear_and_ack().await;
+    assert_eq!(ids(&snapshot), ["A", "B"]);
+    let short = &snapshot["vehicles"][0];
+    assert_eq!(
+        (&short["summary"], &short["speed"]["kmh"], &short["signals"]),
+        (&json!(true), &json!(1.0), &Value::Null)
+    );
+
+    console.say(json!({"type": "detail", "vehicles": ["B"], "id": 7})).await;
+    let reply = console.hear().await;
+    assert_eq!((&reply["type"], &reply["id"], &reply["ok"]), (&json!("reply"), &json!(7), &json!(true)));
+    gateway.vehicle("A", 2.0).await;
+    gateway.vehicle("B", 2.0).await;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.extend(console.hear_and_ack().await["vehicles"].as_array().unwrap().clone());
+    }
+    assert_eq!(seen.iter().map(|vehicle| vehicle["summary"] == true).collect::<Vec<_>>(), [true, false], "{seen:?}");
+    assert_eq!(seen[1]["signals"][path::SPEED_KMH]["value"], 2.0);
+
+    let many: Vec<String> = (0..51).map(|number| format!("V-{number}")).collect();
+    console.say(json!({"type": "detail", "vehicles": many, "id": 8})).await;
+    assert_eq!(console.hear().await["problem"]["type"], "urn:cardea:problem:invalid");
+
+    // One that comes back goes on in short, and one that says nothing gets them whole as ever.
+    gateway.vehicle("A", 3.0).await;
+    let resume = json!({"type": "resume", "after": snapshot["seq"], "stream": snapshot["stream"], "form": "summary"});
+    let mut again = gateway.watch(Role::Operator).await;
+    again.say(resume).await;
+    let frame = again.hear_and_ack().await;
+    assert_eq!((&frame["type"], &frame["vehicles"][0]["summary"]), (&json!("changes"), &json!(true)), "{frame}");
+    let whole = gateway.watch(Role::Operator).await.hear().await;
+    assert!(whole["vehicles"][0]["signals"].is_object());
 }
 
 #[actix_web::test]

@@ -147,7 +147,7 @@ impl MdsVehicle {
 
 impl MdsStatus {
     fn of(provider_id: Uuid, snapshot: &Snapshot) -> Self {
-        let Snapshot { now, vehicle, twin } = snapshot;
+        let Snapshot { now, vehicle, twin, .. } = snapshot;
         let device_id = device_id(&vehicle.vehicle_id);
         let (vehicle_state, event_type, since) = state(&vehicle.usage(*now), snapshot);
         let name = |kind: &str, at: Timestamp| derived(&[kind, vehicle.vehicle_id.as_str(), &at.0.to_string()]);

@@ -16,6 +16,7 @@ mod console;
 mod console_frames;
 mod console_hand;
 mod console_session;
+mod console_summary;
 #[cfg(test)]
 mod console_tests;
 mod decisions;

@@ -90,7 +90,7 @@ pub struct TwinBody {
 
 impl TwinBody {
     pub fn of(snapshot: &Snapshot) -> Self {
-        let Snapshot { now, vehicle, twin } = snapshot;
+        let Snapshot { now, vehicle, twin, .. } = snapshot;
         let open = |key: &&Key| matches!(key.state(*now), KeyState::Pending | KeyState::Delivered);
         let signals = twin.signals().map(|(path, signal)| {
             (path.as_str().to_owned(), SignalBody { value: signal_value(&signal.value), at: signal.at })

@@ -7,6 +7,7 @@ pub mod card_quality;
 mod cards;
 mod commands;
 mod connect;
+mod consoles;
 mod fleet;
 mod flood;
 mod fsync;
@@ -45,6 +46,8 @@ enum What {
     TelemetryFlood(flood::FloodArgs),
     /// Telemetry of many cars at a steady pace
     TelemetryPaced(paced::PacedArgs),
+    /// Processor time that consoles cost the gateway
+    Consoles(consoles::ConsolesArgs),
     /// Memory of idle cars
     Hold(hold::HoldArgs),
     /// One command to all cars
@@ -76,6 +79,7 @@ pub async fn run(args: BenchArgs) -> Result<(), Failure> {
         What::Connect(args) => connect::run(args).await,
         What::TelemetryFlood(args) => flood::run(args).await,
         What::TelemetryPaced(args) => paced::run(args).await,
+        What::Consoles(args) => consoles::run(args).await,
         What::Hold(args) => hold::run(args).await,
         What::BulkCommand(args) => commands::run_bulk(args).await,
         What::CommandLatency(args) => commands::run_latency(args).await,

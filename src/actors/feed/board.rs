@@ -267,6 +267,13 @@ impl Board {
         self.head
     }
 
+    /// Is a command, an alert or a decision among what this reader has not read?
+    pub fn has_more_than_vehicles(&self, cursor: Cursor) -> bool {
+        self.commands.after(cursor.commands).next().is_some()
+            || self.alerts.after(cursor.alerts).next().is_some()
+            || self.decisions.after(cursor.decisions).next().is_some()
+    }
+
     pub fn stream(&self) -> Uuid {
         self.stream
     }

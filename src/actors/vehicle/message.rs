@@ -1,5 +1,7 @@
 //! The messages of a vehicle's actor: what cars, people and the fleet say to it, and what it answers.
 
+use std::sync::OnceLock;
+
 use actix::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -118,6 +120,20 @@ pub struct Snapshot {
     pub now: Timestamp,
     pub vehicle: Vehicle,
     pub twin: Twin,
+    pub written: Written,
+}
+
+impl Snapshot {
+    pub fn new(now: Timestamp, vehicle: Vehicle, twin: Twin) -> Self {
+        Self { now, vehicle, twin, written: Written::default() }
+    }
+}
+
+/// What an edge wrote of a snapshot, in full and in short: made once, for all who watch.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub full: OnceLock<Box<str>>,
+    pub summary: OnceLock<Box<str>>,
 }
 
 /// The mailbox's messages. Each reply goes by a oneshot, so that a full mailbox can refuse at once and a dead actor

@@ -223,7 +223,7 @@ impl VehicleActor {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot { now: self.now(), vehicle: self.vehicle.clone(), twin: self.twin.clone() }
+        Snapshot::new(self.now(), self.vehicle.clone(), self.twin.clone())
     }
 
     fn sweep_in(&mut self, ms: i64) {

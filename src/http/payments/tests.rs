@@ -80,7 +80,7 @@ fn car(is_rented: bool) -> Snapshot {
         twin.note(name, SignalValue::Number(value), NOW);
     }
     twin.last_report = Some(NOW);
-    Snapshot { now: NOW, vehicle, twin }
+    Snapshot::new(NOW, vehicle, twin)
 }
 
 pub struct Bench {
