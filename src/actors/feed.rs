@@ -127,12 +127,13 @@ pub struct Feed {
     warming: Option<Warming>,
     /// When the last console went; the feed goes on for [`Feed::LINGER`] so that a lost connection can be resumed.
     deserted_at: Option<Timestamp>,
-    poked_at: Timestamp,
+    /// By the clock that never steps.
+    poked_at: Duration,
     /// Rises with every round of pokes. A console that read everything in this round waits for the next one, so that
     /// changes are gathered and not sent one by one.
     round: u64,
     /// When the next round is due, if one is.
-    poke_due_at: Option<Timestamp>,
+    poke_due_at: Option<Duration>,
 }
 
 struct Console {
@@ -151,10 +152,10 @@ struct Warming {
 
 impl Feed {
     /// A round of pokes comes at most this often,
-    const POKE_MS: i64 = 100;
+    const POKE: Duration = Duration::from_millis(100);
     /// and this often when only vehicles have changed: nobody sees a car move more than four times a second, and a
     /// hundred consoles cost by the round.
-    const VEHICLES_POKE_MS: i64 = 250;
+    const VEHICLES_POKE: Duration = Duration::from_millis(250);
     /// A first console's snapshot waits until no further vehicle has come for this long ...
     const SETTLED_MS: i64 = 100;
     /// ... but no longer than this; what comes later comes as changes.
@@ -176,7 +177,7 @@ impl Feed {
             next_console: 0,
             warming: None,
             deserted_at: None,
-            poked_at: now.plus_ms(-Self::POKE_MS),
+            poked_at: Duration::ZERO,
             round: 0,
             poke_due_at: None,
             clock,
@@ -225,7 +226,7 @@ impl Feed {
                 }
                 Some(_) => {
                     feed.warming = None;
-                    feed.poke_all(now, ctx);
+                    feed.poke_all(ctx);
                 }
                 None => {}
             }
@@ -258,35 +259,34 @@ impl Feed {
         self.count_held();
     }
 
-    /// Something new is on the board: pokes at once, or when the last poke is `pace_ms` ago.
-    fn announce(&mut self, pace_ms: i64, ctx: &mut Context<Self>) {
+    /// Something new is on the board: pokes at once, or when the last poke is `pace` ago.
+    fn announce(&mut self, pace: Duration, ctx: &mut Context<Self>) {
         if self.consoles.is_empty() || self.warming.is_some() {
             return;
         }
-        let (now, due_at) = (self.clock.now(), self.poked_at.plus_ms(pace_ms));
+        let (now, due_at) = (self.clock.elapsed(), self.poked_at + pace);
         // Looked at here and not only by a timer: timers run late behind a full mailbox.
         if due_at <= now {
-            self.poke_all(now, ctx);
+            self.poke_all(ctx);
         } else if self.poke_due_at.is_none_or(|known| due_at < known) {
             self.poke_due_at = Some(due_at);
-            ctx.run_later(Duration::from_millis(due_at.since_ms(now).unsigned_abs()), |feed, ctx| {
-                let now = feed.clock.now();
-                // By less than a millisecond a timer may be early.
-                if feed.poke_due_at.is_some_and(|due_at| due_at <= now.plus_ms(1)) {
-                    feed.poke_all(now, ctx);
+            ctx.run_later(due_at - now, move |feed, ctx| {
+                // Unless a sooner one was armed, or did it.
+                if feed.poke_due_at == Some(due_at) {
+                    feed.poke_all(ctx);
                 }
             });
         }
     }
 
-    fn poke_all(&mut self, now: Timestamp, ctx: &mut Context<Self>) {
+    fn poke_all(&mut self, ctx: &mut Context<Self>) {
         // One that could not say farewell, because this mailbox was full, shows by its own being closed.
         let gone: Vec<_> =
             self.consoles.iter().filter(|(_, console)| !console.poke.connected()).map(|(id, _)| *id).collect();
         for id in gone {
             self.detach(id, ctx);
         }
-        self.poked_at = now;
+        self.poked_at = self.clock.elapsed();
         self.round += 1;
         self.poke_due_at = None;
         for console in self.consoles.values_mut().filter(|console| console.waits) {
@@ -316,7 +316,7 @@ impl Feed {
                 && cursor.seq() < self.board.head()
             {
                 let is_urgent = self.board.has_more_than_vehicles(cursor);
-                self.announce(if is_urgent { Self::POKE_MS } else { Self::VEHICLES_POKE_MS }, ctx);
+                self.announce(if is_urgent { Self::POKE } else { Self::VEHICLES_POKE }, ctx);
             }
             return None;
         }
@@ -360,7 +360,7 @@ impl Handler<VehicleChanged> for Feed {
         if let Some(warming) = self.warming.as_mut().filter(|_| is_new) {
             warming.newest_at = self.clock.now();
         }
-        self.announce(Self::VEHICLES_POKE_MS, ctx);
+        self.announce(Self::VEHICLES_POKE, ctx);
     }
 }
 
@@ -370,7 +370,7 @@ impl Handler<CommandChanged> for Feed {
     fn handle(&mut self, change: CommandChanged, ctx: &mut Self::Context) {
         if self.is_watched() {
             self.board.put_command(change);
-            self.announce(Self::POKE_MS, ctx);
+            self.announce(Self::POKE, ctx);
         }
     }
 }
@@ -380,7 +380,7 @@ impl Handler<AlertChanged> for Feed {
 
     fn handle(&mut self, change: AlertChanged, ctx: &mut Self::Context) {
         self.board.put_alert(change);
-        self.announce(Self::POKE_MS, ctx);
+        self.announce(Self::POKE, ctx);
     }
 }
 
@@ -389,7 +389,7 @@ impl Handler<DecisionMade> for Feed {
 
     fn handle(&mut self, decision: DecisionMade, ctx: &mut Self::Context) {
         self.board.put_decision(decision);
-        self.announce(Self::POKE_MS, ctx);
+        self.announce(Self::POKE, ctx);
     }
 }
 

@@ -136,7 +136,8 @@ fn admit(request: &HttpRequest, app: &App, ticket: Option<&str>) -> Result<(Call
     }
     if let Some(ticket) = ticket {
         let unknown = || Problem::new(Slug::Unauthenticated, "the ticket is not known, used already, or too old");
-        let (principal, standing) = app.access.tickets.redeem(ticket, app.clock.now()).ok_or_else(unknown)?;
+        let standing = app.access.tickets.redeem(ticket, app.clock.now()).ok_or_else(unknown)?;
+        let principal = standing.principal(app).ok_or_else(unknown)?;
         return Ok((Caller { role: principal.role, principal }, standing));
     }
     let caller = authenticate(request)?;

@@ -290,7 +290,20 @@ impl Session {
         }
     }
 
+    /// Ends when what admitted the console is over, or speaks for another role by now.
+    fn must_end(&mut self, ctx: &mut Context) -> bool {
+        if self.standing.still_is(&self.caller.principal, &self.app) {
+            return false;
+        }
+        self.counters().ended.inc();
+        self.close(CloseCode::Policy, "the log-in is over, or has another role", ctx);
+        true
+    }
+
     fn order(&mut self, id: FrameId, vehicle: VehicleId, command: &NewCommand, ctx: &mut Context) {
+        if self.must_end(ctx) {
+            return;
+        }
         if let Err(problem) = self.caller.require(&[Role::Admin, Role::Operator]) {
             return self.refuse(Some(id), &problem, ctx);
         }
@@ -330,9 +343,8 @@ impl Session {
             self.counters().silent.inc();
             return self.close(CloseCode::Away, "two pings were not answered", ctx);
         }
-        if !self.standing.holds(&self.app) {
-            self.counters().ended.inc();
-            return self.close(CloseCode::Policy, "the log-in is over", ctx);
+        if self.must_end(ctx) {
+            return;
         }
         self.missed_pings += 1;
         ctx.ping(b"");

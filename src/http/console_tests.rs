@@ -14,13 +14,15 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::App;
+use super::access::api_keys::ApiKey;
+use super::access::sha256;
 use super::testing::{NOW_MS, app_with, bearer};
 use crate::actors::feed::{AlertChanged, Attach, DecisionMade, Poke, VehicleChanged};
 use crate::actors::vehicle::{Ask, Snapshot};
 use crate::config::Config;
 use crate::domain::twin::{SignalValue, Twin, path};
 use crate::domain::vehicle::{Details, Request, Vehicle};
-use crate::domain::{AlertId, Principal, Role, Timestamp, VehicleId};
+use crate::domain::{AlertId, ApiKeyId, Principal, Role, Timestamp, VehicleId};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -248,6 +250,25 @@ async fn vehicles_come_in_short_where_that_is_asked_for_and_whole_where_a_consol
     assert_eq!((&frame["type"], &frame["vehicles"][0]["summary"]), (&json!("changes"), &json!(true)), "{frame}");
     let whole = gateway.watch(Role::Operator).await.hear().await;
     assert!(whole["vehicles"][0]["signals"].is_object());
+}
+
+#[actix_web::test]
+async fn a_console_whose_operator_has_another_role_by_now_orders_nothing() {
+    let gateway = serve(Config::default()).await;
+    gateway.vehicle("A", 1.0).await;
+    let mut console = gateway.watch(Role::Operator).await;
+    console.hear_and_ack().await;
+    let key = |role| ApiKey {
+        api_key_id: ApiKeyId(uuid::Uuid::from_u128(77)),
+        name: "olga".into(),
+        role,
+        subject: "operator".into(),
+        sha256: hex::encode(sha256(b"ck_test-Operator")),
+        created_at: Timestamp(NOW_MS),
+    };
+    gateway.app.access.api_keys.insert(&key(Role::Auditor));
+    console.say(json!({"type": "command", "id": 1, "vehicle_id": "A", "command": {"type": "unlock"}})).await;
+    assert_eq!(console.hear_close().await, CloseCode::Policy);
 }
 
 #[actix_web::test]

@@ -330,6 +330,7 @@ pub fn table() -> Vec<Entry> {
         at("/v1/notifications/dead/{id}/retry").post(notifications::retry),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(log_in::log_in).get(log_in::read).delete(log_in::log_out),
+        at("/v1/sessions").delete(log_in::end_all),
         at("/v1/session/methods").get(log_in::methods),
         at("/v1/session/password").put(log_in::change_password),
         at("/v1/session/oidc").get(access::oidc::start),

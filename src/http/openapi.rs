@@ -41,7 +41,7 @@ use super::{
         payments::authorizations, payments::captures, payments::reversals, payments::marqeta, payments::lithic,
         notifications::targets, notifications::test, notifications::dead, notifications::retry,
         audit::list, verification::get, verification::start, system::get, tickets::issue, keyset::get, get,
-        log_in::log_in, log_in::read, log_in::log_out, log_in::methods, log_in::change_password, oidc::start,
+        log_in::log_in, log_in::read, log_in::log_out, log_in::methods, log_in::change_password, log_in::end_all, oidc::start,
         oidc::finish, console::open, map::get, map::archive, pages::index, pages::part, pages::asset,
         pages::terminal, pages::terminal_part,
     ),

@@ -121,7 +121,7 @@ impl Levels {
 }
 
 /// Gauges that have a bound, with it.
-fn bounds(config: &Config) -> [(&'static str, usize); 7] {
+fn bounds(config: &Config) -> [(&'static str, usize); 6] {
     let Config { data, mqtt, http, fleet, .. } = config;
     [
         ("store_queue", data.queue_max),
@@ -129,7 +129,6 @@ fn bounds(config: &Config) -> [(&'static str, usize); 7] {
         ("vehicles_resident", fleet.max_resident),
         ("mqtt_sessions", mqtt.max_sessions),
         ("mqtt_handshakes", mqtt.max_handshakes),
-        ("http_requests_in_flight", http.max_connections),
         ("consoles", http.max_consoles),
     ]
 }
@@ -244,7 +243,7 @@ mod tests {
         assert_eq!((status, body["ready"].as_bool()), (200, Some(true)), "{body}");
         // The test's files do not exist, which is told and hides nothing else.
         assert_eq!(body["problems"].as_array().unwrap().len(), 2, "{body}");
-        assert_eq!(body["queues"].as_array().unwrap().len(), 7);
+        assert_eq!(body["queues"].as_array().unwrap().len(), 6);
         store.refuse(Some("disk"));
         let (_, body) = ask!(service, Role::Auditor, GET "/v1/system");
         assert_eq!(

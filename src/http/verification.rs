@@ -1,6 +1,6 @@
 //! `/v1/audit/verification`: walks the whole hash chain of the journal beside the running gateway, and says how it went.
 //!
-//! One walk at a time, in a thread of low urgency. Its outcome is in memory until the next, and in the journal for good.
+//! One walk at a time. Its outcome is in memory until the next, and in the journal for good.
 
 use std::sync::{Arc, Mutex};
 

@@ -176,9 +176,7 @@ async fn meet(tcp: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<
     let io = shake_hands(tcp, shared).await?;
     let peer = identify(&io).ok_or(Reason::BadIdentity)?;
     let address = from.ip().to_canonical();
-    admit(io, &peer, address, shared).await.inspect_err(|reason| {
-        shared.links.note(&peer.vehicle, shared.clock.now(), LinkChange::Refused { address, reason: *reason });
-    })
+    admit(io, &peer, address, shared).await
 }
 
 /// From the certificate to the session.
@@ -190,10 +188,16 @@ async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &A
     let mut bytes = BytesMut::new();
     let connected = timeout(connect_timeout, read_connect(&mut io, &mut bytes)).await;
     let seated = match connected {
-        Err(_) => return Err(Reason::ConnectTimeout),
+        Err(_) => Err(Reason::ConnectTimeout),
         Ok(Ok(connect)) => seat(&connect, peer, shared),
         Ok(Err(reason)) => Err(reason),
     };
+    // Before it is answered, so that whoever has the answer finds it in the log.
+    let change = match &seated {
+        Ok(seat) => LinkChange::Connected { epoch: seat.epoch, address },
+        Err(reason) => LinkChange::Refused { address, reason: *reason },
+    };
+    shared.links.note(&peer.vehicle, shared.clock.now(), change);
     let code = match &seated {
         Ok(_) => 0,
         Err(reason) => connack_code(*reason).ok_or(*reason)?,
@@ -205,8 +209,6 @@ async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &A
         return Err(Reason::Gone);
     }
     shared.metrics.connects.add(1);
-    let connected = LinkChange::Connected { epoch: seat.epoch, address };
-    shared.links.note(&seat.vehicle, shared.clock.now(), connected);
     let shard = shared.slot(&seat.vehicle).shard();
     Ok(Session::new(io, seat, shard, Arc::clone(shared), &bytes))
 }

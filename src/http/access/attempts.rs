@@ -18,8 +18,10 @@ pub enum Share {
     Address(IpAddr),
     /// SHA-256 of the name in lower case, known or not.
     Name([u8; 32]),
-    /// SHA-256 of the proof of an earlier log-in.
+    /// SHA-256 of the proof of an earlier log-in with the same password.
     Device([u8; 32]),
+    /// All browsers of a user that have such a proof.
+    Devices(UserId),
     /// Somebody logged in who is asked for the password again.
     User(UserId),
 }
@@ -39,36 +41,65 @@ impl Share {
         Self::Name(sha256(name.to_lowercase().as_bytes()))
     }
 
+    /// For the log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Address(_) => "address",
+            Self::Name(_) => "name",
+            Self::Device(_) => "browser",
+            Self::Devices(_) => "browsers of a user",
+            Self::User(_) => "user",
+        }
+    }
+
     fn rate(&self) -> Rate {
         match self {
             // A whole office may stand behind one.
             Self::Address(_) => Rate::one_in(2, 60),
             Self::Name(_) => Rate::one_in(60, 10),
             Self::Device(_) | Self::User(_) => Rate::one_in(30, 10),
+            Self::Devices(_) => Rate::one_in(10, 30),
         }
     }
+}
+
+#[derive(Debug)]
+struct Spent {
+    bucket: Bucket,
+    was_dry: bool,
+}
+
+/// A share is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dry {
+    pub share: Share,
+    pub retry_after_s: u32,
+    /// It was not before, since it was last whole.
+    pub is_news: bool,
 }
 
 /// What is left of each share from which something was spent lately; at most [`Attempts::MAX`].
 #[derive(Default)]
 pub struct Attempts {
-    spent: Mutex<HashMap<Share, Bucket>>,
+    spent: Mutex<HashMap<Share, Spent>>,
 }
 
 impl Attempts {
     pub const MAX: usize = 20_000;
 
-    /// Takes one try from each share, or from none: then the seconds until there is one again.
-    pub fn take(&self, shares: &[Share], now: Timestamp) -> Result<(), u32> {
+    /// Takes one try from each share, or from none.
+    pub fn take(&self, shares: &[Share], now: Timestamp) -> Result<(), Dry> {
         let mut spent = lock(&self.spent);
         for (index, share) in shares.iter().enumerate() {
             if !spent.contains_key(share) && spent.len() >= Self::MAX {
                 make_room(&mut spent, now);
             }
-            let bucket = spent.entry(*share).or_insert_with(|| Bucket::full(share.rate()));
-            if let Err(retry_after_s) = bucket.take(share.rate(), now) {
+            let fresh = || Spent { bucket: Bucket::full(share.rate()), was_dry: false };
+            let entry = spent.entry(*share).or_insert_with(fresh);
+            if let Err(retry_after_s) = entry.bucket.take(share.rate(), now) {
+                let is_news = !std::mem::replace(&mut entry.was_dry, true);
                 give_back(&mut spent, &shares[..index]);
-                return Err(retry_after_s);
+                return Err(Dry { share: *share, retry_after_s, is_news });
             }
         }
         Ok(())
@@ -80,23 +111,30 @@ impl Attempts {
     }
 }
 
-fn give_back(spent: &mut HashMap<Share, Bucket>, shares: &[Share]) {
+fn give_back(spent: &mut HashMap<Share, Spent>, shares: &[Share]) {
     for share in shares {
-        if let Some(bucket) = spent.get_mut(share) {
-            bucket.give_back(share.rate());
+        if let Some(entry) = spent.get_mut(share) {
+            entry.bucket.give_back(share.rate());
         }
     }
 }
 
-/// Forgets the shares that are whole again; else names first: guesses are still bounded by the address they come from.
-fn make_room(spent: &mut HashMap<Share, Bucket>, now: Timestamp) {
-    spent.retain(|share, bucket| !bucket.is_full(share.rate(), now));
-    if spent.len() >= Attempts::MAX {
-        spent.retain(|share, _| !matches!(share, Share::Name(_)));
+/// Forgets the shares that are whole again; else the half from which the least was spent. Who fills the table with new
+/// names so brings nobody's spent share back.
+fn make_room(spent: &mut HashMap<Share, Spent>, now: Timestamp) {
+    spent.retain(|share, entry| !entry.bucket.is_full(share.rate(), now));
+    if spent.len() < Attempts::MAX {
+        return;
     }
-    if spent.len() >= Attempts::MAX {
-        spent.clear();
-    }
+    let mut left: Vec<f64> = spent.iter_mut().map(|(share, entry)| entry.bucket.left(share.rate(), now)).collect();
+    left.sort_by(f64::total_cmp);
+    let median = left[left.len() / 2];
+    let mut to_go = Attempts::MAX / 2;
+    spent.retain(|share, entry| {
+        let goes = to_go > 0 && entry.bucket.left(share.rate(), now) >= median;
+        to_go -= usize::from(goes);
+        !goes
+    });
 }
 
 #[cfg(test)]
@@ -136,9 +174,12 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let attempts = Attempts::default();
-        for number in 0..Attempts::MAX + 10 {
+        let olga = [Share::of_name("olga")];
+        assert_eq!(tries(&attempts, &olga, Timestamp(0)), 10);
+        for number in 0..2 * Attempts::MAX {
             let _ = attempts.take(&[Share::of_name(&number.to_string())], Timestamp(0));
         }
         assert!(lock(&attempts.spent).len() <= Attempts::MAX);
+        assert_eq!(tries(&attempts, &olga, Timestamp(0)), 0, "and what was spent most is not forgotten for it");
     }
 }

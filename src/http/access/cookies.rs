@@ -1,24 +1,28 @@
 //! Cookies as they come and go, and where a browser's request says it comes from.
 
+use std::borrow::Cow;
+
 use actix_web::HttpRequest;
 use actix_web::http::header;
+
+use crate::domain::UserId;
 
 /// A cookie of ours. `__Host-`: no other host and no plain-text page can set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cookie {
     Session,
-    /// Tells that somebody logged in with a password from this browser before.
-    Device,
+    /// Tells that this user logged in with a password from this browser before; each has one there.
+    Device(UserId),
     /// A log-in at the identity provider that is under way.
     LogIn,
 }
 
 impl Cookie {
-    pub const fn name(self) -> &'static str {
+    fn name(self) -> Cow<'static, str> {
         match self {
-            Self::Session => "__Host-cardea-session",
-            Self::Device => "__Host-cardea-device",
-            Self::LogIn => "__Host-cardea-log-in",
+            Self::Session => "__Host-cardea-session".into(),
+            Self::Device(user) => format!("__Host-cardea-device-{}", user.0.simple()).into(),
+            Self::LogIn => "__Host-cardea-log-in".into(),
         }
     }
 
@@ -26,7 +30,8 @@ impl Cookie {
     pub fn of(self, request: &HttpRequest) -> Option<&str> {
         let headers = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
         let mut pairs = headers.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(name, _)| *name == self.name()).map(|(_, value)| value)
+        let own = self.name();
+        pairs.find(|(name, _)| *name == own).map(|(_, value)| value)
     }
 
     /// `Set-Cookie`; a life of 0 removes it.

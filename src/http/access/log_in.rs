@@ -1,5 +1,6 @@
 //! `/v1/session`: log in with an API key, a password or at the identity provider, and out again.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -11,16 +12,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use subtle::ConstantTimeEq;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::attempts::Share;
 use super::cookies::{Cookie, Origin, origin};
-use super::sessions::{Opened, Sessions, forgotten};
-use super::users::{self, User};
-use super::{App, Caller, Holder, KeyHash, Standing, passwords, random, sha256};
-use crate::domain::{Principal, Role, UserId};
+use super::passwords::{self, Asker};
+use super::sessions::{Opened, Sessions};
+use super::users::{self, Kept, User};
+use super::{App, Caller, Holder, KeyHash, Standing, random, sha256, store, to_the_end};
+use crate::domain::{Principal, Role};
 use crate::http::error::{Problem, ProblemBody, Slug};
-use crate::http::wire::{Json, reply};
+use crate::http::wire::{Json, Query, reply};
 use crate::store::{Append, Expected, ViewChange};
 
 /// `{"api_key":"ck_…"}` or `{"user":"olga","password":"…"}`
@@ -112,89 +114,123 @@ async fn by_api_key(request: &HttpRequest, app: &App, key: &str) -> Result<HttpR
     let admission = app.access.api_keys.admit(key, app.clock.now());
     let principal = admission.or_problem(app, "the API key is not known")?;
     let holder = Holder::ApiKey(KeyHash(sha256(key.as_bytes())));
-    let (body, cookie) = begin(request, app, holder, principal, None).await?;
+    let from = request.peer_addr();
+    let (body, cookie) = begin(from, app, holder, principal, None).await?;
     Ok(HttpResponse::build(StatusCode::CREATED).insert_header(cookie).json(&body))
 }
 
 async fn by_password(request: &HttpRequest, app: &App, name: &str, password: String) -> Result<HttpResponse, Problem> {
+    passwords::check_length("password", &password)?;
     let known = app.access.users.find(name);
-    let device = known.as_ref().filter(|user| is_of_device(request, app, user.user_id));
-    let shares = match (device.and(Cookie::Device.of(request)), request.peer_addr()) {
-        (Some(proof), _) => vec![Share::Device(sha256(proof.as_bytes()))],
-        (None, Some(address)) => vec![Share::of_address(address.ip()), Share::of_name(name)],
-        (None, None) => vec![Share::of_name(name)],
+    let device = known.as_ref().and_then(|user| proof_of_device(request, app, user).map(|proof| (user.user_id, proof)));
+    let (asker, shares) = match (device, request.peer_addr()) {
+        (Some((id, proof)), _) => (Asker::Known, vec![Share::Device(sha256(proof.as_bytes())), Share::Devices(id)]),
+        (None, Some(address)) => (Asker::Stranger, vec![Share::of_address(address.ip()), Share::of_name(name)]),
+        (None, None) => (Asker::Stranger, vec![Share::of_name(name)]),
     };
-    spend(app, &shares)?;
+    spend(request, app, &shares)?;
     let hash = known.as_ref().map(|user| user.password.clone());
-    let is_right = app.access.passwords.is_right(password, hash.clone()).await;
+    let is_right = app.access.passwords.is_right(password, hash.clone(), asker).await;
     if !matches!(is_right, Ok(false)) {
         app.access.attempts.give_back(&shares);
     }
-    let is_right = is_right?;
-    let _writing = app.access.users.writing().await;
-    // It took a while: only what still is so counts.
-    let user = known.and_then(|user| app.access.users.get(user.user_id));
-    let user = user.filter(|user| is_right && !user.disabled && Some(&user.password) == hash.as_ref());
-    let Some(User { user_id, .. }) = user else {
+    let verified = known.filter(|_| matches!(is_right, Ok(true)));
+    is_right?;
+    let Some(verified) = verified else {
         app.counters.unauthenticated.inc();
         // One sentence for all of it: who has an account here is nobody's business.
-        return Err(Problem::new(Slug::Unauthenticated, "no user has this name and password"));
+        return Err(Problem::new(Slug::Unauthenticated, WRONG));
     };
-    let principal = app.access.users.admit(user_id, app.clock.now()).or_problem(app, "the user is not known")?;
-    let note = app.access.users.logged_in(user_id, app.clock.now());
-    let (body, cookie) = begin(request, app, Holder::User(user_id), principal, note).await?;
+    let from = request.peer_addr();
+    let entered = to_the_end(enter(app.clone(), verified, from));
+    let (body, session, device) = entered.await?;
     let mut answer = HttpResponse::build(StatusCode::CREATED);
-    answer.append_header(cookie);
-    if let Some(proof) = device_proof(app, user_id) {
-        answer.append_header(Cookie::Device.set(&proof, DEVICE_LIFE_S));
+    answer.append_header(session);
+    if let Some(device) = device {
+        answer.append_header(device);
     }
     Ok(answer.json(&body))
 }
 
+const WRONG: &str = "no user has this name and password";
+
+type SetCookie = (HeaderName, String);
+
+/// Opens the session of a user whose password was right for `verified`.
+async fn enter(
+    app: App,
+    verified: User,
+    from: Option<SocketAddr>,
+) -> Result<(LoggedIn, SetCookie, Option<SetCookie>), Problem> {
+    let User { user_id, password, .. } = verified;
+    let _writing = app.access.users.writing().await;
+    // It took a while: only what still is so counts.
+    let is_so = |user: &User| !user.disabled && user.password == password;
+    let user = app.access.users.get(user_id).filter(is_so);
+    let user = user.ok_or_else(|| Problem::new(Slug::Unauthenticated, WRONG))?;
+    let principal = app.access.users.admit(user_id, app.clock.now()).or_problem(&app, "the user is not known")?;
+    let note = app.access.users.logged_in(user_id, app.clock.now());
+    let (body, session) = begin(from, &app, Holder::User(user_id), principal, note).await?;
+    let device = new_device(&app, &user).map(|proof| Cookie::Device(user_id).set(&proof, DEVICE_LIFE_S));
+    Ok((body, session, device))
+}
+
 /// Takes one guess, or says when there is one again.
-fn spend(app: &App, shares: &[Share]) -> Result<(), Problem> {
-    app.access.attempts.take(shares, app.clock.now()).map_err(|retry_after_s| {
+pub fn spend(request: &HttpRequest, app: &App, shares: &[Share]) -> Result<(), Problem> {
+    app.access.attempts.take(shares, app.clock.now()).map_err(|dry| {
         app.counters.rate_limited.inc();
-        let detail = "too many wrong passwords; a browser that was logged in before has its own count";
-        Problem::new(Slug::TooManyRequests, detail).retry_after(retry_after_s)
+        if dry.is_news {
+            // Never the name that was typed: it may be a password.
+            tracing::warn!(from = ?request.peer_addr(), share = dry.share.kind(), "too many log-ins failed");
+        }
+        let detail = "too many failed log-ins; a browser that was logged in before has its own count";
+        Problem::new(Slug::TooManyRequests, detail).retry_after(dry.retry_after_s)
     })
 }
 
 const DEVICE_LIFE_S: i64 = 365 * 86_400;
 const NONCE_LEN: usize = 16;
 
-/// What a browser shows later to say that this user logged in with it: the user, a nonce, and our mark on both.
-fn device_proof(app: &App, user: UserId) -> Option<String> {
+/// What a browser shows later to say that this user logged in with it: a nonce, and our mark on it, on the user and on
+/// the password of now. Who learnt an old password has nothing of it after the change.
+fn new_device(app: &App, user: &User) -> Option<String> {
     let nonce: [u8; NONCE_LEN] = random()?;
-    let said = [user.0.as_bytes().as_slice(), &nonce].concat();
-    let mark = app.signer.derive("device", &said);
-    Some(URL_SAFE_NO_PAD.encode([said.as_slice(), &mark].concat()))
+    Some(URL_SAFE_NO_PAD.encode([nonce.as_slice(), &device_mark(app, user, &nonce)].concat()))
 }
 
-fn is_of_device(request: &HttpRequest, app: &App, user: UserId) -> bool {
-    let shown = Cookie::Device.of(request).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).unwrap_or_default();
-    let Some((said, mark)) = shown.split_at_checked(16 + NONCE_LEN) else { return false };
-    said.starts_with(user.0.as_bytes()) && bool::from(mark.ct_eq(app.signer.derive("device", said).as_slice()))
+fn device_mark(app: &App, user: &User, nonce: &[u8]) -> [u8; 32] {
+    app.signer.derive("device", &[user.user_id.0.as_bytes().as_slice(), nonce, user.password.as_bytes()].concat())
+}
+
+fn proof_of_device<'a>(request: &'a HttpRequest, app: &App, user: &User) -> Option<&'a str> {
+    let proof = Cookie::Device(user.user_id).of(request)?;
+    let shown = URL_SAFE_NO_PAD.decode(proof).ok()?;
+    let (nonce, mark) = shown.split_at_checked(NONCE_LEN)?;
+    bool::from(mark.ct_eq(device_mark(app, user, nonce).as_slice())).then_some(proof)
 }
 
 /// Opens a session and writes it down, `note` with it. A store that takes nothing keeps nobody out: somebody has to look
 /// at what is wrong. Such a session ends with the process.
 pub async fn begin(
-    request: &HttpRequest,
+    from: Option<SocketAddr>,
     app: &App,
     holder: Holder,
     principal: Principal,
     note: Option<ViewChange>,
-) -> Result<(LoggedIn, (HeaderName, String)), Problem> {
+) -> Result<(LoggedIn, SetCookie), Problem> {
     let (at, method) = (app.clock.now(), Method::of(&holder));
-    let Some(Opened { secret, expires_at, mut changes }) = app.access.sessions.open(holder, at) else {
+    let provider_s_name = match &holder {
+        Holder::Federated { id, .. } => Some(id.clone()),
+        Holder::ApiKey(_) | Holder::User(_) => None,
+    };
+    let Some(Opened { secret, expires_at, change }) = app.access.sessions.open(holder, at) else {
         let detail = format!("{} sessions are open already", Sessions::MAX);
         return Err(Problem::new(Slug::TooManyRequests, detail).retry_after(60));
     };
-    changes.extend(note);
-    let from = request.peer_addr().map(|address| address.ip().to_string());
-    let event = json!({"event": "logged_in", "method": method, "from": from});
-    if let Err(error) = app.store.append(step(principal.clone(), at, &event, changes)?).await {
+    let view = note.into_iter().chain([change]).collect();
+    let from = from.map(|address| address.ip().to_string());
+    let event = json!({"event": "logged_in", "method": method, "from": from, "sub": provider_s_name});
+    if let Err(error) = store(app, step(principal.clone(), at, &event, view)?).await {
         tracing::warn!(%error, subject = principal.subject, "a log-in could not be written down");
     }
     let body =
@@ -230,11 +266,46 @@ pub async fn read(request: HttpRequest, app: web::Data<App>, caller: Caller) -> 
 #[utoipa::path(delete, path = "/v1/session", tag = "session", responses((status = 204, description = "Logged out")))]
 pub async fn log_out(request: HttpRequest, app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
     if let Some(name) = Standing::of(&request)?.session {
-        let event = json!({"event": "logged_out"});
-        app.store.append(step(caller.principal, app.clock.now(), &event, forgotten(&[name]))?).await?;
+        // Over in any case; what the store does not take now goes with the next step that it takes.
         app.access.sessions.close(&name);
+        let event = json!({"event": "logged_out"});
+        let (app, step) = (app.get_ref().clone(), step(caller.principal, app.clock.now(), &event, Vec::new())?);
+        let stored = to_the_end(async move { Ok(store(&app, step).await) });
+        if let Err(error) = stored.await? {
+            tracing::warn!(%error, "a log-out could not be written down yet");
+        }
     }
     Ok(HttpResponse::NoContent().insert_header(Cookie::Session.set("", 0)).finish())
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct WhoseSessions {
+    subject: String,
+}
+
+/// `{"ended":2}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Ended {
+    ended: usize,
+}
+
+#[utoipa::path(delete, path = "/v1/sessions", tag = "session", params(WhoseSessions), responses(
+    (status = 200, body = Ended, description = "Every session that acts as this subject is over, however it was opened"),
+))]
+pub async fn end_all(
+    app: web::Data<App>,
+    caller: Caller,
+    Query(WhoseSessions { subject }): Query<WhoseSessions>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&[Role::Admin])?;
+    let acts_so = |holder: &Holder| app.access.principal(holder).is_some_and(|principal| principal.subject == subject);
+    let ended = app.access.sessions.close_all(acts_so, None);
+    let event = json!({"event": "sessions_ended", "subject": subject, "count": ended});
+    let (app, step) = (app.get_ref().clone(), step(caller.principal, app.clock.now(), &event, Vec::new())?);
+    to_the_end(async move { Ok(store(&app, step).await?) }).await?;
+    Ok(reply(StatusCode::OK, &Ended { ended }))
 }
 
 /// `{"old":"…","new":"…"}`
@@ -259,22 +330,34 @@ pub async fn change_password(
     caller: Caller,
     Json { value: NewPassword { old, new }, .. }: Json<NewPassword>,
 ) -> Result<HttpResponse, Problem> {
-    let Standing { holder: Holder::User(id), session, .. } = Standing::of(&request)? else {
+    let standing = Standing::of(&request)?;
+    let Standing { holder: Holder::User(id), session, .. } = standing else {
         return Err(Problem::new(Slug::Conflict, "only who logged in with a password has one"));
     };
     let user = app.access.users.get(id).ok_or_else(|| Problem::not_found("user"))?;
     passwords::check("new", &new, &user.name)?;
+    passwords::check_length("old", &old)?;
     let share = [Share::User(id)];
-    spend(&app, &share)?;
-    let is_right = app.access.passwords.is_right(old, Some(user.password)).await;
+    spend(&request, &app, &share)?;
+    let verified = user.password;
+    let is_right = app.access.passwords.is_right(old, Some(verified.clone()), Asker::Known).await;
     if !matches!(is_right, Ok(false)) {
         app.access.attempts.give_back(&share);
     }
     if !is_right? {
         return Err(Problem::invalid("old", "it is not the present password"));
     }
-    let hash = app.access.passwords.hash(new).await?;
+    let hash = app.access.passwords.hash(new, Asker::Known).await?;
     let event = json!({"event": "user_changed", "user_id": id, "password": true});
-    users::update(&app, caller.principal, id, &event, Some(session), |user| user.password = hash).await?;
+    let still = app.get_ref().clone();
+    let change = move |user: &mut User| {
+        // It took a while: an admin may have given another password or ended this session meanwhile.
+        if user.password != verified || Standing::of_session(id, session).principal(&still).is_none() {
+            return Err(Problem::new(Slug::Conflict, "the password or the log-in changed meanwhile"));
+        }
+        user.password = hash;
+        Ok(())
+    };
+    users::update(app.get_ref().clone(), caller.principal, id, event, Kept::Only(session), change).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -16,7 +16,7 @@ pub mod sessions;
 pub mod tickets;
 pub mod users;
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 
 use actix_web::http::header;
@@ -31,7 +31,7 @@ use super::App;
 use super::error::{Problem, Slug};
 use crate::config::Config;
 use crate::domain::{Principal, Role, Timestamp, UserId};
-use crate::store::{ReadError, Store};
+use crate::store::{Append, AppendError, ReadError, Store};
 
 pub use cookies::{Origin, origin};
 
@@ -67,16 +67,20 @@ impl Access {
     pub fn load(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
         let api_keys = self.api_keys.load(store)?;
         let users = self.users.load(store)?;
-        let sessions = self.sessions.load(store, now, |holder| self.is_known(holder))?;
+        let sessions = self.sessions.load(store, now, |holder| self.principal(holder).is_some())?;
         tracing::info!(api_keys, users, sessions, "who may call is read");
         Ok(())
     }
 
-    fn is_known(&self, holder: &Holder) -> bool {
+    /// As whom a holder acts now; `None` = not any more. Takes nothing from a rate.
+    fn principal(&self, holder: &Holder) -> Option<Principal> {
         match holder {
-            Holder::ApiKey(key) => self.api_keys.knows(&key.0),
-            Holder::User(id) => self.users.knows(*id),
-            Holder::Federated { .. } => self.oidc.is_some(),
+            Holder::ApiKey(key) => self.api_keys.principal(&key.0),
+            Holder::User(id) => self.users.principal(*id),
+            Holder::Federated { issuer, principal, .. } => {
+                let is_ours = self.oidc.as_ref().is_some_and(|oidc| oidc.issuer() == issuer);
+                is_ours.then(|| principal.clone())
+            }
         }
     }
 
@@ -85,9 +89,10 @@ impl Access {
         match holder {
             Holder::ApiKey(key) => self.api_keys.admit_hash(&key.0, now),
             Holder::User(id) => self.users.admit(*id, now),
-            Holder::Federated { id, principal } => {
-                self.oidc.as_ref().map_or(Admission::Unknown, |oidc| oidc.admit(id, principal, now))
-            }
+            Holder::Federated { issuer, id, principal } => match &self.oidc {
+                Some(oidc) if oidc.issuer() == issuer => oidc.admit(id, principal, now),
+                _ => Admission::Unknown,
+            },
         }
     }
 }
@@ -105,6 +110,7 @@ pub enum Holder {
     User(UserId),
     /// By the identity provider, whose name for the person is `id`.
     Federated {
+        issuer: String,
         id: String,
         principal: Principal,
     },
@@ -128,12 +134,21 @@ impl Standing {
             .ok_or_else(|| Problem::internal("access", &"a handler asks for the standing of a request nobody admitted"))
     }
 
-    /// Does what the request was admitted by still hold?
-    pub fn holds(&self, app: &App) -> bool {
+    fn of_session(user: UserId, session: Option<[u8; 32]>) -> Self {
+        Self { holder: Holder::User(user), session, until: None }
+    }
+
+    /// As whom it acts now; `None` when it does not hold any more.
+    pub fn principal(&self, app: &App) -> Option<Principal> {
         let now = app.clock.now();
-        app.access.is_known(&self.holder)
-            && self.session.as_ref().is_none_or(|name| app.access.sessions.is_open(name, now))
-            && self.until.is_none_or(|until| now < until)
+        let holds = self.session.as_ref().is_none_or(|name| app.access.sessions.is_open(name, now))
+            && self.until.is_none_or(|until| now < until);
+        app.access.principal(&self.holder).filter(|_| holds)
+    }
+
+    /// Does it still hold, for the same person in the same role?
+    pub fn still_is(&self, principal: &Principal, app: &App) -> bool {
+        self.principal(app).as_ref() == Some(principal)
     }
 
     pub fn is_by_session(&self) -> bool {
@@ -249,6 +264,22 @@ fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
         return Err(unknown("the Authorization header is not `Bearer <API key or token>`"));
     }
     Ok(Some(secret.trim()))
+}
+
+/// Stores a step, and with it which sessions are over.
+async fn store(app: &App, mut step: Append) -> Result<(), AppendError> {
+    let over = app.access.sessions.to_forget();
+    step.view.extend(over.iter().cloned());
+    app.store.append(step).await?;
+    app.access.sessions.forgotten(&over);
+    Ok(())
+}
+
+/// Does the work to its end also when the caller goes away in the middle: what the store knows and what memory knows
+/// must not part.
+pub async fn to_the_end<T: 'static>(work: impl Future<Output = Result<T, Problem>> + 'static) -> Result<T, Problem> {
+    let done = actix_web::rt::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Problem::internal("access", &error)))
 }
 
 /// The longest secret anybody may show, but for an identity provider's tokens.

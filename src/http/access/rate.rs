@@ -58,8 +58,13 @@ impl Bucket {
 
     /// Nothing is missing any more: it may be forgotten.
     pub fn is_full(&mut self, rate: Rate, now: Timestamp) -> bool {
+        self.left(rate, now) >= 1.0
+    }
+
+    /// 1 = whole, 0 = nothing left.
+    pub fn left(&mut self, rate: Rate, now: Timestamp) -> f64 {
         self.refill(rate, now);
-        self.level >= rate.burst
+        self.level / rate.burst
     }
 }
 

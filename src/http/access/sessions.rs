@@ -4,7 +4,7 @@
 //! a restart of the gateway logs nobody out. The cookie is HttpOnly, Secure and SameSite=Strict, and whatever changes
 //! something by cookie must come from our own page.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use actix_web::HttpRequest;
@@ -26,6 +26,8 @@ pub type Name = [u8; 32];
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<HashMap<Name, Session>>,
+    /// Over, but the store does not know it yet: told with the next step that is stored, whatever that is about.
+    over: Mutex<BTreeSet<Name>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +41,7 @@ pub struct Opened {
     pub secret: String,
     pub expires_at: Timestamp,
     /// What the store has to be told, so that it outlives a restart.
-    pub changes: Vec<ViewChange>,
+    pub change: ViewChange,
 }
 
 impl Sessions {
@@ -49,6 +51,7 @@ impl Sessions {
     pub const MAX_PER_HOLDER: usize = 32;
     /// Sessions past their end that are forgotten with each new one.
     const SWEEP: usize = 64;
+    const FORGOTTEN_AT_ONCE: usize = 1_000;
 
     /// Reads those that are still open and whose holder is known; blocks, so call it at start.
     pub fn load(
@@ -101,15 +104,15 @@ impl Sessions {
         for name in &gone {
             open.remove(name);
         }
+        lock(&self.over).extend(gone);
         if open.len() >= Self::MAX {
             return None;
         }
         let (name, session) = (sha256(secret.as_bytes()), Session { holder, expires_at });
         let row = to_raw_value(&session).ok()?;
         open.insert(name, session);
-        let mut changes = forgotten(&gone);
-        changes.push(ViewChange { table: Table::Sessions, key: hex::encode(name), row: row.into() });
-        Some(Opened { secret, expires_at, changes })
+        let change = ViewChange { table: Table::Sessions, key: hex::encode(name), row: row.into() };
+        Some(Opened { secret, expires_at, change })
     }
 
     /// `None` when it is over.
@@ -133,24 +136,39 @@ impl Sessions {
 
     pub fn close(&self, name: &Name) {
         lock(&self.open).remove(name);
+        lock(&self.over).insert(*name);
     }
 
-    /// Ends the holder's sessions, but for `except`; the changes are for the store.
-    pub fn close_all(&self, holder: &Holder, except: Option<&Name>) -> Vec<ViewChange> {
+    /// Ends the sessions of those holders, but for `except`; how many.
+    pub fn close_all(&self, is_meant: impl Fn(&Holder) -> bool, except: Option<&Name>) -> usize {
         let mut open = lock(&self.open);
-        let of_holder = |(name, session): &(&Name, &Session)| session.holder == *holder && Some(*name) != except;
-        let names: Vec<Name> = open.iter().filter(of_holder).map(|(name, _)| *name).collect();
+        let is_over = |(name, session): &(&Name, &Session)| is_meant(&session.holder) && Some(*name) != except;
+        let names: Vec<Name> = open.iter().filter(is_over).map(|(name, _)| *name).collect();
         for name in &names {
             open.remove(name);
         }
-        forgotten(&names)
+        let count = names.len();
+        lock(&self.over).extend(names);
+        count
     }
-}
 
-/// What takes sessions out of the store.
-pub fn forgotten(names: &[Name]) -> Vec<ViewChange> {
-    let change = |name| ViewChange { table: Table::Sessions, key: hex::encode(name), row: NewRow::Removed };
-    names.iter().map(change).collect()
+    /// What takes sessions that are over out of the store: goes with the next step, and is [`Sessions::forgotten`] once
+    /// that is stored.
+    pub fn to_forget(&self) -> Vec<ViewChange> {
+        let change = |name| ViewChange { table: Table::Sessions, key: hex::encode(name), row: NewRow::Removed };
+        lock(&self.over).iter().take(Self::FORGOTTEN_AT_ONCE).map(change).collect()
+    }
+
+    /// The store knows of these.
+    pub fn forgotten(&self, changes: &[ViewChange]) {
+        let mut over = lock(&self.over);
+        for change in changes {
+            let mut name = [0; 32];
+            if change.table == Table::Sessions && hex::decode_to_slice(&change.key, &mut name).is_ok() {
+                over.remove(&name);
+            }
+        }
+    }
 }
 
 /// Whom a request's cookie stands for. What changes something must say that it comes from our own page.
@@ -177,7 +195,10 @@ mod tests {
         Holder::ApiKey(KeyHash([number; 32]))
     }
 
-    fn put(store: &MemoryStore, changes: Vec<ViewChange>) {
+    /// What the store would hold after the sessions were told to it.
+    fn tell(store: &MemoryStore, sessions: &Sessions, opened: Option<ViewChange>) {
+        let changes: Vec<_> = sessions.to_forget().into_iter().chain(opened).collect();
+        sessions.forgotten(&changes);
         for change in changes {
             match change.row {
                 NewRow::Json(row) => store.put(change.table, &change.key, &serde_json::from_str(row.get()).unwrap()),
@@ -201,8 +222,8 @@ mod tests {
             lock(&sessions.open).insert(sha256(&number.to_le_bytes()), session);
         }
         assert!(sessions.open(other(holders), now).is_none(), "full");
-        let opened = sessions.open(other(holders), end).expect("old sessions make room");
-        assert_eq!(opened.changes.len(), Sessions::SWEEP + 1, "and leave the store, some at a time");
+        assert!(sessions.open(other(holders), end).is_some(), "old sessions make room");
+        assert_eq!(sessions.to_forget().len(), Sessions::SWEEP, "and leave the store, some at a time");
     }
 
     #[test]
@@ -214,8 +235,8 @@ mod tests {
             sessions.open(holder(2), Timestamp(at)).expect("room");
         }
         assert!(sessions.find(&first, Timestamp(100)).is_some());
-        let changes = sessions.open(holder(2), Timestamp(100)).expect("room").changes;
-        assert!(matches!(changes[0].row, NewRow::Removed));
+        sessions.open(holder(2), Timestamp(100)).expect("room");
+        assert_eq!(sessions.to_forget().len(), 1);
         assert!(sessions.find(&first, Timestamp(100)).is_none());
         assert!(sessions.find(&other, Timestamp(100)).is_some());
     }
@@ -223,20 +244,21 @@ mod tests {
     #[test]
     fn a_restart_keeps_open_sessions_of_known_holders_only() {
         let (sessions, store) = (Sessions::default(), MemoryStore::default());
-        let (kept, dead) =
-            (sessions.open(holder(1), Timestamp(5)).unwrap(), sessions.open(holder(2), Timestamp(5)).unwrap());
-        let (old, closed) =
-            (sessions.open(holder(3), Timestamp(0)).unwrap(), sessions.open(holder(4), Timestamp(5)).unwrap());
-        for opened in [kept.changes, dead.changes, old.changes, closed.changes] {
-            put(&store, opened);
-        }
-        put(&store, sessions.close_all(&holder(4), None));
-        let now = old.expires_at;
+        let [kept, dead, old, closed] = [(1, 5), (2, 5), (3, 0), (4, 5)].map(|(number, at)| {
+            let opened = sessions.open(holder(number), Timestamp(at)).unwrap();
+            tell(&store, &sessions, Some(opened.change));
+            (opened.secret, opened.expires_at)
+        });
+        assert_eq!(sessions.close_all(|of| *of == holder(4), None), 1);
+        assert!(!sessions.to_forget().is_empty(), "until the store knows");
+        tell(&store, &sessions, None);
+        assert!(sessions.to_forget().is_empty());
+        let now = old.1;
         let again = Sessions::default();
         let is_known = |of: &Holder| *of != holder(2);
         assert_eq!(again.load(&store, now, is_known).unwrap(), 1);
-        assert_eq!(again.find(&kept.secret, now).map(|(of, _)| of), Some(holder(1)));
-        for gone in [&dead.secret, &old.secret, &closed.secret] {
+        assert_eq!(again.find(&kept.0, now).map(|(of, _)| of), Some(holder(1)));
+        for gone in [&dead.0, &old.0, &closed.0] {
             assert!(again.find(gone, now).is_none());
         }
     }
@@ -246,7 +268,7 @@ mod tests {
         let sessions = Sessions::default();
         let [mine, other] = [0, 1].map(|_| sessions.open(holder(1), Timestamp(0)).unwrap().secret);
         let foreign = sessions.open(holder(2), Timestamp(0)).unwrap().secret;
-        assert_eq!(sessions.close_all(&holder(1), Some(&sha256(mine.as_bytes()))).len(), 1);
+        assert_eq!(sessions.close_all(|of| *of == holder(1), Some(&sha256(mine.as_bytes()))), 1);
         let is_open = |secret: &str| sessions.find(secret, Timestamp(1)).is_some();
         assert_eq!([&mine, &other, &foreign].map(|secret| is_open(secret)), [true, false, true]);
     }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::rate::lock;
 use super::{App, Caller, MAX_SECRET_LEN, Standing, new_secret, sha256};
-use crate::domain::{Principal, Role, Timestamp};
+use crate::domain::{Role, Timestamp};
 use crate::http::error::{Problem, ProblemBody, Slug};
 use crate::http::wire::reply;
 
@@ -22,7 +22,6 @@ pub struct Tickets {
 }
 
 struct Ticket {
-    principal: Principal,
     /// What it was issued for: a console ends when that does.
     standing: Standing,
     expires_at: Timestamp,
@@ -33,7 +32,7 @@ impl Tickets {
     pub const MAX: usize = 1_024;
 
     /// A fresh ticket with its end; `None` when too many are open.
-    pub fn issue(&self, principal: Principal, standing: Standing, now: Timestamp) -> Option<(String, Timestamp)> {
+    pub fn issue(&self, standing: Standing, now: Timestamp) -> Option<(String, Timestamp)> {
         let secret = new_secret("ct_")?;
         let expires_at = now.plus_ms(Self::LIFE_MS);
         let mut open = lock(&self.open);
@@ -43,17 +42,17 @@ impl Tickets {
         if open.len() >= Self::MAX {
             return None;
         }
-        open.insert(sha256(secret.as_bytes()), Ticket { principal, standing, expires_at });
+        open.insert(sha256(secret.as_bytes()), Ticket { standing, expires_at });
         Some((secret, expires_at))
     }
 
-    /// Whose ticket it is; it serves once.
-    pub fn redeem(&self, secret: &str, now: Timestamp) -> Option<(Principal, Standing)> {
+    /// What the ticket stands for; it serves once.
+    pub fn redeem(&self, secret: &str, now: Timestamp) -> Option<Standing> {
         if secret.len() > MAX_SECRET_LEN {
             return None;
         }
         let ticket = lock(&self.open).remove(&sha256(secret.as_bytes()))?;
-        (ticket.expires_at > now).then_some((ticket.principal, ticket.standing))
+        (ticket.expires_at > now).then_some(ticket.standing)
     }
 }
 
@@ -73,7 +72,7 @@ pub struct IssuedTicket {
 pub async fn issue(request: HttpRequest, app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin, Role::Operator, Role::Auditor])?;
     let standing = Standing::of(&request)?;
-    let Some((ticket, expires_at)) = app.access.tickets.issue(caller.principal, standing, app.clock.now()) else {
+    let Some((ticket, expires_at)) = app.access.tickets.issue(standing, app.clock.now()) else {
         let detail = format!("{} console tickets are open already", Tickets::MAX);
         return Err(Problem::new(Slug::TooManyRequests, detail).retry_after(30));
     };
@@ -88,11 +87,10 @@ mod tests {
     #[test]
     fn a_ticket_serves_once_and_for_half_a_minute() {
         let tickets = Tickets::default();
-        let who = Principal { role: Role::Operator, subject: "olga".into() };
         let standing = Standing { holder: Holder::ApiKey(KeyHash([7; 32])), session: Some([8; 32]), until: None };
-        let (now, issue) = (Timestamp(5_000), |now: Timestamp| tickets.issue(who.clone(), standing.clone(), now));
+        let (now, issue) = (Timestamp(5_000), |now: Timestamp| tickets.issue(standing.clone(), now));
         let (first, _) = issue(now).unwrap();
-        assert_eq!(tickets.redeem(&first, now), Some((who.clone(), standing.clone())));
+        assert_eq!(tickets.redeem(&first, now), Some(standing.clone()));
         assert_eq!(tickets.redeem(&first, now), None);
         let (late, _) = issue(now).unwrap();
         assert_eq!(tickets.redeem(&late, now.plus_ms(Tickets::LIFE_MS)), None);

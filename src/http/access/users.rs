@@ -13,8 +13,10 @@ use serde_json::value::to_raw_value;
 use utoipa::ToSchema;
 
 use super::api_keys::ApiRole;
+use super::passwords::{self, Asker};
 use super::rate::{Bucket, Rate, lock};
-use super::{Admission, App, Caller, Holder, Standing, passwords};
+use super::{Access, Admission, App, Caller, Holder, Standing, store, to_the_end};
+use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Principal, Role, Timestamp, UserId};
 use crate::http::error::{Problem, Slug};
 use crate::http::usage::check_name;
@@ -125,9 +127,9 @@ impl Users {
         known.by_id.get(id).map(|entry| entry.user.clone())
     }
 
-    /// May the user still do something?
-    pub fn knows(&self, id: UserId) -> bool {
-        self.read().by_id.get(&id).is_some_and(|entry| !entry.user.disabled)
+    /// As whom the user acts; `None` = not any more. Takes nothing from their rate.
+    pub fn principal(&self, id: UserId) -> Option<Principal> {
+        self.read().by_id.get(&id).filter(|entry| !entry.user.disabled).map(|entry| entry.user.principal())
     }
 
     /// Takes one request from the user's rate.
@@ -234,38 +236,41 @@ pub async fn create(
     // The hash of a body with a password in it could be guessed from; keyed by what only the gateway has it cannot.
     let body_hash = hex::encode(app.signer.derive("user-body", body.hash.as_bytes()));
     let idempotency = idempotency(&request, &caller, "users", &body_hash)?;
-    let users = &app.access.users;
-    let password = app.access.passwords.hash(password).await?;
-    let _writing = users.writing().await;
+    let password = app.access.passwords.hash(password, Asker::Known).await?;
     let (user_id, created_at) = (UserId(app.clock.new_id()), app.clock.now());
     let user =
         User { user_id, name, subject, role: role.into(), password, disabled: false, created_at, last_log_in_at: None };
-    // A repeat gets its answer also though the name is taken: by itself.
-    if idempotency.is_none() {
+    let made = to_the_end(make(app.get_ref().clone(), caller.principal, user, idempotency));
+    Ok(reply(StatusCode::CREATED, &made.await?))
+}
+
+async fn make(app: App, by: Principal, user: User, idempotency: Option<IdempotencyKey>) -> Result<UserBody, Problem> {
+    let users = &app.access.users;
+    let _writing = users.writing().await;
+    // A repeat finds its name taken by itself, and gets its answer all the same.
+    let is_repeat = match idempotency.as_ref().map(|key| key.key.clone()) {
+        Some(key) => {
+            let store = app.store.clone();
+            off_thread(move || store.answered(&key)).await??.is_some()
+        }
+        None => false,
+    };
+    if !is_repeat {
         check_free(users, &user.name)?;
     }
-    let answer = to_raw_value(&UserBody::of(&user)).map_err(|error| Problem::internal("user", &error))?;
-    let event = json!({"event": "user_created", "user_id": user_id, "name": user.name, "role": user.role,
+    let body = UserBody::of(&user);
+    let answer = to_raw_value(&body).map_err(|error| Problem::internal("user", &error))?;
+    let event = json!({"event": "user_created", "user_id": user.user_id, "name": user.name, "role": user.role,
         "subject": user.subject});
-    let mut append = step(caller.principal, user_id, created_at, &event)?;
+    let mut append = step(by, user.user_id, user.created_at, &event)?;
     append.view.push(user.row()?);
-    if let Some(key) = idempotency {
-        let store = app.store.clone();
-        let asked = key.key.clone();
-        if off_thread(move || store.answered(&asked)).await??.is_none() {
-            check_free(users, &user.name)?;
-        }
-        append.idempotency = Some(Idempotency { key: key.key, body: key.body, answer });
-    }
-    match app.store.append(append).await {
-        Ok(_) => {
-            let body = UserBody::of(&user);
+    append.idempotency = idempotency.map(|key| Idempotency { key: key.key, body: key.body, answer });
+    match store(&app, append).await {
+        Ok(()) => {
             users.put(user);
-            Ok(reply(StatusCode::CREATED, &body))
+            Ok(body)
         }
-        Err(AppendError::Duplicate { answer }) => {
-            Ok(reply(StatusCode::CREATED, &parse_json::<UserBody>(answer.get().as_bytes())?))
-        }
+        Err(AppendError::Duplicate { answer }) => parse_json(answer.get().as_bytes()),
         Err(error) => Err(error.into()),
     }
 }
@@ -305,46 +310,65 @@ pub async fn change(
     if is_own && (disabled == Some(true) || role.is_some_and(|role| role != Role::Admin)) {
         return Err(Problem::new(Slug::Conflict, "somebody else has to take your own rights from you"));
     }
+    if is_own && password.is_some() {
+        return Err(Problem::new(Slug::Conflict, "your own password changes by PUT /v1/session/password"));
+    }
     let password = match password {
         Some(password) => {
             passwords::check("password", &password, &name)?;
-            Some(app.access.passwords.hash(password).await?)
+            Some(app.access.passwords.hash(password, Asker::Known).await?)
         }
         None => None,
     };
     let event = json!({"event": "user_changed", "user_id": id, "role": role, "disabled": disabled,
         "password": password.is_some()});
     let ends_sessions = password.is_some() || disabled == Some(true);
-    let user = update(&app, caller.principal, id, &event, ends_sessions.then_some(None), move |user| {
+    let change = move |user: &mut User| {
         user.role = role.unwrap_or(user.role);
         user.disabled = disabled.unwrap_or(user.disabled);
         user.password = password.unwrap_or_else(|| user.password.clone());
-    });
-    Ok(reply(StatusCode::OK, &UserBody::of(&user.await?)))
+        Ok(())
+    };
+    let kept = if ends_sessions { Kept::None } else { Kept::All };
+    let user = update(app.get_ref().clone(), caller.principal, id, event, kept, change).await?;
+    Ok(reply(StatusCode::OK, &UserBody::of(&user)))
 }
 
-/// Changes a user, durably first. `sessions` = end theirs, but for the named one.
+/// Which sessions of a user a change leaves.
+pub enum Kept {
+    All,
+    Only(Option<super::sessions::Name>),
+    None,
+}
+
+/// Changes a user, durably first, and ends sessions of theirs.
 pub async fn update(
-    app: &App,
+    app: App,
     by: Principal,
     id: UserId,
-    event: &serde_json::Value,
-    sessions: Option<Option<super::sessions::Name>>,
-    change: impl FnOnce(&mut User),
+    event: serde_json::Value,
+    kept: Kept,
+    change: impl FnOnce(&mut User) -> Result<(), Problem> + 'static,
 ) -> Result<User, Problem> {
-    let users = &app.access.users;
-    let _writing = users.writing().await;
-    let mut user = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
-    change(&mut user);
-    let mut append = step(by, id, app.clock.now(), event)?;
-    append.view.push(user.row()?);
-    if let Some(except) = sessions {
+    to_the_end(async move {
+        let Access { users, sessions, .. } = &*app.access;
+        let _writing = users.writing().await;
+        let mut user = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
+        change(&mut user)?;
+        let mut append = step(by, id, app.clock.now(), &event)?;
+        append.view.push(user.row()?);
         // Before the store knows: whatever becomes of the disk, they open nothing now.
-        append.view.extend(app.access.sessions.close_all(&Holder::User(id), except.as_ref()));
-    }
-    app.store.append(append).await?;
-    users.put(user.clone());
-    Ok(user)
+        let is_theirs = |holder: &Holder| *holder == Holder::User(id);
+        match kept {
+            Kept::All => 0,
+            Kept::Only(name) => sessions.close_all(is_theirs, name.as_ref()),
+            Kept::None => sessions.close_all(is_theirs, None),
+        };
+        store(&app, append).await?;
+        users.put(user.clone());
+        Ok(user)
+    })
+    .await
 }
 
 #[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path)),
@@ -355,14 +379,19 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     if Standing::of(&request)?.holder == Holder::User(id) {
         return Err(Problem::new(Slug::Conflict, "somebody else has to delete you"));
     }
-    let users = &app.access.users;
-    let _writing = users.writing().await;
-    let known = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
-    let event = json!({"event": "user_deleted", "user_id": id, "name": known.name});
-    let mut append = step(caller.principal, id, app.clock.now(), &event)?;
-    append.view.push(ViewChange { table: Table::Users, key: id.to_string(), row: NewRow::Removed });
-    append.view.extend(app.access.sessions.close_all(&Holder::User(id), None));
-    app.store.append(append).await?;
-    users.remove(id);
+    let (app, by) = (app.get_ref().clone(), caller.principal);
+    to_the_end(async move {
+        let Access { users, sessions, .. } = &*app.access;
+        let _writing = users.writing().await;
+        let known = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
+        let event = json!({"event": "user_deleted", "user_id": id, "name": known.name});
+        let mut append = step(by, id, app.clock.now(), &event)?;
+        append.view.push(ViewChange { table: Table::Users, key: id.to_string(), row: NewRow::Removed });
+        sessions.close_all(|holder| *holder == Holder::User(id), None);
+        store(&app, append).await?;
+        users.remove(id);
+        Ok(())
+    })
+    .await?;
     Ok(HttpResponse::NoContent().finish())
 }

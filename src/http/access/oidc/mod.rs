@@ -4,6 +4,8 @@
 //! signing key, so that nobody can fill a table and a restart breaks none.
 
 mod provider;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::collections::HashMap;
@@ -18,12 +20,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use utoipa::IntoParams;
 
+use super::attempts::Share;
 use super::cookies::Cookie;
 use super::rate::{Bucket, Rate, lock};
-use super::{Admission, App, Holder, log_in, new_secret, sha256};
+use super::{Admission, App, Holder, log_in, new_secret, sha256, to_the_end};
 use crate::config;
 use crate::domain::{Principal, Timestamp};
 use crate::http::error::{Problem, ProblemBody, Slug};
@@ -38,6 +41,7 @@ const CALLBACK: &str = "/v1/session/oidc/callback";
 /// A log-in at the provider may take so long.
 const LOG_IN_S: i64 = 600;
 const MAX_TOKEN_LEN: usize = 8 * 1024;
+const MAX_TRADES: usize = 8;
 /// How often the provider is asked for its keys anew,
 const REFRESH: Duration = Duration::from_secs(300);
 /// how often while it does not answer, or when a token names a key that is not known.
@@ -51,6 +55,8 @@ pub struct Oidc {
     provider: ArcSwapOption<Provider>,
     /// A token named a key that is not known.
     look_again: Notify,
+    /// Questions to the provider on behalf of browsers, at once.
+    trades: Semaphore,
     rate: Rate,
     buckets: Mutex<HashMap<String, Bucket>>,
 }
@@ -73,9 +79,14 @@ impl Oidc {
             line,
             provider: ArcSwapOption::empty(),
             look_again: Notify::new(),
+            trades: Semaphore::new(MAX_TRADES),
             rate,
             buckets: Mutex::default(),
         }))
+    }
+
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     pub fn name(&self) -> &str {
@@ -168,7 +179,8 @@ impl Oidc {
         };
         let role = said.iter().filter_map(|text| self.config.roles.get(*text)).min();
         let role = role.ok_or_else(|| Problem::forbidden("the identity provider gives this person no role here"))?;
-        Ok(Holder::Federated { id: claims.sub.clone(), principal: Principal { role: (*role).into(), subject } })
+        let principal = Principal { role: (*role).into(), subject };
+        Ok(Holder::Federated { issuer: self.issuer.clone(), id: claims.sub.clone(), principal })
     }
 
     /// Where the provider sends the browser back to.
@@ -201,15 +213,19 @@ fn not_offered() -> Problem {
 }
 
 #[utoipa::path(get, path = "/v1/session/oidc", tag = "session", responses(
-    (status = 303, description = "To the identity provider"),
+    (status = 303, description = "To the identity provider, or back with `?log_in=not-ready` while it does not answer"),
     (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json"),
 ))]
 pub async fn start(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let oidc = app.access.oidc.as_ref().ok_or_else(not_offered)?;
     let cookie = new_secret("").ok_or_else(|| Problem::internal("oidc", &"the system has no randomness"))?;
     let Attempt { state, nonce, verifier } = Attempt::of(&app, &cookie);
-    let mut url = oidc.provider()?.authorization_endpoint.clone();
+    let provider = match oidc.provider() {
+        Ok(provider) => provider,
+        // A person looks at this: the page has the words.
+        Err(problem) => return Ok(back_to_page(&problem)),
+    };
+    let mut url = provider.authorization_endpoint.clone();
     url.query_pairs_mut()
         .append_pair("response_type", "code")
         .append_pair("client_id", &oidc.config.client_id)
@@ -248,16 +264,27 @@ pub async fn finish(
     Query(returned): Query<Returned>,
 ) -> Result<HttpResponse, Problem> {
     let oidc = app.access.oidc.as_ref().ok_or_else(not_offered)?;
-    let mut answer = HttpResponse::SeeOther();
-    answer.insert_header((header::CACHE_CONTROL, "no-store")).append_header(Cookie::LogIn.set("", 0));
     match logged_in(oidc, &request, &app, returned).await {
-        Ok(session) => Ok(answer.append_header(session).insert_header((header::LOCATION, "/")).finish()),
+        Ok(session) => Ok(HttpResponse::SeeOther()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((header::LOCATION, "/"))
+            .append_header(Cookie::LogIn.set("", 0))
+            .append_header(session)
+            .finish()),
         Err(problem) => {
-            tracing::warn!(detail = problem.detail, "a log-in at the identity provider failed");
-            let back = format!("/?log_in={}", problem.slug.name());
-            Ok(answer.insert_header((header::LOCATION, back)).finish())
+            // Anybody can bring this about as often as they like; what the provider says itself is warned of there.
+            tracing::debug!(detail = problem.detail, "a log-in at the identity provider failed");
+            Ok(back_to_page(&problem))
         }
     }
+}
+
+fn back_to_page(problem: &Problem) -> HttpResponse {
+    HttpResponse::SeeOther()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::LOCATION, format!("/?log_in={}", problem.slug.name())))
+        .append_header(Cookie::LogIn.set("", 0))
+        .finish()
 }
 
 /// The session's cookie.
@@ -284,6 +311,11 @@ async fn logged_in(
     };
     let redirect_uri = oidc.redirect_uri(request)?;
     let config::Oidc { client_id, client_secret, .. } = &oidc.config;
+    // Everybody may come this far, and each costs the provider a question.
+    let shares: Vec<Share> = request.peer_addr().map(|address| Share::of_address(address.ip())).into_iter().collect();
+    log_in::spend(request, app, &shares)?;
+    let busy = |_| Problem::new(Slug::TooManyRequests, "too many are logging in at once").retry_after(5);
+    let _place = oidc.trades.try_acquire().map_err(busy)?;
     let trade = Trade { code: &code, verifier: &verifier, redirect_uri: &redirect_uri, client_id, client_secret };
     let token = oidc.line.trade(&*oidc.provider()?, &trade).await.map_err(|error| {
         tracing::warn!(error, "the identity provider gave no token for a code");
@@ -299,8 +331,10 @@ async fn logged_in(
     if !claims.is_log_in_of(client_id, &nonce) {
         return Err(refuse("the token is of another log-in"));
     }
+    app.access.attempts.give_back(&shares);
     let holder = oidc.holder(&claims)?;
-    let Holder::Federated { principal, .. } = holder.clone() else { return Err(refuse("no person")) };
-    let (_, session) = log_in::begin(request, app, holder, principal, None).await?;
-    Ok(session)
+    let principal = app.access.principal(&holder).ok_or_else(|| refuse("the provider changed meanwhile"))?;
+    let (from, app) = (request.peer_addr(), app.clone());
+    let begun = to_the_end(async move { log_in::begin(from, &app, holder, principal, None).await });
+    Ok(begun.await?.1)
 }

@@ -120,7 +120,10 @@ async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, String> 
     }
     if !status.is_success() {
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
-        return Err(format!("it answered {status}: {}", said["error"].as_str().unwrap_or("no reason")));
+        return Err(format!(
+            "it answered {status}: {}",
+            https_client::plain(said["error"].as_str().unwrap_or("no reason"))
+        ));
     }
     serde_json::from_slice(&body).map_err(|error| format!("its answer is not what the standard says: {error}"))
 }
