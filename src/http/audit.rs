@@ -28,6 +28,8 @@ pub struct AuditParams {
     limit: Option<String>,
     /// What the page before gave as `next`: a position in the journal.
     after: Option<String>,
+    /// `oldest` (if absent) or `newest` first.
+    order: Option<String>,
 }
 
 /// `{"position":42,"stream":"vehicle/WVW-1","at":"…","by":{"role":"operator","subject":"olga"},"events":[{"event":"command_accepted",…}],"hash":"…"}`
@@ -97,15 +99,45 @@ impl Wanted {
         }
         Ok(Items { items, next: Some(after.to_string()) })
     }
+
+    /// Newest first, those before the record `before`.
+    fn page_back(&self, store: &dyn Store, before: Option<StorePosition>) -> Result<Items<RecordBody>, ReadError> {
+        let mut before = before.map_or_else(|| store.health().durable.0.saturating_add(1), |before| before.0);
+        let mut items: Vec<RecordBody> = Vec::new();
+        for _ in 0..MAX_LOOKED_THROUGH / READ_PAGE {
+            if before <= 1 {
+                return Ok(Items { items, next: None });
+            }
+            let after = before.saturating_sub(READ_PAGE as u64 + 1);
+            let records = store.tail(StorePosition(after), (before - 1 - after) as usize)?;
+            let end = before;
+            for record in records.into_iter().rev().filter(|record| record.position.0 < end) {
+                before = record.position.0;
+                if self.is(&record) {
+                    items.push(record.into());
+                }
+                if items.len() == self.limit {
+                    return Ok(Items { items, next: (before > 1).then(|| before.to_string()) });
+                }
+            }
+            before = before.min(after + 1);
+        }
+        Ok(Items { items, next: Some(before.to_string()) })
+    }
 }
 
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(AuditParams),
-    responses((status = 200, description = "Oldest first", body = Items<RecordBody>)))]
+    responses((status = 200, description = "Oldest first, or newest first where that is asked for", body = Items<RecordBody>)))]
 pub async fn list(app: web::Data<App>, caller: Caller, query: Query<AuditParams>) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin, Role::Auditor])?;
-    let AuditParams { subject, from, until, limit, after } = query.0;
+    let AuditParams { subject, from, until, limit, after, order } = query.0;
     let page = PageOf::parse(limit.as_deref(), after.as_deref())?;
-    let after = StorePosition(param::<u64>("after", page.after.as_deref())?.unwrap_or(0));
+    let after = param::<u64>("after", page.after.as_deref())?.map(StorePosition);
+    let is_newest_first = match order.as_deref() {
+        None | Some("oldest") => false,
+        Some("newest") => true,
+        Some(_) => return Err(Problem::invalid("order", "oldest or newest")),
+    };
     if subject.as_ref().is_some_and(|subject| subject.is_empty() || subject.len() > 160) {
         return Err(Problem::invalid("subject", "1 to 160 bytes"));
     }
@@ -116,6 +148,10 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<AuditParams>
         limit: page.limit,
     };
     let store = app.store.clone();
-    let items = off_thread(move || wanted.page(&*store, after)).await??;
+    let read = move || match is_newest_first {
+        true => wanted.page_back(&*store, after),
+        false => wanted.page(&*store, after.unwrap_or_default()),
+    };
+    let items = off_thread(read).await??;
     Ok(reply(StatusCode::OK, &items))
 }

@@ -342,6 +342,19 @@ async fn the_audit_trail_is_read_by_subject_and_time() {
     let after = first["next"].as_str().unwrap();
     assert_eq!(items(&ask!(service, Role::Auditor, GET format!("/v1/audit?after={after}")).1), 1);
     assert_eq!(items(&ask!(service, Role::Auditor, GET format!("/v1/audit?until={}", time(-1))).1), 0);
+    // Backwards it is the same, page by page.
+    let mut backwards = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (_, page) = ask!(service, Role::Auditor, GET format!("/v1/audit?order=newest&limit=1{after}"));
+        backwards.extend(page["items"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    backwards.reverse();
+    assert_eq!(serde_json::Value::from(backwards), all["items"]);
+    assert_eq!(items(&ask!(service, Role::Auditor, GET "/v1/audit?order=newest&subject=vehicle/B").1), 1);
+    assert_eq!(ask!(service, Role::Auditor, GET "/v1/audit?order=up").1["field"], "order");
     assert_eq!(ask!(service, Role::Operator, GET "/v1/audit").0, 403);
     assert_eq!(ask!(service, Role::Auditor, GET "/v1/audit?after=x").1["field"], "after");
 }

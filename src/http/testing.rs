@@ -217,7 +217,9 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> StoreHealth {
-        StoreHealth { refusing: self.content().refusing, ..StoreHealth::default() }
+        let content = self.content();
+        let durable = StorePosition(content.records.len() as u64);
+        StoreHealth { refusing: content.refusing, durable, applied: durable, ..StoreHealth::default() }
     }
 }
 
