@@ -95,8 +95,9 @@ const frames = (ms) => page.evaluate((duration) => new Promise((done) => {
 // tests meanwhile, and for the way of the feed through this script.
 claim("10 000 cars come into list and map soon after loading", async () => {
   await page.goto(gateway.url);
+  await page.locator("#way-key, #api-key").first().click();
   await page.fill("#api-key", gateway.key);
-  await page.click("#login-form button");
+  await page.click("#login-form button[type=submit]");
   await shown();
   await page.reload();
   const began = await page.evaluate(() => performance.timeOrigin);

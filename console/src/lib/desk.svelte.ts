@@ -11,6 +11,9 @@ const DRAW_EVERY_MS = 400;
 /** A difference below this is travel time and rounding. */
 const SKEW_WORTH_SAYING_MS = 5_000;
 
+/** Who somebody says to be, and why to believe it. */
+export type Proof = { user: string; password: string } | { api_key: string };
+
 class Desk {
   session = $state<SessionBody | null>(null);
   /** The session ended under an open page: the views stay, the log-in lies above them. */
@@ -52,14 +55,15 @@ class Desk {
 
   get mayCommand() { return this.session?.role === "admin" || this.session?.role === "operator"; }
   get isAdmin() { return this.session?.role === "admin"; }
+  get maySeeUsers() { return this.session?.role === "admin" || this.session?.role === "auditor"; }
   get isClockOff() { return Math.abs(this.skewMs) > SKEW_WORTH_SAYING_MS; }
 
   async resumeSession(): Promise<void> {
     this.enter(await get<SessionBody>("/v1/session"));
   }
 
-  async logIn(api_key: string): Promise<void> {
-    this.enter(await call<SessionBody>("POST", "/v1/session", { body: { api_key } }));
+  async logIn(proof: Proof): Promise<void> {
+    this.enter(await call<SessionBody>("POST", "/v1/session", { body: proof }));
   }
 
   private enter(session: SessionBody) {

@@ -1,7 +1,8 @@
 // Every text of the console, by subject. Each entry is [English, German, Japanese].
 import { ADMIN } from "./admin";
 import { FRAME } from "./frame";
+import { PEOPLE } from "./people";
 import { VEHICLE } from "./vehicle";
 import { WIRE } from "./wire";
 
-export const TABLE = { ...FRAME, ...VEHICLE, ...ADMIN, ...WIRE };
+export const TABLE = { ...FRAME, ...VEHICLE, ...ADMIN, ...PEOPLE, ...WIRE };
