@@ -2,7 +2,8 @@
 import { ADMIN } from "./admin";
 import { FRAME } from "./frame";
 import { PEOPLE } from "./people";
+import { MACHINE } from "./machine";
 import { VEHICLE } from "./vehicle";
 import { WIRE } from "./wire";
 
-export const TABLE = { ...FRAME, ...VEHICLE, ...ADMIN, ...PEOPLE, ...WIRE };
+export const TABLE = { ...FRAME, ...VEHICLE, ...ADMIN, ...PEOPLE, ...MACHINE, ...WIRE };

@@ -21,6 +21,7 @@ export const VEHICLE = {
   tab_now: ["Now", "Jetzt", "現在"],
   tab_commands: ["Commands", "Befehle", "コマンド"],
   tab_track: ["Track", "Fahrtspur", "走行履歴"],
+  tab_link: ["Connection", "Verbindung", "接続"],
   tab_purchases: ["Purchases", "Käufe", "購入"],
   not_in_fleet: ["Not in the fleet as it is shown now.", "In der gezeigten Flotte nicht vorhanden.", "表示中の車両一覧にありません。"],
   not_in_fleet_hint: ["It may be misspelt, or its state has not come yet.", "Vielleicht vertippt, oder der Zustand ist noch nicht da.", "IDの誤り、または状態が未取得の可能性があります。"],
