@@ -64,6 +64,13 @@ export async function sendText(path: string, raw: string, kind: string): Promise
   return answer.text();
 }
 
+/** A text, and where it goes on: `Link: </path>; rel="next"`. */
+export async function readText(path: string): Promise<{ text: string; next: string | null }> {
+  const answer = await ask("GET", path, {});
+  if (!answer.ok) throw await failure(answer, "GET");
+  return { text: await answer.text(), next: /<([^>]+)>;\s*rel="next"/.exec(answer.headers.get("link") ?? "")?.[1] ?? null };
+}
+
 export const get = <T>(path: string, signal?: AbortSignal) => call<T>("GET", path, { signal });
 export const post = <T>(path: string, body?: unknown) => call<T>("POST", path, { body });
 export const put = <T>(path: string, body: unknown) => call<T>("PUT", path, { body });

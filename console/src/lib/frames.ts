@@ -10,8 +10,13 @@ export interface Key {
   key_id: string; vehicle_id: string; rental_id: string; holder: string; profile: string; state: "pending" | "delivered" | "revoked" | "expired";
   permits: string[]; prohibits: string[]; not_before: string; not_after: string; leased_until?: string; max_speed_kmh?: number;
 }
+/** The terms a vehicle is lent on. */
+export interface Lending {
+  profiles: string[]; windows: { days: string[]; from: string; until: string; time_zone: string }[]; max_minutes?: number | null; approval?: "auto" | "owner" | null;
+  return_area?: { latitude: number; longitude: number; radius_m: number } | null; no_show_minutes?: number | null; lease_minutes?: number | null;
+}
 export interface Twin {
-  vehicle_id: string; name?: string; fuel_type?: string; tank_litres?: number; class?: string; capabilities: string[]; firmware?: string;
+  vehicle_id: string; name?: string; fuel_type?: string; tank_litres?: number; class?: string; capabilities: string[]; lending?: Lending; firmware?: string;
   link: { state: "online" | "offline"; since: string; epoch: number };
   signals: Record<string, Signal>; usage: Usage; drive_enabled: boolean; keys: Key[]; pending_commands: number;
 }

@@ -17,6 +17,7 @@ export const ADMIN = {
   created: ["Created", "Erstellt", "作成"],
   version: ["Version", "Version", "版"],
   added: ["Added.", "Hinzugefügt.", "追加しました。"],
+  kind_id: ["ID", "Kennung", "ID"],
   card_id: ["Card id", "Kartenkennung", "カードID"],
   made_if_empty: ["made if empty", "leer = wird vergeben", "空欄なら自動"],
   network_ref: ["Network's id", "Kennung im Netz", "決済網のID"],
