@@ -8,6 +8,8 @@ import { Link, type LinkState, type World } from "./link";
 import { Fleet, type Touched } from "./state/fleet";
 
 const DRAW_EVERY_MS = 400;
+/** While a large fleet comes in parts; each drawing sorts all of it, and the parts wait meanwhile. */
+const DRAW_LOADING_MS = 2_000;
 /** A difference below this is travel time and rounding. */
 const SKEW_WORTH_SAYING_MS = 5_000;
 
@@ -38,7 +40,10 @@ class Desk {
       this.note(this.fleet.apply(frame));
       this.heardAt = this.link.now();
       if (frame.type === "snapshot") void this.recall();
-      if (!frame.more) this.isLoaded = true;
+      if (!frame.more && !this.isLoaded) {
+        this.isLoaded = true;
+        this.drawnAt = -Infinity;
+      }
     },
     state: (state) => {
       this.linkState = state;
@@ -51,7 +56,7 @@ class Desk {
   });
   private isDirty = false;
   private isInboxDirty = false;
-  private drawnAt = 0;
+  private drawnAt = -Infinity;
 
   get mayCommand() { return this.session?.role === "admin" || this.session?.role === "operator"; }
   get isAdmin() { return this.session?.role === "admin"; }
@@ -100,7 +105,7 @@ class Desk {
       handle = requestAnimationFrame(draw);
       const now = Math.floor(this.link.now() / 1000) * 1000;
       if (now !== this.now) this.now = now;
-      if (!this.isDirty || at - this.drawnAt < DRAW_EVERY_MS) return;
+      if (!this.isDirty || at - this.drawnAt < (this.isLoaded ? DRAW_EVERY_MS : DRAW_LOADING_MS)) return;
       this.isDirty = false;
       this.version += 1;
       if (this.isInboxDirty) this.inboxVersion += 1;

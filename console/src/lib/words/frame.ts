@@ -12,6 +12,8 @@ export const FRAME = {
   retry_after: ["Try again in {age}.", "Erneut versuchen in {age}.", "{age}後に再試行してください。"],
   not_offered: ["This gateway does not offer this.", "Dieses Gateway bietet das nicht.", "このゲートウェイでは利用できません。"],
   not_offered_hint: ["Its version may be older than this page's.", "Seine Version ist vielleicht älter als diese Seite.", "ゲートウェイの版がこの画面より古い可能性があります。"],
+  part_missing: ["This part of the page could not be read.", "Dieser Teil der Seite ist nicht lesbar.", "画面の一部を読み込めませんでした。"],
+  part_missing_hint: ["After an upgrade of the gateway the page has to be loaded anew.", "Nach einem Upgrade des Gateways muss die Seite neu geladen werden.", "ゲートウェイの更新後は再読み込みが必要です。"],
   menu: ["Menu", "Menü", "メニュー"],
   try_again: ["Try again", "Erneut versuchen", "再試行"],
   loading: ["Loading …", "Lädt …", "読み込み中…"],
