@@ -112,6 +112,7 @@ export const FRAME = {
   zoom_out: ["Zoom out", "Verkleinern", "縮小"],
   no_webgl: ["This browser has no WebGL, so there is no map. The list has every position.", "Dieser Browser hat kein WebGL, daher keine Karte. Die Liste zeigt jede Position.", "このブラウザーはWebGLに対応していないため地図を表示できません。位置は一覧で確認できます。"],
   map_failed: ["The base map could not be read; positions are still right.", "Die Grundkarte ist nicht lesbar; die Positionen stimmen trotzdem.", "背景地図を読み込めませんでした。位置は正しく表示されます。"],
+  streets_failed: ["The street map does not answer; coasts, borders and positions are right.", "Die Straßenkarte antwortet nicht; Küsten, Grenzen und Positionen stimmen.", "道路地図が応答しません。海岸線・国境・位置は正しく表示されます。"],
   attribution: ["Natural Earth", "Natural Earth", "Natural Earth"],
   look_alert: ["alert", "Alarm", "アラート"],
   look_disabled: ["drive disabled", "Fahrt gesperrt", "走行禁止"],

@@ -7,11 +7,14 @@ import type { FeatureCollection } from "geojson";
 import coarseUrl from "../../made/world-110m.json?url";
 import fineUrl from "../../made/world-50m.json?url";
 import type { Cars } from "../../lib/state/clusters";
+import { appearance } from "../../lib/theme.svelte";
 import { LOOKS, look, type Look, type Vehicle } from "../../lib/state/vehicle";
+
+import { STREETS, streetLayers, type StreetColours } from "./streets";
 
 setWorkerUrl(workerUrl);
 
-export type Colours = Record<Look | "sea" | "land" | "border" | "ink" | "surface" | "accent", string>;
+export type Colours = Record<Look | "sea" | "land" | "border" | "ink" | "surface" | "accent", string> & { streets: StreetColours };
 export type { Cars };
 const NOTHING: FeatureCollection = { type: "FeatureCollection", features: [] };
 
@@ -22,6 +25,8 @@ export function coloursOf(element: Element): Colours {
   return {
     alert: token("bad"), disabled: token("warn"), offline: token("off"), stale: token("off"), moving: token("info"), online: token("good"),
     sea: token("sea"), land: token("land"), border: token("border"), ink: token("ink"), surface: token("surface"), accent: token("accent"),
+    streets: { water: token("sea"), green: token("map-green"), built: token("map-built"), building: token("map-building"), road: token("map-road"), roadMajor: token("map-road-major"),
+      land: token("map-earth"), border: token("border"), ink: token("ink"), muted: token("muted"), isDark: appearance.isDark },
   };
 }
 
@@ -100,7 +105,8 @@ export function styleOf(colours: Colours): StyleSpecification {
 
 /** Puts other colours on a map that is shown already. */
 export function paint(map: GlMap, colours: Colours) {
-  for (const layer of styleOf(colours).layers) {
+  const streets = map.getSource(STREETS)?.type;
+  for (const layer of [...styleOf(colours).layers, ...(streets === "raster" || streets === "vector" ? streetLayers(streets, colours.streets) : [])]) {
     const properties = Object.entries(layer.paint ?? {}) as Parameters<GlMap["setPaintProperty"]> extends [string, infer Name, infer Value, ...unknown[]] ? [Name, Value][] : never;
     for (const [name, value] of properties) map.setPaintProperty(layer.id, name, value);
   }
@@ -120,7 +126,10 @@ export function makeMap(container: HTMLElement, colours: Colours, onFault: () =>
   const drawGrid = () => { source(map, "grid")?.setData(grid(map)); };
   map.on("moveend", drawGrid);
   map.on("load", drawGrid);
-  map.on("error", ({ error }) => {
+  map.on("error", (event) => {
+    // The streets have their own listener.
+    if ("sourceId" in event && event.sourceId === STREETS) return;
+    const { error } = event;
     if (error.message.includes("world-")) onFault();
     else console.warn("map:", error.message);
   });
