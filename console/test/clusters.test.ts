@@ -29,6 +29,7 @@ describe("cars on the map", () => {
     clusters.load(cars([9, 45], [-170, -40]));
     expect(clusters.within({ west: -300, south: -85, east: 300, north: 85, zoom: 0 })?.features.length).toBeGreaterThan(0);
   });
+  it("are none before the first came", () => expect(new Clusters().within(view(5))?.features).toEqual([]));
   it("do not fail over a cluster that is gone", () => {
     const clusters = new Clusters();
     clusters.load(cars([9, 45]));

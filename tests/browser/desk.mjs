@@ -12,7 +12,8 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 const PATIENCE_MS = 20_000;
 
 export class Desk {
-  static async open({ patienceMs = PATIENCE_MS, flags = [] } = {}) {
+  /** `meant` = what the browser writes of refusals that a chapter asks for itself. */
+  static async open({ patienceMs = PATIENCE_MS, flags = [], meant = /^$/ } = {}) {
     const desk = new Desk();
     desk.gateway = new Gateway(CARDEA, SIMULATOR);
     desk.browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...flags] });
@@ -21,9 +22,10 @@ export class Desk {
     desk.page.setDefaultTimeout(patienceMs);
     /** What failed in the browser, without what is meant to: a refused log-in, a gateway that is away. */
     desk.faults = [];
-    desk.page.on("pageerror", (error) => desk.faults.push(String(error)));
+    desk.page.on("pageerror", (error) => desk.faults.push(error.stack ?? String(error)));
     desk.page.on("console", (message) => {
-      if (message.type() === "error" && !/status of 40[149]|WebSocket|ERR_/.test(message.text())) desk.faults.push(message.text());
+      const said = `${message.text()} ${message.location().url}`;
+      if (message.type() === "error" && !/status of 401|WebSocket|ERR_/.test(said) && !meant.test(said)) desk.faults.push(said);
     });
     desk.claims = new Claims();
     return desk;

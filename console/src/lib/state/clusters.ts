@@ -23,6 +23,11 @@ export class Clusters {
   });
   private shown: View | null = null;
 
+  constructor() {
+    // Asked before the first cars came, it has an answer too.
+    this.index.load([]);
+  }
+
   load(cars: Cars) {
     this.index.load(cars.features);
     this.shown = null;

@@ -2,7 +2,7 @@
 
 export interface SystemBody {
   version: string; started_at: string; at: string; ready: boolean; problems: string[];
-  journal: { records: number; bytes: number; durable_bytes?: number }; disk: { free_bytes: number; low: boolean };
+  journal: { records: number; behind: number; bytes: number }; disk: { free_bytes?: number; low: boolean };
   vehicles: { registered: number; online: number }; queues: { name: string; depth: number; bound: number }[];
   notifier: { pending: number; dead: number; targets: number }; consoles: { open: number; most: number };
   certificates: { name: string; expires_at: string }[];
