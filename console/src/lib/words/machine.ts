@@ -21,6 +21,7 @@ export const MACHINE = {
   left: ["{age} left", "noch {age}", "残り{age}"],
   over: ["expired", "abgelaufen", "期限切れ"],
   seen_at: ["as of {time}", "Stand {time}", "{time}現在"],
+  no_event: ["rows only, no event", "nur Zeilen, kein Ereignis", "行のみ（イベントなし）"],
   verify: ["Verify the journal", "Journal prüfen", "ジャーナルを検証"],
   verify_again: ["Verify again", "Erneut prüfen", "再検証"],
   verify_none: ["Not verified since the gateway started.", "Seit dem Start des Gateways nicht geprüft.", "起動後まだ検証されていません。"],
