@@ -34,7 +34,7 @@ export const MACHINE = {
   verify_by_hand: ["On the machine:", "Am Rechner:", "機器上では:"],
   verified_at: ["Checked {time}, in {age}", "Geprüft {time}, in {age}", "{time}に検証（{age}）"],
   link_now: ["Now", "Jetzt", "現在"],
-  link_day: ["The last 24 hours", "Die letzten 24 Stunden", "過去24時間"],
+  link_day: ["Connection over time", "Verbindung im Lauf der Zeit", "接続の推移"],
   link_online_share: ["online {share} of what is known", "{share} der bekannten Zeit online", "判明分の{share}オンライン"],
   link_known_since: ["Known since {time}.", "Bekannt seit {time}.", "{time}以降の記録です。"],
   link_none: ["Nothing was noted yet.", "Noch nichts vermerkt.", "記録はまだありません。"],
