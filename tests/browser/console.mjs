@@ -9,8 +9,17 @@ import { Desk } from "./desk.mjs";
 const HOSTILE = '<img src=x onerror="document.title=\'owned\'">';
 const PASSWORD = "an operator's long word";
 
-const desk = await Desk.open();
+// One vehicle is kept from being read on purpose.
+const desk = await Desk.open({ meant: /status of 503.*PARKED-1/ });
 const { claim, context, faults, gateway, note, page, row, shot, view } = desk;
+
+/** What goes over the page's connections, the newest last. */
+const told = { sent: [], vehicles: [] };
+page.on("websocket", (socket) => {
+  told.sent = [];
+  socket.on("framesent", ({ payload }) => told.sent.push(JSON.parse(payload)));
+  socket.on("framereceived", ({ payload }) => { told.vehicles = [...told.vehicles, ...(JSON.parse(payload).vehicles ?? [])].slice(-500); });
+});
 
 claim("a wrong key and a wrong password are refused with a reason and the page stays closed", async () => {
   await page.goto(gateway.url);
@@ -58,6 +67,46 @@ claim("the search narrows the table and the keyboard opens and closes a vehicle"
   await page.keyboard.press("Escape");
   await page.waitForSelector("#drawer", { state: "hidden" });
   await page.fill("#search", "");
+});
+
+claim("vehicles come in short, and the one that is looked at comes whole and stays live", async () => {
+  assert.deepEqual(told.sent[0], { type: "subscribe", form: "summary" });
+  const untouched = told.vehicles.filter((vehicle) => vehicle.vehicle_id === "CAR-1");
+  assert.ok(untouched.length > 0 && untouched.every((vehicle) => vehicle.summary), "before anybody looks");
+  const twin = await gateway.twin("CAR-1");
+  await row("CAR-1").click();
+  await page.locator("#drawer header", { hasText: /Online since \d/ }).waitFor();
+  await page.locator("#drawer-body .signals tr").nth(3).waitFor();
+  await page.locator("#drawer-body h3", { hasText: "Keys" }).waitFor();
+  await page.locator("#drawer-body", { hasText: "No key" }).waitFor();
+  // A car that names its functions is offered those, any other all of them.
+  const functions = twin.capabilities.filter((name) => name !== "drive").length;
+  assert.ok(await page.locator("#orders select option").count() > functions);
+  told.vehicles = [];
+  const place = page.locator("#drawer-body .signals tr:has(td[title='Vehicle.CurrentLocation.Latitude']) td").nth(1);
+  for (let turn = 0; turn < 2; turn++) {
+    const before = await place.textContent();
+    await page.waitForFunction((old) => document.querySelector("#drawer-body td[title='Vehicle.CurrentLocation.Latitude'] + td").textContent !== old, before);
+  }
+  const ofForm = (isShort) => [...new Set(told.vehicles.filter((vehicle) => (vehicle.summary === true) === isShort).map((vehicle) => vehicle.vehicle_id))];
+  assert.deepEqual(ofForm(false), ["CAR-1"]);
+  assert.ok(!ofForm(true).includes("CAR-1"), "the one that is looked at never comes in short");
+  await page.click("#drawer button[aria-label=Close]");
+  await page.waitForSelector("#drawer", { state: "hidden" });
+  assert.deepEqual(told.sent.findLast(({ type }) => type === "detail").vehicles, []);
+});
+
+claim("a vehicle that cannot be read whole says so, and is read when asked again", async () => {
+  await page.route("**/v1/vehicles/PARKED-1", (route) => route.fulfill({ status: 503, json: { type: "about:blank", title: "not ready", status: 503 } }));
+  await row("PARKED-1").click();
+  const problem = page.locator("#drawer-body [role=alert]", { hasText: "not ready" });
+  await problem.waitFor();
+  assert.equal(await page.locator("#orders button:text-is('Lock')").isEnabled(), true, "orders do not wait for it");
+  await shot("console-unread.png");
+  await page.unroute("**/v1/vehicles/PARKED-1");
+  await problem.getByRole("button", { name: "Try again" }).click();
+  await page.locator("#drawer-body h3", { hasText: "Signals" }).waitFor();
+  assert.equal(await problem.count(), 0);
 });
 
 claim("a lock is shown in its true state until it succeeded", async () => {
@@ -232,6 +281,8 @@ claim("a gateway killed under the open page is said, and costs neither the sessi
   await view("fleet");
   const port = new URL(gateway.url).port;
   const before = Number(await page.textContent('nav a[data-view="alerts"] .count'));
+  await row("CAR-1").click();
+  await page.locator("#drawer-body h3", { hasText: "Signals" }).waitFor();
   await gateway.kill();
   await page.locator("#banner", { hasText: "Connection lost" }).waitFor();
   assert.equal(await row("CAR-1").count(), 1, "what was known stays in sight");
@@ -243,6 +294,9 @@ claim("a gateway killed under the open page is said, and costs neither the sessi
   await context.setOffline(false);
   await page.locator("#link-state", { hasText: "Live" }).waitFor();
   assert.equal(await page.locator("#login-form").count(), 0, "no new log-in");
+  const said = told.sent.filter(({ type }) => type === "resume" || type === "detail");
+  assert.deepEqual(said.map(({ type, form, vehicles }) => vehicles ?? `${type} ${form}`), ["resume summary", ["CAR-1"]]);
+  await page.locator("#drawer header", { hasText: /Offline since \d/ }).waitFor();
   await page.locator('nav a[data-view="alerts"] .count', { hasText: String(before + 1) }).waitFor();
   await view("alerts");
   await page.locator("#alerts .entry", { hasText: "MEANWHILE" }).waitFor();

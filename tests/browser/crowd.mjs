@@ -25,23 +25,42 @@ export function twin(number) {
   };
 }
 
+const SPEED = "Vehicle.Speed";
+const FUEL = "Vehicle.Powertrain.FuelSystem.RelativeLevel";
+const LOCKED = "Vehicle.Cabin.Door.Row1.DriverSide.IsLocked";
+
+/** The same car in short. */
+function summary(number) {
+  const { vehicle_id, name, drive_enabled, pending_commands, link, usage, signals } = twin(number);
+  const degrees = (path) => Math.round(signals[path].value * 1e6) / 1e6;
+  return {
+    vehicle_id, summary: true, name, online: link.state === "online", usage: usage.state, renter: usage.renter, drive_enabled, pending_commands,
+    at: signals[SPEED].at, place: { latitude: degrees("Vehicle.CurrentLocation.Latitude"), longitude: degrees("Vehicle.CurrentLocation.Longitude") },
+    speed: { kmh: signals[SPEED].value }, fuel: { percent: signals[FUEL].value }, doors: { locked: signals[LOCKED].value },
+  };
+}
+
 let seq = 1_000_000;
 
-/** As the gateway does: the snapshot in parts, each after the one before was acknowledged, then the newest states, at most
+/** As the gateway does: in the form that the console asks for first, the snapshot in parts, each after the one before was acknowledged, then the newest states, at most
  * one batch outstanding. */
 export function feed(socket) {
   const acknowledged = new Set();
-  let [next, car, timer] = [0, 0, null];
+  let [next, car, timer, told] = [0, 0, null, twin];
   const say = (frame) => socket.send(JSON.stringify(frame));
   const part = (type) => {
     seq += 1;
-    const vehicles = Array.from({ length: Math.min(BATCH, CARS - next) }, (_, index) => twin(next + index));
+    const vehicles = Array.from({ length: Math.min(BATCH, CARS - next) }, (_, index) => told(next + index));
     next += vehicles.length;
     say({ type, seq, ...(type === "snapshot" && { stream: "load" }), ...(next < CARS && { more: true }), vehicles, alerts: [], commands: [] });
   };
   socket.onMessage = (text) => {
     const frame = JSON.parse(text);
     if (frame.type === "ping") say({ type: "reply", id: frame.id, ok: true, at: new Date().toISOString() });
+    if (frame.type === "subscribe") {
+      if (frame.form === "summary") told = summary;
+      return part("snapshot");
+    }
     if (frame.type !== "ack") return;
     acknowledged.add(frame.seq);
     if (next < CARS) return part("changes");
@@ -49,9 +68,8 @@ export function feed(socket) {
       if (!acknowledged.delete(seq)) return;
       seq += 1;
       const count = (CARS * EVERY_MS) / REPORT_MS;
-      say({ type: "changes", seq, vehicles: Array.from({ length: count }, () => twin(car++ % CARS)) });
+      say({ type: "changes", seq, vehicles: Array.from({ length: count }, () => told(car++ % CARS)) });
     }, EVERY_MS);
   };
   socket.onClose = () => clearInterval(timer);
-  part("snapshot");
 }
