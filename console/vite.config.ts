@@ -4,6 +4,7 @@ import { gzipSync } from "node:zlib";
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
+import { makeWorld } from "./world.ts";
 
 /** A packed copy beside each part that gains by it; the gateway sends it to browsers that take it. */
 function packed(): Plugin {
@@ -21,10 +22,15 @@ function packed(): Plugin {
   };
 }
 
+/** The offline base map, beside the sources that name it. */
+function world(): Plugin {
+  return { name: "world", buildStart: () => makeWorld(join(import.meta.dirname, "node_modules", "world-atlas"), join(import.meta.dirname, "src", "made")) };
+}
+
 export default defineConfig({
   // The gateway serves the page at `/` and its parts below `/console/assets/`.
   base: "/console/",
-  plugins: [svelte(), packed()],
+  plugins: [world(), svelte(), packed()],
   build: {
     target: "es2022",
     // The policy takes no data: addresses and no inline script.

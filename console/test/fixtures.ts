@@ -1,4 +1,4 @@
-import type { Alert, Command, Twin } from "../src/lib/frames";
+import type { Alert, Command, Summary, Twin } from "../src/lib/frames";
 
 export const NOW = Date.parse("2026-11-21T22:00:00.000Z");
 export const at = (ageS: number) => new Date(NOW - ageS * 1000).toISOString();
@@ -12,6 +12,13 @@ export function twin(id: string, over: Partial<Twin> = {}): Twin {
       "Vehicle.Speed": { value: 0, at: at(2) }, "Vehicle.Powertrain.FuelSystem.RelativeLevel": { value: 60, at: at(400) },
     },
     ...over,
+  };
+}
+
+export function summary(id: string, over: Partial<Summary> = {}): Summary {
+  return {
+    vehicle_id: id, summary: true, online: true, usage: "free", drive_enabled: true, pending_commands: 0, at: at(2),
+    place: { latitude: 45, longitude: 7, at: at(4) }, speed: { kmh: 0 }, fuel: { percent: 60, at: at(400) }, ...over,
   };
 }
 

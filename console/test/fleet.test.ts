@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Fleet } from "../src/lib/state/fleet";
 import { Selector, summarise, type Filter, type Wish } from "../src/lib/state/select";
-import { isMoving, isOld, look, readVehicle } from "../src/lib/state/vehicle";
-import { NOW, alert, at, command, twin } from "./fixtures";
+import { isMoving, isOld, look, readSummary, readVehicle } from "../src/lib/state/vehicle";
+import { NOW, alert, at, command, summary, twin } from "./fixtures";
 
 const snapshot = (ids: string[], over = {}) => ({ type: "snapshot" as const, seq: 1, vehicles: ids.map((id) => twin(id)), alerts: [], ...over });
 const wish = (over: Partial<Wish> = {}): Wish => ({ search: "", filters: new Set<Filter>(), column: "id", isUp: true, ...over });
@@ -51,6 +51,53 @@ describe("the fleet", () => {
     expect(fleet.apply({ type: "changes", seq: 1, alerts: [alert("1")] }).alerts).toHaveLength(1);
     expect(fleet.apply({ type: "changes", seq: 1, alerts: [alert("1")] }).alerts).toHaveLength(0);
     expect(fleet.apply({ type: "changes", seq: 2, alerts: [alert("1", "acknowledged", 2)] }).alerts).toHaveLength(1);
+  });
+});
+
+describe("a vehicle told in short", () => {
+  it("is read as it is when it is told whole", () => {
+    expect(readSummary(summary("A"), null)).toEqual({ ...readVehicle(twin("A")), twin: null });
+    const over = { name: "Blue van", class: "van", usage: "rented", renter: "anna", online: false, drive_enabled: false, pending_commands: 2, doors: { locked: true, at: at(9) } } as const;
+    const { signals } = twin("A");
+    const whole = twin("A", {
+      name: "Blue van", class: "van", usage: { state: "rented", renter: "anna" }, link: { state: "offline", since: at(5), epoch: 1 }, drive_enabled: false,
+      pending_commands: 2, signals: { ...signals, "Vehicle.Cabin.Door.Row1.DriverSide.IsLocked": { value: true, at: at(9) } },
+    });
+    expect(readSummary(summary("A", over), null)).toEqual({ ...readVehicle(whole), twin: null });
+  });
+
+  it("has parts as new as itself unless they say otherwise, and knows nothing of those that are absent", () => {
+    const { at: times, newest, locked } = readSummary(summary("A"), null);
+    expect([times.speed, times.place, times.locked]).toEqual([newest, NOW - 4_000, null]);
+    expect([newest, locked]).toEqual([NOW - 2_000, null]);
+    const silent = readSummary({ vehicle_id: "A", summary: true, online: false, usage: "free", drive_enabled: true, pending_commands: 0 }, null);
+    expect([silent.newest, silent.latitude, silent.speed, silent.fuel, silent.at.place]).toEqual([null, null, null, null, null]);
+  });
+
+  it("keeps its twin while somebody looks at it, and loses it after", () => {
+    const fleet = new Fleet();
+    const tell = (vehicles: (ReturnType<typeof twin> | ReturnType<typeof summary>)[]) => fleet.apply({ type: "changes", seq: 1, vehicles });
+    tell([summary("A")]);
+    expect(fleet.vehicles.get("A")?.twin).toBeNull();
+    fleet.detail(["A"]);
+    expect(fleet.keepTwin(twin("A", { firmware: "2" }), null)).toBe(true);
+    tell([summary("A", { speed: { kmh: 50 } })]);
+    expect([fleet.vehicles.get("A")?.twin?.firmware, fleet.vehicles.get("A")?.speed]).toEqual(["2", 50]);
+    fleet.detail([]);
+    tell([summary("A")]);
+    expect(fleet.vehicles.get("A")?.twin).toBeNull();
+  });
+
+  it("is not put back by an answer older than the feed, of a car that left, or that nobody looks at any more", () => {
+    const fleet = new Fleet();
+    fleet.apply({ type: "changes", seq: 1, vehicles: [summary("A")] });
+    fleet.detail(["A", "GONE"]);
+    fleet.apply({ type: "changes", seq: 2, vehicles: [twin("A", { firmware: "new" })] });
+    expect(fleet.keepTwin(twin("A", { firmware: "old" }), null)).toBe(false);
+    expect(fleet.vehicles.get("A")?.twin?.firmware).toBe("new");
+    expect(fleet.keepTwin(twin("GONE"), null)).toBe(false);
+    fleet.detail([]);
+    expect(fleet.keepTwin(twin("A"), fleet.vehicles.get("A")?.twin ?? null)).toBe(false);
   });
 });
 

@@ -46,12 +46,13 @@ class Stage implements World {
 }
 
 describe("the link", () => {
-  let stage: Stage, link: Link, states: LinkState[], frames: number[], faults: string[], skew: number, ended: number, mayFail: boolean;
+  let stage: Stage, link: Link, states: LinkState[], frames: number[], faults: string[], skew: number, ended: number, mayFail: boolean, detailed: string[];
   beforeEach(() => {
-    [stage, states, frames, faults, skew, ended, mayFail] = [new Stage(), [], [], [], 0, 0, false];
+    [stage, states, frames, faults, skew, ended, mayFail, detailed] = [new Stage(), [], [], [], 0, 0, false, []];
     link = new Link(stage, {
       frame: (frame) => { if (mayFail) throw new Error("not readable"); frames.push(frame.seq); },
       state: (state) => states.push(state), clock: (ms) => { skew = ms; }, ended: () => { ended += 1; }, fault: (text) => faults.push(text),
+      detailed: (vehicles) => detailed.push(...vehicles),
     });
     link.start();
     stage.wire.accept();
@@ -95,7 +96,61 @@ describe("the link", () => {
     expect(states).toContain("lost");
     expect(stage.wires.length).toBeGreaterThan(1);
     stage.wire.accept();
-    expect(stage.wire.sent[0]).toEqual({ type: "resume", after: 9, stream: "s" });
+    expect(stage.wire.sent[0]).toEqual({ type: "resume", after: 9, stream: "s", form: "summary" });
+  });
+
+  it("asks for the short form before all else", () => {
+    expect(stage.wire.sent[0]).toEqual({ type: "subscribe", form: "summary" });
+  });
+
+  /** What the page said of details on this connection, and the gateway's answer to the last of it. */
+  const details = () => stage.wire.sent.filter(({ type }) => type === "detail");
+  const answer = (ok: boolean) => stage.wire.say({ type: "reply", id: details().at(-1)?.id, ok });
+
+  it("has a vehicle told whole from the gateway's answer on, and no longer when nobody looks", () => {
+    live();
+    link.detail(["CAR"]);
+    expect(details().at(-1)?.vehicles).toEqual(["CAR"]);
+    expect(detailed).toEqual([]);
+    answer(true);
+    expect(detailed).toEqual(["CAR"]);
+    link.detail([]);
+    answer(true);
+    expect([details().at(-1)?.vehicles, detailed]).toEqual([[], ["CAR"]]);
+  });
+
+  it("does not take the answer for one vehicle as that for the next", () => {
+    live();
+    link.detail(["CAR"]);
+    const first = details().at(-1)?.id;
+    link.detail(["VAN"]);
+    stage.wire.say({ type: "reply", id: first, ok: true });
+    expect(detailed).toEqual([]);
+    answer(true);
+    expect(detailed).toEqual(["VAN"]);
+  });
+
+  it("asks for the details again on a new connection, after it has resumed", async () => {
+    live();
+    link.detail(["CAR"]);
+    answer(true);
+    stage.wire.close();
+    link.detail(["VAN"]);
+    await stage.pass(1_000);
+    stage.wire.accept();
+    expect(stage.wire.sent.slice(0, 2).map(({ type }) => type)).toEqual(["resume", "detail"]);
+    answer(true);
+    expect(detailed).toEqual(["CAR", "VAN"]);
+  });
+
+  it("asks a gateway that knows no details once, and reads the vehicle all the same", () => {
+    live();
+    link.detail(["CAR"]);
+    answer(false);
+    expect(detailed).toEqual(["CAR"]);
+    link.detail(["VAN"]);
+    expect(details()).toHaveLength(1);
+    expect(faults).toEqual([]);
   });
 
   it("answers orders under way with 'not known' when the connection breaks", async () => {

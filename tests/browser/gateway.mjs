@@ -19,9 +19,11 @@ export class Gateway {
     Object.assign(this, { config, key: admin_key, ca: readFileSync(ca) });
   }
 
-  /** Starts it and waits for its `ready` line. `port` 0 = a free one. */
-  async start(port = 0) {
-    const sets = [`http.listen=127.0.0.1:${port}`, "mqtt.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0",
+  /** Starts it and waits for its `ready` line. `port` 0 = a free one; `wishes` are settings like `oidc.name="X"`, which a
+   * start anew keeps. */
+  async start(port = 0, wishes = this.wishes ?? []) {
+    this.wishes = wishes;
+    const sets = [...wishes, `http.listen=127.0.0.1:${port}`, "mqtt.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0",
       `payments.stripe.secrets=["${SECRET}"]`].flatMap((set) => ["--set", set]);
     this.server = this.spawn(this.cardea, ["serve", "--config", this.config, ...sets]);
     const lines = createInterface({ input: this.server.stdout });

@@ -13,13 +13,15 @@ export class Failure extends Error {
     readonly isRetryWorthIt: boolean,
     /** Nothing was heard of a request that changes something: it may have been carried out. */
     readonly mayHaveHappened: boolean,
+    /** When the gateway says that a retry is worth it; null = it did not say. */
+    readonly retryAfterS: number | null = null,
   ) {
     super(message);
   }
 }
 
 export interface Page<T> { items: T[]; next: string | null }
-type Method = "GET" | "POST" | "PATCH" | "DELETE";
+type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 interface Asked { body?: unknown; raw?: Blob | string; kind?: string; patience_ms?: number; signal?: AbortSignal }
 
@@ -43,7 +45,8 @@ async function ask(method: Method, path: string, asked: Asked): Promise<Response
 async function failure(answer: Response, method: Method): Promise<Failure> {
   const problem = await answer.json().catch(() => null) as Partial<ProblemBody> | null;
   const text = problem?.detail ?? problem?.title ?? `${answer.status} ${answer.statusText}`;
-  return new Failure(text, answer.status, RETRYABLE.has(answer.status), method !== "GET" && answer.status >= 500);
+  const wait = Number(answer.headers.get("retry-after") ?? problem?.retry_after ?? NaN);
+  return new Failure(text, answer.status, RETRYABLE.has(answer.status), method !== "GET" && answer.status >= 500, Number.isFinite(wait) ? wait : null);
 }
 
 /** The answer as JSON; null for one without content. */
@@ -61,8 +64,16 @@ export async function sendText(path: string, raw: string, kind: string): Promise
   return answer.text();
 }
 
+/** A text, and where it goes on: `Link: </path>; rel="next"`. */
+export async function readText(path: string): Promise<{ text: string; next: string | null }> {
+  const answer = await ask("GET", path, {});
+  if (!answer.ok) throw await failure(answer, "GET");
+  return { text: await answer.text(), next: /<([^>]+)>;\s*rel="next"/.exec(answer.headers.get("link") ?? "")?.[1] ?? null };
+}
+
 export const get = <T>(path: string, signal?: AbortSignal) => call<T>("GET", path, { signal });
 export const post = <T>(path: string, body?: unknown) => call<T>("POST", path, { body });
+export const put = <T>(path: string, body: unknown) => call<T>("PUT", path, { body });
 export const patch = <T>(path: string, body: unknown) => call<T>("PATCH", path, { body });
 export const remove = <T>(path: string) => call<T>("DELETE", path);
 export const part = (text: string) => encodeURIComponent(text);
@@ -71,5 +82,8 @@ export function query(parts: Record<string, string | number | undefined>): strin
   const set = Object.entries(parts).filter(([, value]) => value !== undefined && value !== "");
   return set.length === 0 ? "" : `?${set.map(([name, value]) => `${name}=${part(String(value))}`).join("&")}`;
 }
+
+/** A gateway of an earlier version has no such address. */
+export const isNotOffered = (error: unknown) => error instanceof Failure && error.status === 404;
 
 export const newId = () => crypto.randomUUID();

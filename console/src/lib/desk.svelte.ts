@@ -1,15 +1,19 @@
 // The one store: who is logged in, the link, the fleet, and when to draw. Frames change the fleet at once; what is drawn
 // from it is told through `version`, at most a few times a second and never more than once a frame.
 
-import { call, get, type Page } from "./api";
-import { Failure } from "./api";
-import type { Alert, Command, Decision, Order, Reply, SessionBody } from "./frames";
+import { Failure, call, get, part, type Page } from "./api";
+import type { Alert, Command, Decision, Order, Reply, SessionBody, Twin } from "./frames";
 import { Link, type LinkState, type World } from "./link";
 import { Fleet, type Touched } from "./state/fleet";
 
 const DRAW_EVERY_MS = 400;
+/** While a large fleet comes in parts; each drawing sorts all of it, and the parts wait meanwhile. */
+const DRAW_LOADING_MS = 2_000;
 /** A difference below this is travel time and rounding. */
 const SKEW_WORTH_SAYING_MS = 5_000;
+
+/** Who somebody says to be, and why to believe it. */
+export type Proof = { user: string; password: string } | { api_key: string };
 
 class Desk {
   session = $state<SessionBody | null>(null);
@@ -25,6 +29,8 @@ class Desk {
   /** Rises when vehicles, commands, alerts or decisions changed; reading it is what makes a view follow. */
   version = $state(0);
   inboxVersion = $state(0);
+  /** Why the vehicle that is looked at could not be read, and what was known of it then. */
+  unread = $state.raw<{ id: string; error: unknown; before: Twin | null } | null>(null);
   /** Server time, once a second. */
   now = $state(Date.now());
   readonly fleet = new Fleet();
@@ -35,7 +41,10 @@ class Desk {
       this.note(this.fleet.apply(frame));
       this.heardAt = this.link.now();
       if (frame.type === "snapshot") void this.recall();
-      if (!frame.more) this.isLoaded = true;
+      if (!frame.more && !this.isLoaded) {
+        this.isLoaded = true;
+        this.drawnAt = -Infinity;
+      }
     },
     state: (state) => {
       this.linkState = state;
@@ -45,21 +54,24 @@ class Desk {
     clock: (skewMs) => { this.skewMs = skewMs; },
     ended: () => this.end(),
     fault: (text) => { this.fault = text; },
+    detailed: (vehicles) => { for (const id of vehicles) void this.readWhole(id); },
   });
+  private looked: string[] = [];
   private isDirty = false;
   private isInboxDirty = false;
-  private drawnAt = 0;
+  private drawnAt = -Infinity;
 
   get mayCommand() { return this.session?.role === "admin" || this.session?.role === "operator"; }
   get isAdmin() { return this.session?.role === "admin"; }
+  get maySeeUsers() { return this.session?.role === "admin" || this.session?.role === "auditor"; }
   get isClockOff() { return Math.abs(this.skewMs) > SKEW_WORTH_SAYING_MS; }
 
   async resumeSession(): Promise<void> {
     this.enter(await get<SessionBody>("/v1/session"));
   }
 
-  async logIn(api_key: string): Promise<void> {
-    this.enter(await call<SessionBody>("POST", "/v1/session", { body: { api_key } }));
+  async logIn(proof: Proof): Promise<void> {
+    this.enter(await call<SessionBody>("POST", "/v1/session", { body: proof }));
   }
 
   private enter(session: SessionBody) {
@@ -96,7 +108,7 @@ class Desk {
       handle = requestAnimationFrame(draw);
       const now = Math.floor(this.link.now() / 1000) * 1000;
       if (now !== this.now) this.now = now;
-      if (!this.isDirty || at - this.drawnAt < DRAW_EVERY_MS) return;
+      if (!this.isDirty || at - this.drawnAt < (this.isLoaded ? DRAW_EVERY_MS : DRAW_LOADING_MS)) return;
       this.isDirty = false;
       this.version += 1;
       if (this.isInboxDirty) this.inboxVersion += 1;
@@ -128,6 +140,33 @@ class Desk {
     } catch (error) {
       // The views that show them read them themselves and say so; the live feed goes on.
       this.fault = error instanceof Failure ? error.message : String(error);
+    }
+  }
+
+  /** Has one vehicle told whole until the answer is called. */
+  look(id: string): () => void {
+    const ids = [id];
+    const tell = (wanted: string[]) => {
+      [this.looked, this.unread] = [wanted, null];
+      this.fleet.detail(wanted);
+      this.link.detail(wanted);
+    };
+    tell(ids);
+    // The next vehicle may be looked at before this one is let go.
+    return () => { if (this.looked === ids) tell([]); };
+  }
+
+  /** What a vehicle is now; how it changes tells the feed, which may be quicker. */
+  async readWhole(id: string): Promise<void> {
+    const before = this.fleet.vehicles.get(id)?.twin ?? null;
+    if (this.unread?.id === id) this.unread = null;
+    try {
+      const twin = await get<Twin>(`/v1/vehicles/${part(id)}`);
+      if (!this.fleet.keepTwin(twin, before)) return;
+      // Somebody waits for it.
+      [this.isDirty, this.drawnAt] = [true, -Infinity];
+    } catch (error) {
+      if (this.looked.includes(id)) this.unread = { id, error, before };
     }
   }
 

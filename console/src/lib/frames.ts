@@ -10,11 +10,24 @@ export interface Key {
   key_id: string; vehicle_id: string; rental_id: string; holder: string; profile: string; state: "pending" | "delivered" | "revoked" | "expired";
   permits: string[]; prohibits: string[]; not_before: string; not_after: string; leased_until?: string; max_speed_kmh?: number;
 }
+/** The terms a vehicle is lent on. */
+export interface Lending {
+  profiles: string[]; windows: { days: string[]; from: string; until: string; time_zone: string }[]; max_minutes?: number | null; approval?: "auto" | "owner" | null;
+  return_area?: { latitude: number; longitude: number; radius_m: number } | null; no_show_minutes?: number | null; lease_minutes?: number | null;
+}
 export interface Twin {
-  vehicle_id: string; name?: string; fuel_type?: string; tank_litres?: number; class?: string; capabilities: string[]; firmware?: string;
+  vehicle_id: string; name?: string; fuel_type?: string; tank_litres?: number; class?: string; capabilities: string[]; lending?: Lending; firmware?: string;
   link: { state: "online" | "offline"; since: string; epoch: number };
   signals: Record<string, Signal>; usage: Usage; drive_enabled: boolean; keys: Key[]; pending_commands: number;
 }
+/** A vehicle in short, for those that nobody looks at closely. What is not known is absent; a part without a time is as new
+ * as the vehicle's own `at`. */
+export interface Summary {
+  vehicle_id: string; summary: true; name?: string; class?: string; online: boolean; usage: Usage["state"]; renter?: string; drive_enabled: boolean;
+  pending_commands: number; at?: string; place?: { latitude: number; longitude: number; at?: string }; speed?: { kmh: number; at?: string };
+  fuel?: { percent: number; at?: string }; doors?: { locked: boolean; at?: string };
+}
+export const isSummary = (told: Twin | Summary): told is Summary => "summary" in told;
 export interface Passage { state: string; at: string }
 export interface Command {
   command_id: string; vehicle_id: string; type: string; function?: string; key_id?: string; effect?: string; state: string; reason?: string;
@@ -42,9 +55,9 @@ export interface Decision {
 }
 export interface ProblemBody { type: string; title: string; status: number; detail?: string; retry_after?: number }
 
-export interface Snapshot { type: "snapshot"; seq: number; stream?: string; more?: boolean; vehicles: Twin[]; alerts: Alert[]; commands?: Command[] }
+export interface Snapshot { type: "snapshot"; seq: number; stream?: string; more?: boolean; vehicles: (Twin | Summary)[]; alerts: Alert[]; commands?: Command[] }
 export interface Changes {
-  type: "changes"; seq: number; more?: boolean; missed_commands?: boolean; vehicles?: Twin[]; commands?: Command[]; alerts?: Alert[]; decisions?: Decision[];
+  type: "changes"; seq: number; more?: boolean; missed_commands?: boolean; vehicles?: (Twin | Summary)[]; commands?: Command[]; alerts?: Alert[]; decisions?: Decision[];
 }
 export interface Reply { type: "reply"; id: number | string | null; ok: boolean; problem?: ProblemBody; command?: Command; at?: string }
 export type Frame = Snapshot | Changes | Reply;

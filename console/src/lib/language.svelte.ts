@@ -43,6 +43,22 @@ class Speech {
 
   number = (value: number): string => this.count.format(value);
 
+  /** Decimal units, as disks are sold. */
+  size = (bytes: number): string => {
+    if (!Number.isFinite(bytes)) return this.t("none");
+    const names = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"] as const;
+    const step = Math.min(names.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
+    const value = bytes / 1000 ** step;
+    return new Intl.NumberFormat(this.language, { style: "unit", unit: names[step], unitDisplay: "short", maximumFractionDigits: value < 10 && step > 0 ? 1 : 0 }).format(value);
+  };
+
+  /** Metres below a kilometre, kilometres above. */
+  distance = (metres: number): string => {
+    const isFar = metres >= 1000;
+    return new Intl.NumberFormat(this.language, { style: "unit", unit: isFar ? "kilometer" : "meter", unitDisplay: "short",
+      maximumFractionDigits: isFar && metres < 10_000 ? 1 : 0 }).format(isFar ? metres / 1000 : metres);
+  };
+
   /** An age in one unit: 4 sec, 12 min, 3 hr, 2d. */
   age = (ms: number): string => {
     if (!Number.isFinite(ms)) return this.t("none");
@@ -80,4 +96,4 @@ const isWord = (word: string): word is Word => Object.hasOwn(TABLE, word);
 
 export const speech = new Speech();
 document.documentElement.lang = speech.language;
-export const { t, wire, age, time, fullTime, money, number } = speech;
+export const { t, wire, age, time, fullTime, money, number, size, distance } = speech;

@@ -43,13 +43,20 @@ export interface Listener {
   /** The session is over: somebody has to log in. */
   ended(): void;
   fault(text: string): void;
+  /** From here on every word of these vehicles is told whole; what they are now has to be asked for. */
+  detailed(vehicles: readonly string[]): void;
 }
+/** A tenth of a twin is enough for list and map. */
+const FORM = "summary";
 const OPEN = 1;
 
 export class Link {
   private socket: Socket | null = null;
   private seq: number | null = null;
   private stream: string | undefined;
+  private wanted: readonly string[] = [];
+  /** Of this connection: one that refused to tell details tells everything whole. */
+  private isInShort = true;
   private readonly waiting = new Map<number, (reply: Reply | null) => void>();
   private nextId = 1;
   private tries = 0;
@@ -85,10 +92,13 @@ export class Link {
     this.socket = socket;
     this.heardAt = this.world.elapsed();
     this.unansweredSince = this.heardAt;
+    this.isInShort = true;
     socket.onopen = () => {
       if (socket !== this.socket) return;
-      // Said first: the gateway keeps its snapshot back for a moment for those who need none.
-      if (this.seq !== null) this.send({ type: "resume", after: this.seq, stream: this.stream });
+      // Said first: the gateway keeps its snapshot back for a moment for those who need none, or want it in short. One that
+      // does not know the short form refuses, and its snapshot of whole vehicles comes all the same.
+      this.send(this.seq === null ? { type: "subscribe", form: FORM } : { type: "resume", after: this.seq, stream: this.stream, form: FORM });
+      if (this.wanted.length > 0) this.askDetail();
       this.beat();
     };
     socket.onmessage = (event) => {
@@ -142,6 +152,23 @@ export class Link {
     return new Promise((resolve) => {
       if (!this.send({ type: "command", id, vehicle_id, command })) return resolve(null);
       this.waiting.set(id, resolve);
+    });
+  }
+
+  /** Whose every detail is looked at; none = nobody's. Asked for anew on each connection. */
+  detail(vehicles: readonly string[]) {
+    this.wanted = vehicles;
+    this.askDetail();
+  }
+
+  private askDetail() {
+    const [id, vehicles] = [this.nextId++, this.wanted];
+    if (!this.isInShort || !this.send({ type: "detail", vehicles, id })) return;
+    this.waiting.set(id, (reply) => {
+      if (reply === null) return;
+      // Asked again and again, an older gateway would take the page for a broken one.
+      this.isInShort = reply.ok;
+      if (vehicles === this.wanted && vehicles.length > 0) this.on.detailed(vehicles);
     });
   }
 

@@ -1,6 +1,6 @@
 // Where the page is: `#/fleet/WVW-1`, `#/decisions/0198…`. In the address, so that a view can be linked and reloaded.
 
-export const VIEWS = ["fleet", "alerts", "decisions", "rentals", "cards", "stations", "rules", "vehicles", "api_keys", "notifications", "audit", "system"] as const;
+export const VIEWS = ["fleet", "alerts", "decisions", "rentals", "cards", "stations", "rules", "vehicles", "users", "api_keys", "notifications", "audit", "system", "account"] as const;
 export type View = (typeof VIEWS)[number];
 
 class Route {

@@ -1,20 +1,12 @@
-// Every view by its name in the address.
+// Every view by its name in the address, read when it is first looked at: the fleet is on the screen before the rest is there.
 import type { Component } from "svelte";
 import type { View } from "../lib/route.svelte";
-import ApiKeys from "./admin/ApiKeys.svelte";
-import Audit from "./admin/Audit.svelte";
-import Cards from "./admin/Cards.svelte";
-import Notifications from "./admin/Notifications.svelte";
-import Rentals from "./admin/Rentals.svelte";
-import Rules from "./admin/Rules.svelte";
-import Stations from "./admin/Stations.svelte";
-import System from "./admin/System.svelte";
-import Vehicles from "./admin/Vehicles.svelte";
-import Alerts from "./alerts/Alerts.svelte";
-import Decisions from "./decisions/Decisions.svelte";
-import Fleet from "./fleet/Fleet.svelte";
 
-export const SCREENS: Record<View, Component> = {
-  fleet: Fleet, alerts: Alerts, decisions: Decisions, rentals: Rentals, cards: Cards, stations: Stations, rules: Rules, vehicles: Vehicles,
-  api_keys: ApiKeys, notifications: Notifications, audit: Audit, system: System,
+type Part = Promise<{ default: Component }>;
+export const SCREENS: Record<View, () => Part> = {
+  fleet: () => import("./fleet/Fleet.svelte"), alerts: () => import("./alerts/Alerts.svelte"), decisions: () => import("./decisions/Decisions.svelte"),
+  rentals: () => import("./admin/Rentals.svelte"), cards: () => import("./admin/Cards.svelte"), stations: () => import("./admin/Stations.svelte"),
+  rules: () => import("./admin/Rules.svelte"), vehicles: () => import("./admin/Vehicles.svelte"), users: () => import("./admin/Users.svelte"),
+  api_keys: () => import("./admin/ApiKeys.svelte"), notifications: () => import("./admin/Notifications.svelte"), audit: () => import("./admin/Audit.svelte"),
+  system: () => import("./admin/System.svelte"), account: () => import("./admin/Account.svelte"),
 };

@@ -1,8 +1,8 @@
 // What the console knows, and how a frame changes it. No element, socket, clock or rune in here: the same frames give the
 // same fleet. Every list has a limit; alerts that are open are never among what is dropped.
 
-import type { Alert, Changes, Command, Decision, Snapshot } from "../frames";
-import { type Vehicle, readVehicle } from "./vehicle";
+import { type Alert, type Changes, type Command, type Decision, type Snapshot, type Twin, isSummary } from "../frames";
+import { type Vehicle, readSummary, readVehicle } from "./vehicle";
 
 const MOST_COMMANDS = 4_000;
 const MOST_ALERTS = 2_000;
@@ -23,6 +23,8 @@ export class Fleet {
   readonly decisions = new Map<string, Decision>();
   /** Open alerts of each vehicle. */
   readonly alertCount = new Map<string, number>();
+  /** Those that somebody looks at: their twin is kept until a newer one comes. */
+  private detailed: ReadonlySet<string> = new Set();
   /** While a snapshot comes in several frames: the vehicles that it has not named (yet). */
   private unnamed: Set<string> | null = null;
 
@@ -32,11 +34,13 @@ export class Fleet {
       this.unnamed = new Set(this.vehicles.keys());
       this.replaceOpenAlerts(frame.alerts);
     }
-    for (const twin of frame.vehicles ?? []) {
-      touched.isMembershipNew ||= !this.vehicles.has(twin.vehicle_id);
-      this.unnamed?.delete(twin.vehicle_id);
-      this.vehicles.set(twin.vehicle_id, readVehicle(twin));
-      touched.vehicles.push(twin.vehicle_id);
+    for (const told of frame.vehicles ?? []) {
+      const id = told.vehicle_id;
+      const known = this.vehicles.get(id);
+      touched.isMembershipNew ||= known === undefined;
+      this.unnamed?.delete(id);
+      this.vehicles.set(id, isSummary(told) ? readSummary(told, this.detailed.has(id) ? known?.twin ?? null : null) : readVehicle(told));
+      touched.vehicles.push(id);
     }
     for (const command of frame.commands ?? []) touched.commands += this.keepCommand(command) ? 1 : 0;
     for (const alert of frame.alerts ?? []) if (this.keepAlert(alert)) touched.alerts.push(alert);
@@ -49,6 +53,20 @@ export class Fleet {
       this.unnamed = null;
     }
     return touched;
+  }
+
+  /** From here on these are kept whole; the others lose their twin with the next that is told of them. */
+  detail(ids: readonly string[]) {
+    this.detailed = new Set(ids);
+  }
+
+  /** A twin that was asked for while the feed went on; false = the feed told a newer one since (`before` = what was known
+   * when it was asked for), or nobody looks any more, or the car has left. */
+  keepTwin(twin: Twin, before: Twin | null): boolean {
+    const known = this.vehicles.get(twin.vehicle_id);
+    if (!known || known.twin !== before || !this.detailed.has(twin.vehicle_id)) return false;
+    this.vehicles.set(twin.vehicle_id, readVehicle(twin));
+    return true;
   }
 
   /** A snapshot tells of every open alert: one of ours that it does not name was closed while we were away. */

@@ -23,4 +23,8 @@ export const WIRE = {
   reconciliation_watching: ["watching", "beobachtet", "監視中"], reconciliation_pending: ["the car has not shown yet", "das Auto hat es noch nicht gezeigt", "車両の報告待ち"], reconciliation_confirmed: ["the car got it", "das Auto hat es erhalten", "給油を確認"], reconciliation_doubted: ["doubted", "zweifelhaft", "疑いあり"],
   reconciliation_unverifiable: ["cannot be verified", "nicht prüfbar", "確認不能"], reconciliation_reversed: ["reversed", "storniert", "取消済み"], reconciliation_expired: ["expired", "verfallen", "期限切れ"],
   rental_reserved: ["reserved", "reserviert", "予約済み"], rental_active: ["active", "läuft", "利用中"], rental_ending: ["ending", "endet", "終了処理中"], rental_ended: ["ended", "beendet", "終了"], rental_cancelled: ["cancelled", "storniert", "取消"], rental_no_show: ["nobody came", "nicht abgeholt", "来店なし"],
+  login_failed: ["no reason was given", "ohne Angabe eines Grundes", "理由不明"], login_unauthenticated: ["it did not confirm who you are", "sie hat Ihre Person nicht bestätigt", "本人確認ができませんでした"],
+  login_forbidden: ["it gives you no role here", "sie gibt Ihnen hier keine Rolle", "権限がありません"], login_expired: ["it took too long", "es hat zu lange gedauert", "時間切れです"],
+  login_not_ready: ["it does not answer now", "sie antwortet gerade nicht", "現在応答がありません"],
+  login_too_many_requests: ["there were too many tries", "es gab zu viele Versuche", "試行回数が多すぎます"],
 } as const satisfies Record<string, readonly [string, string, string]>;

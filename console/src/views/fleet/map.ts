@@ -3,16 +3,19 @@
 import { Map as GlMap, ScaleControl, type ExpressionSpecification, type GeoJSONSource, type StyleSpecification, setWorkerUrl } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
 import "maplibre-gl/dist/maplibre-gl.css";
-import worldUrl from "world-atlas/countries-50m.json?url";
-import type { FeatureCollection, Point } from "geojson";
-import { feature, mesh } from "topojson-client";
-import type { GeometryCollection, Topology } from "topojson-specification";
+import type { FeatureCollection } from "geojson";
+import coarseUrl from "../../made/world-110m.json?url";
+import fineUrl from "../../made/world-50m.json?url";
+import type { Cars } from "../../lib/state/clusters";
+import { appearance } from "../../lib/theme.svelte";
 import { LOOKS, look, type Look, type Vehicle } from "../../lib/state/vehicle";
+
+import { STREETS, streetLayers, type StreetColours } from "./streets";
 
 setWorkerUrl(workerUrl);
 
-export type Colours = Record<Look | "sea" | "land" | "border" | "ink" | "surface" | "accent", string>;
-export type Cars = FeatureCollection<Point, { id: string; look: Look; chosen: boolean }>;
+export type Colours = Record<Look | "sea" | "land" | "border" | "ink" | "surface" | "accent", string> & { streets: StreetColours };
+export type { Cars };
 const NOTHING: FeatureCollection = { type: "FeatureCollection", features: [] };
 
 /** From the design tokens, so that map and page agree in both themes. */
@@ -22,6 +25,8 @@ export function coloursOf(element: Element): Colours {
   return {
     alert: token("bad"), disabled: token("warn"), offline: token("off"), stale: token("off"), moving: token("info"), online: token("good"),
     sea: token("sea"), land: token("land"), border: token("border"), ink: token("ink"), surface: token("surface"), accent: token("accent"),
+    streets: { water: token("sea"), green: token("map-green"), built: token("map-built"), building: token("map-building"), road: token("map-road"), roadMajor: token("map-road-major"),
+      land: token("map-earth"), border: token("border"), ink: token("ink"), muted: token("muted"), isDark: appearance.isDark },
   };
 }
 
@@ -49,6 +54,9 @@ export function bounds(rows: readonly Vehicle[]): [[number, number], [number, nu
   return west > east ? null : [[west, south], [east, north]];
 }
 
+/** The worker knows no page to resolve an address against. */
+const address = (path: string) => new URL(path, location.href).href;
+
 const byLook = (of: (look: Look) => string | number): ExpressionSpecification =>
   ["match", ["get", "look"], ...LOOKS.flatMap((one) => [one, of(one)]), of("online")] as unknown as ExpressionSpecification;
 /** Hollow = what it shows may not be so any more. */
@@ -58,18 +66,16 @@ export function styleOf(colours: Colours): StyleSpecification {
   return {
     version: 8,
     sources: {
-      land: { type: "geojson", data: NOTHING },
-      borders: { type: "geojson", data: NOTHING },
+      world: { type: "geojson", data: address(coarseUrl) },
       grid: { type: "geojson", data: NOTHING },
-      cars: { type: "geojson", data: NOTHING, cluster: true, clusterRadius: 42, clusterMaxZoom: 13,
-        clusterProperties: { alerts: ["+", ["case", ["==", ["get", "look"], "alert"], 1, 0]] } },
+      cars: { type: "geojson", data: NOTHING },
       chosen: { type: "geojson", data: NOTHING },
       extra: { type: "geojson", data: NOTHING },
     },
     layers: [
       { id: "sea", type: "background", paint: { "background-color": colours.sea } },
-      { id: "land", type: "fill", source: "land", paint: { "fill-color": colours.land } },
-      { id: "borders", type: "line", source: "borders", paint: { "line-color": colours.border, "line-width": 1 } },
+      { id: "land", type: "fill", source: "world", filter: ["==", ["geometry-type"], "Polygon"], layout: { visibility: "none" }, paint: { "fill-color": colours.land } },
+      { id: "borders", type: "line", source: "world", layout: { visibility: "none" }, paint: { "line-color": colours.border, "line-width": 1 } },
       { id: "grid", type: "line", source: "grid", paint: { "line-color": colours.border, "line-width": 1, "line-opacity": 0.35 } },
       { id: "extra-area", type: "fill", source: "extra", filter: ["==", ["geometry-type"], "Polygon"],
         paint: { "fill-color": colours.accent, "fill-opacity": 0.14, "fill-outline-color": colours.accent } },
@@ -99,30 +105,11 @@ export function styleOf(colours: Colours): StyleSpecification {
 
 /** Puts other colours on a map that is shown already. */
 export function paint(map: GlMap, colours: Colours) {
-  for (const layer of styleOf(colours).layers) {
+  const streets = map.getSource(STREETS)?.type;
+  for (const layer of [...styleOf(colours).layers, ...(streets === "raster" || streets === "vector" ? streetLayers(streets, colours.streets) : [])]) {
     const properties = Object.entries(layer.paint ?? {}) as Parameters<GlMap["setPaintProperty"]> extends [string, infer Name, infer Value, ...unknown[]] ? [Name, Value][] : never;
     for (const [name, value] of properties) map.setPaintProperty(layer.id, name, value);
   }
-}
-
-interface World extends Topology { objects: { land: GeometryCollection; countries: GeometryCollection } }
-let world: Promise<{ land: FeatureCollection; borders: FeatureCollection }> | null = null;
-
-/** Read once, whoever shows a map. */
-function readWorld() {
-  world ??= fetch(worldUrl).then(async (answer) => {
-    if (!answer.ok) throw new Error(`base map: ${answer.status}`);
-    const topology = await answer.json() as World;
-    const lines = mesh(topology, topology.objects.countries);
-    return {
-      land: feature(topology, topology.objects.land) as FeatureCollection,
-      borders: { type: "FeatureCollection" as const, features: [{ type: "Feature" as const, geometry: lines, properties: {} }] },
-    };
-  }).catch((error: unknown) => {
-    world = null;
-    throw error;
-  });
-  return world;
 }
 
 /** A map in the box; throws where the browser has no WebGL. */
@@ -139,13 +126,21 @@ export function makeMap(container: HTMLElement, colours: Colours, onFault: () =>
   const drawGrid = () => { source(map, "grid")?.setData(grid(map)); };
   map.on("moveend", drawGrid);
   map.on("load", drawGrid);
-  map.on("load", () => {
-    void readWorld().then(({ land, borders }) => {
-      source(map, "land")?.setData(land);
-      source(map, "borders")?.setData(borders);
-    }, onFault);
+  map.on("error", (event) => {
+    // The streets have their own listener.
+    if ("sourceId" in event && event.sourceId === STREETS) return;
+    const { error } = event;
+    if (error.message.includes("world-")) onFault();
+    else console.warn("map:", error.message);
   });
   return map;
+}
+
+/** Puts the world under what is shown, once the view is right: every picture before that costs a slow machine a tenth of a
+ * second for nothing. The worker has read the coarse one by then, and reads the fine one when nothing else is to do. */
+export function showWorld(map: GlMap) {
+  for (const layer of ["land", "borders"]) map.setLayoutProperty(layer, "visibility", "visible");
+  map.once("idle", () => { source(map, "world")?.setData(address(fineUrl)); });
 }
 
 export const source = (map: GlMap, name: string) => map.getSource<GeoJSONSource>(name);
@@ -167,7 +162,7 @@ function grid(map: GlMap): FeatureCollection {
 function drawCount(text: string, ink: string): ImageData {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [Math.max(1, text.length) * 18 + 8, 32];
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
   if (!pen) throw new Error("no 2d canvas");
   pen.font = "600 24px system-ui, sans-serif";
   [pen.textAlign, pen.textBaseline, pen.fillStyle] = ["center", "middle", ink];
