@@ -1,4 +1,5 @@
-// Log-in: the access code (an API key of the role `renter`) is traded for a session cookie and then forgotten.
+// Log-in: an access code (an API key of the role `renter`), or a name and a password, is traded for a session cookie and
+// then forgotten.
 
 import { make, put, say } from "/console/dom.js";
 import { ask } from "./api.js";
@@ -17,11 +18,17 @@ export class LogIn {
       id: "code", type: "password", required: true, maxlength: "128", spellcheck: "false", autocapitalize: "none",
       autocomplete: "current-password", "aria-describedby": "login-problem login-hint",
     });
+    this.user = make("input", {
+      id: "user", type: "text", maxlength: "64", spellcheck: "false", autocapitalize: "none", autocomplete: "username",
+      "aria-describedby": "user-hint",
+    });
     this.problem = make("p", { id: "login-problem", class: "problem", role: "alert" });
     this.button = make("button", { type: "submit", class: "main wide" }, t("login.go"));
     const form = make("form", { class: "card login", autocomplete: "off" },
       make("img", { src: "/console/icon.svg", alt: "", width: "56", height: "56" }),
       make("h2", {}, t("login.title")),
+      make("label", { for: "user" }, t("login.user")),
+      this.user, make("p", { id: "user-hint", class: "hint" }, t("login.user_hint")),
       make("label", { for: "code" }, t("login.code")),
       this.code, this.problem, this.button,
       make("p", { id: "login-hint", class: "hint" }, t("login.hint")));
@@ -37,7 +44,9 @@ export class LogIn {
     say(this.problem, "");
     this.button.disabled = true;
     try {
-      const session = await ask("POST", "/v1/session", { body: { api_key: this.code.value.trim() } });
+      const user = this.user.value.trim();
+      const body = user === "" ? { api_key: this.code.value.trim() } : { user, password: this.code.value };
+      const session = await ask("POST", "/v1/session", { body });
       this.code.value = "";
       await this.enter(session);
     } catch (problem) {

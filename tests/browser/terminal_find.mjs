@@ -24,6 +24,22 @@ export function findClaims(claim, phone, gateway) {
     assert.equal(await page.evaluate(async () => (await fetch("/v1/session")).status), 401);
   });
 
+  claim("a renter who has a password logs in by name, and only with it", async () => {
+    const password = "correct horse battery";
+    const made = await gateway.post("/v1/users", { name: "anna@example.org", role: "renter", subject: "anna", password });
+    assert.equal(made.status, 201);
+    await page.fill("#user", "anna@example.org");
+    await page.fill("#code", "not her password");
+    await page.click("form button");
+    await page.locator("#login-problem", { hasText: en["login.unknown"] }).waitFor();
+    await page.fill("#code", password);
+    await page.click("form button");
+    await page.locator("#page", { hasText: en["home.none"] }).waitFor();
+    assert.equal(await page.evaluate(async () => (await (await fetch("/v1/session")).json()).subject), "anna");
+    await page.click("#logout");
+    await page.waitForSelector("#code");
+  });
+
   claim("a renter logs in, and the access code is kept nowhere", async () => {
     await page.fill("#code", phone.code);
     await page.click("form button");

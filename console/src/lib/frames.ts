@@ -1,7 +1,7 @@
 // What the gateway says, as far as the console reads it. Fields are named as on the wire.
 
 export type Role = "admin" | "operator" | "renter" | "auditor";
-export interface SessionBody { subject: string; role: Role; expires_at: string }
+export interface SessionBody { subject: string; role: Role; method: "api_key" | "password" | "oidc"; expires_at: string }
 
 export type SignalValue = boolean | number | string;
 export interface Signal { value: SignalValue; at: string }
