@@ -2,7 +2,7 @@
 //!
 //! Whoever guesses spends from the guessed name's share and from their address's. A browser in which the user logged in
 //! before shows a cookie that proves it and has a share of its own: a stranger who spends the name's share, from
-//! however many addresses, keeps other strangers out for a while, not the user (OWASP's "device cookies").
+//! however many addresses, keeps other strangers out for a while, not the user in that browser (OWASP's "device cookies").
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -130,7 +130,7 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
     };
     spend(request, app, &shares)?;
     let hash = known.as_ref().map(|user| user.password.clone());
-    let is_right = app.access.passwords.is_right(password, hash.clone(), asker).await;
+    let is_right = app.access.passwords.is_right(password, hash, asker).await;
     if !matches!(is_right, Ok(false)) {
         app.access.attempts.give_back(&shares);
     }

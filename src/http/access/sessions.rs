@@ -26,7 +26,7 @@ pub type Name = [u8; 32];
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<HashMap<Name, Session>>,
-    /// Over, but the store does not know it yet: told with the next step that is stored, whatever that is about.
+    /// Over, but the store does not know it yet: told with the next log-in, log-out or change of a user that is stored.
     over: Mutex<BTreeSet<Name>>,
 }
 
@@ -69,14 +69,15 @@ impl Sessions {
                 let mut name = [0; 32];
                 hex::decode_to_slice(key, &mut name).map_err(|error| damaged(&error))?;
                 let mut open = lock(&self.open);
-                // One past its end stays until the sweep takes it out of the store as well.
-                if open.len() < Self::MAX && (session.expires_at <= now || is_known(&session.holder)) {
+                if open.len() < Self::MAX && session.expires_at > now && is_known(&session.holder) {
                     open.insert(name, session);
+                } else {
+                    lock(&self.over).insert(name);
                 }
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok(lock(&self.open).values().filter(|session| session.expires_at > now).count()),
+                None => return Ok(lock(&self.open).len()),
             }
         }
     }
@@ -261,6 +262,7 @@ mod tests {
         for gone in [&dead.0, &old.0, &closed.0] {
             assert!(again.find(gone, now).is_none());
         }
+        assert_eq!(again.to_forget().len(), 2, "the other two leave the store with the next step");
     }
 
     #[test]
