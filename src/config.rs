@@ -40,6 +40,7 @@ pub struct Config {
     pub notifier: Notifier,
     pub oidc: Oidc,
     pub map: Map,
+    pub audit: Audit,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -67,6 +68,22 @@ impl Default for Data {
             track_retention_hours: 168,
             track_max_mib: 1024,
         }
+    }
+}
+
+/// Witnesses of the journal outside of it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// The file that signed checkpoints are appended to; empty = none.
+    #[serde(with = "empty_is_none")]
+    pub checkpoints: Option<PathBuf>,
+    pub checkpoint_every_s: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { checkpoints: None, checkpoint_every_s: 3_600 }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod token;
 pub mod actors;
 
 pub mod certs;
+pub mod checkpoints;
 pub mod http;
 mod https_client;
 pub mod metrics;
@@ -38,6 +39,7 @@ use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::certs::Certs;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
@@ -105,6 +107,7 @@ struct Gateway {
     notifier: NotifierHandle,
     https: http::Server,
     metrics: http::Server,
+    checkpoints: Option<Arc<Checkpoints>>,
 }
 
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
@@ -124,7 +127,11 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
         })
     );
     let outcome = serve(&gateway, &mut signals, &clock, &store).await;
+    let checkpoints = gateway.checkpoints.take();
     drain(gateway).await;
+    if let Some(checkpoints) = checkpoints {
+        checkpoints.witness_all();
+    }
     outcome
 }
 
@@ -186,6 +193,7 @@ fn start(
         tracing::error!("consoles will start from what changes");
     }
 
+    let checkpoints = start_checkpoints(&config, clock, store, &signer);
     let guard = start_guard(&config, clock, store, &fleet, &feed)?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
@@ -218,7 +226,21 @@ fn start(
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics })
+    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints })
+}
+
+fn start_checkpoints(
+    config: &Config,
+    clock: &Clock,
+    store: &Arc<LocalStore>,
+    signer: &Arc<Signer>,
+) -> Option<Arc<Checkpoints>> {
+    let path = config.audit.checkpoints.clone()?;
+    let (journal, signer) = (store.journal_id(), Arc::clone(signer));
+    let checkpoints =
+        Arc::new(Checkpoints::new(path, journal, Arc::clone(store) as Arc<dyn Store>, signer, clock.clone()));
+    actix::spawn(Arc::clone(&checkpoints).follow(Duration::from_secs(config.audit.checkpoint_every_s)));
+    Some(checkpoints)
 }
 
 /// HTTP does not know the gate.
@@ -328,6 +350,11 @@ fn read_signer(key: &'static str, path: &std::path::Path, config: &Config) -> Re
     let unfit = |problem: String| RunError::Config { key, problem };
     let pem = std::fs::read_to_string(path).map_err(|error| unfit(format!("{}: {error}", path.display())))?;
     Signer::from_pem(&pem, &config.keys.issuer).map_err(|error| unfit(format!("{}: {error}", path.display())))
+}
+
+/// The public half of every key that tokens and checkpoints may be signed by, from the files that the config names.
+pub fn keyset(config: &Config) -> Result<Keyset, RunError> {
+    read_keyset(&read_signer("keys.signing_key", &config.keys.signing_key, config)?, config)
 }
 
 /// The signer's own key and those of before.

@@ -74,6 +74,9 @@ impl TokenError {
     }
 }
 
+/// What every signed checkpoint begins with.
+pub const CHECKPOINT_PREFIX: &str = "cardea-checkpoint-v1\n";
+
 /// The fleet's signing key with its name.
 pub struct Signer {
     key: SigningKey,
@@ -133,6 +136,20 @@ impl Signer {
             .create_signature(EXTERNAL_AAD, |message| self.key.sign(message).to_bytes().to_vec())
             .build();
         URL_SAFE_NO_PAD.encode(sign1.to_tagged_vec().unwrap_or_default())
+    }
+
+    /// This key's name in tokens and checkpoints.
+    pub fn kid(&self) -> [u8; 8] {
+        kid(&self.key.verifying_key())
+    }
+
+    /// Signs a witness of the journal; see `checkpoints`. Its text can begin no COSE structure.
+    pub fn sign_checkpoint(&self, text: &str) -> [u8; 64] {
+        debug_assert!(
+            text.starts_with(CHECKPOINT_PREFIX),
+            "a key signs nothing that could be taken for something else"
+        );
+        self.key.sign(text.as_bytes()).to_bytes()
     }
 
     /// 32 bytes that only the holder of this key can compute, always the same for one purpose and input.

@@ -361,7 +361,7 @@ impl Scene {
     fn act_remotely(&mut self, nth: usize, function: Function) {
         let Some(key) = self.key(nth) else { return };
         let command_id = CommandId(self.new_id());
-        let by = Principal { role: Role::Renter, subject: key.holder.clone() };
+        let by = Principal::new(Role::Renter, key.holder.clone());
         let key_id = key.grant.key_id;
         if self.ask(Request::Act { command_id, key_id, function, by }).is_ok() {
             assert!(key.grant.permits.contains(function), "the gateway let through what the key prohibits");
@@ -523,7 +523,7 @@ impl Scene {
 }
 
 fn operator() -> Principal {
-    Principal { role: Role::Operator, subject: "ops".into() }
+    Principal::new(Role::Operator, "ops")
 }
 
 proptest! {

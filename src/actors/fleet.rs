@@ -4,6 +4,7 @@
 //! that is not in memory, or whose actor died, takes the way through the `Fleet` actor.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -108,6 +109,7 @@ struct Resident {
 pub(super) struct LinkKnown {
     pub epoch: u64,
     pub is_online: bool,
+    pub address: Option<IpAddr>,
 }
 
 /// The way to every vehicle; cheap to clone. Edges hold one.
@@ -442,7 +444,9 @@ impl Resident {
 impl LinkKnown {
     fn note(&mut self, letter: &Letter) {
         match letter {
-            Letter::FromCar(FromCar::LinkUp { epoch }, _) => *self = Self { epoch: *epoch, is_online: true },
+            Letter::FromCar(FromCar::LinkUp { epoch, address }, _) => {
+                *self = Self { epoch: *epoch, is_online: true, address: *address };
+            }
             Letter::FromCar(FromCar::LinkDown { epoch }, _) => self.is_online &= self.epoch != *epoch,
             Letter::FromCar(..)
             | Letter::Ask(..)

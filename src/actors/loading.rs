@@ -66,5 +66,5 @@ pub(super) fn load(shared: &Shared, id: &VehicleId, link: LinkKnown) -> Result<S
     if link.is_online {
         twin.connected(now, link.epoch);
     }
-    Ok(Start { vehicle, twin, last, epoch })
+    Ok(Start { vehicle, twin, last, epoch, address: link.address })
 }

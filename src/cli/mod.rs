@@ -3,6 +3,8 @@
 //! Standard output carries what was asked for (JSON lines), standard error everything else. Exit codes: 0 ok,
 //! 1 failed, 2 bad arguments or config. No command leaves half of what it makes.
 
+mod backup;
+mod doctor;
 mod enroll;
 mod init;
 mod journal;
@@ -33,6 +35,12 @@ enum Command {
     Serve(Serve),
     /// Make a certificate for a car, offline
     Enroll(enroll::Enroll),
+    /// Copy the data (and with --with-keys the whole fleet) to a folder; the gateway may be running
+    Backup(backup::Backup),
+    /// Put a backup's data back, or make a fleet's folder anew from one
+    Restore(backup::Restore),
+    /// Look at config, certificates, keys, ports, clock, disk and journal, and say what is wrong and what to do
+    Doctor(doctor::Doctor),
     /// Check or export the journal, offline
     #[command(subcommand)]
     Journal(journal::Journal),
@@ -67,6 +75,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Init(init) => init.run(),
         Command::Serve(serve) => cardea::run(serve.config.load()?).map_err(|error| Failure::failed(&error)),
         Command::Enroll(enroll) => enroll.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Journal(journal) => journal.run(),
     }
 }

@@ -36,6 +36,12 @@ impl NewFiles {
         self.note(path, pki::write_public(path, text))
     }
 
+    /// Notes a file that somebody else was to make here.
+    pub fn copied(&mut self, path: &Path, result: Result<(), Failure>) -> Result<(), Failure> {
+        self.made.push(path.to_owned());
+        result
+    }
+
     fn note(&mut self, path: &Path, result: Result<(), PkiError>) -> Result<(), Failure> {
         // A file that could not be written to its end was made all the same, unless it belongs to somebody else.
         match &result {

@@ -17,6 +17,7 @@ use crate::domain::key::Profile;
 pub fn problems(config: &Config) -> Vec<(String, String)> {
     let mut checks = Checks::default();
     storage(&mut checks, config);
+    checks.range("audit.checkpoint_every_s", config.audit.checkpoint_every_s, 1..=DAY_S);
     certificates(&mut checks, config);
     gate(&mut checks, config);
     http(&mut checks, config);

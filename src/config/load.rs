@@ -111,13 +111,21 @@ pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Config, ConfigE
 impl Config {
     /// Every relative path, taken from `folder`.
     fn resolved(mut self, folder: &Path) -> Self {
-        let required = [
-            &mut self.data.dir,
-            &mut self.certs.ca,
-            &mut self.certs.server,
-            &mut self.certs.server_key,
-            &mut self.keys.signing_key,
-        ];
+        let written = &mut self.audit.checkpoints;
+        written.iter_mut().for_each(|path| *path = folder.join(&path));
+        self.data.dir = folder.join(&self.data.dir);
+        self.files_mut().into_iter().for_each(|path| *path = folder.join(&path));
+        self
+    }
+
+    /// Every file and folder that the config names, but for the data directory and what the gateway writes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.clone().files_mut().into_iter().map(|path| path.clone()).collect()
+    }
+
+    fn files_mut(&mut self) -> Vec<&mut PathBuf> {
+        let required =
+            [&mut self.certs.ca, &mut self.certs.server, &mut self.certs.server_key, &mut self.keys.signing_key];
         let optional = [
             &mut self.certs.ca_key,
             &mut self.certs.crl,
@@ -129,10 +137,7 @@ impl Config {
             &mut self.map.pmtiles,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();
-        for path in required.into_iter().chain(optional.into_iter().flatten()).chain(retired) {
-            *path = folder.join(&path);
-        }
-        self
+        required.into_iter().chain(optional.into_iter().flatten()).chain(retired).collect()
     }
 }
 

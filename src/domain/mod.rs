@@ -13,6 +13,7 @@ pub mod vehicle;
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -412,6 +413,10 @@ pub struct Principal {
     pub role: Role,
     /// The API key's subject or name, the vehicle id, or the payment source.
     pub subject: String,
+    /// Where the request came from. It stands in the journal's record of the step and nowhere else, so that nobody but
+    /// readers of the audit trail learns it.
+    #[serde(skip)]
+    pub from: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -430,8 +435,17 @@ pub enum Role {
 }
 
 impl Principal {
+    pub fn new(role: Role, subject: impl Into<String>) -> Self {
+        Self { role, subject: subject.into(), from: None }
+    }
+
     pub fn gateway() -> Self {
-        Self { role: Role::Gateway, subject: "gateway".into() }
+        Self::new(Role::Gateway, "gateway")
+    }
+
+    /// The same one, wherever they are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.role, &self.subject) == (other.role, &other.subject)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `/v1/audit`: the journal's records by subject and time, each with its hash, so that anybody can check the chain.
 
+use std::net::IpAddr;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,7 @@ pub struct AuditParams {
     order: Option<String>,
 }
 
-/// `{"position":42,"stream":"vehicle/WVW-1","at":"…","by":{"role":"operator","subject":"olga"},"events":[{"event":"command_accepted",…}],"hash":"…"}`
+/// `{"position":42,"stream":"vehicle/WVW-1","at":"…","by":{"role":"operator","subject":"olga"},"from":"192.0.2.7","events":[{"event":"command_accepted",…}],"hash":"…"}`
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RecordBody {
     position: u64,
@@ -41,6 +43,10 @@ pub struct RecordBody {
     at: Timestamp,
     #[schema(value_type = Object)]
     by: crate::domain::Principal,
+    /// The address that the request came from, or the car connects from; absent for what the gateway did by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    from: Option<IpAddr>,
     #[schema(value_type = Vec<Object>)]
     events: Vec<Box<RawValue>>,
     /// Hex SHA-256, chained to the record before it.
@@ -50,7 +56,7 @@ pub struct RecordBody {
 impl From<Recorded> for RecordBody {
     fn from(record: Recorded) -> Self {
         let Recorded { position, stream, at, by, events, hash } = record;
-        Self { position: position.0, stream, at, by, events, hash }
+        Self { position: position.0, stream, at, from: by.from, by, events, hash }
     }
 }
 

@@ -274,7 +274,7 @@ async fn a_console_whose_operator_has_another_role_by_now_orders_nothing() {
 #[actix_web::test]
 async fn a_console_commands_in_its_operators_name_and_an_auditor_does_not() {
     let gateway = serve(Config::default()).await;
-    let by = Principal { role: Role::Admin, subject: "admin".into() };
+    let by = Principal::new(Role::Admin, "admin");
     let request = Request::Register { details: Details::default(), by: by.clone() };
     let vehicle: VehicleId = "CAR-1".parse().unwrap();
     gateway.app.fleet.ask(&vehicle, Ask { request, by, idempotency: None }).await.unwrap();

@@ -346,5 +346,5 @@ pub fn usage(profile: &str) -> Value {
 
 pub fn online(app: &App, id: &str) {
     let id: VehicleId = id.parse().unwrap();
-    app.fleet.tell(&id, FromCar::LinkUp { epoch: 1 }).unwrap();
+    app.fleet.tell(&id, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
 }

@@ -16,8 +16,9 @@ use super::access::Caller;
 use super::access::rate::lock;
 use super::error::{Problem, Slug};
 use super::wire::{off_thread, reply};
+use crate::checkpoints::{self, CheckpointError, Fault, Witnesses};
 use crate::domain::{Principal, Role, Timestamp};
-use crate::store::{Append, Expected, OpenError, Verified, journal_bytes, verify_watched};
+use crate::store::{Append, Expected, OpenError, Verified, journal_bytes};
 
 /// `{"state":"intact","started_at":"…","finished_at":"…","records":1042,"bytes":912384,"of_bytes":912384,"last_hash":"…"}`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -36,6 +37,9 @@ pub struct VerificationBody {
     /// Hex SHA-256 of the newest record looked at: whoever noted it can tell later that nothing before it changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_hash: Option<String>,
+    /// Signed checkpoints that it was compared with, all of which it agrees with; absent where none are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoints: Option<u64>,
     /// What is wrong, or why it could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
@@ -82,16 +86,31 @@ impl Verification {
         (body.records, body.bytes) = (records, bytes);
     }
 
-    fn end(&self, outcome: Result<Verified, OpenError>, now: Timestamp) -> VerificationBody {
+    fn end(&self, outcome: Result<(Verified, Option<usize>), Fault>, now: Timestamp) -> VerificationBody {
         let mut body = lock(&self.0);
         body.finished_at = Some(now);
         match outcome {
-            Ok(verified) => {
+            Ok((verified, checkpoints)) => {
+                body.checkpoints = checkpoints.map(|count| count as u64);
                 body.state = VerificationState::Intact;
                 (body.records, body.bytes, body.of_bytes) = (verified.records, verified.bytes, verified.bytes);
                 body.last_hash = Some(verified.last_hash);
             }
-            Err(error) => {
+            Err(Fault::Witnesses(error)) => {
+                let is_damage = matches!(error, CheckpointError::Disagrees { .. });
+                body.state = if is_damage { VerificationState::Damaged } else { VerificationState::Failed };
+                tracing::error!(%error, "the journal was compared with its checkpoints");
+                body.problem = Some(match error {
+                    CheckpointError::Disagrees { line, at, why, .. } => {
+                        format!("the journal is not what the checkpoint of {at} (line {line}) witnessed: {why}")
+                    }
+                    CheckpointError::Damaged { line, why, .. } => {
+                        format!("line {line} of the checkpoints is damaged: {why}")
+                    }
+                    CheckpointError::Io { error, .. } => format!("the checkpoints cannot be read: {error}"),
+                });
+            }
+            Err(Fault::Journal(error)) => {
                 let is_damage = matches!(error, OpenError::Damaged { .. } | OpenError::Missing { .. });
                 body.state = if is_damage { VerificationState::Damaged } else { VerificationState::Failed };
                 tracing::error!(%error, "the journal was looked through");
@@ -131,19 +150,31 @@ pub async fn start(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, 
     Ok(reply(StatusCode::ACCEPTED, &body))
 }
 
+/// Records between two looks at how far it is.
+const TELL_EVERY: u64 = 1_000;
+
+/// Walks the chain, comparing it with the checkpoints where there are any; their number comes along. Blocks.
+fn walk(app: &App, seen: &Verification) -> Result<(Verified, Option<usize>), Fault> {
+    let dir = &app.config.data.dir;
+    let file = app.config.audit.checkpoints.as_deref().filter(|file| file.exists());
+    lock(&seen.0).of_bytes = journal_bytes(dir).unwrap_or(0);
+    let witnesses = file.map(|file| Witnesses::read(file, &app.keyset)).transpose()?;
+    checkpoints::verify(dir, witnesses, &mut |passed| {
+        if passed.record.is_multiple_of(TELL_EVERY) {
+            seen.saw(passed.record, passed.bytes);
+        }
+    })
+}
+
 async fn run(app: App, by: Principal) {
-    let (dir, seen) = (app.config.data.dir.clone(), Arc::clone(&app.verification));
-    let walk = move || {
-        lock(&seen.0).of_bytes = journal_bytes(&dir).unwrap_or(0);
-        verify_watched(&dir, &mut |records, bytes| seen.saw(records, bytes))
-    };
-    let outcome = match off_thread(walk).await {
+    let (of, seen) = (app.clone(), Arc::clone(&app.verification));
+    let outcome = match off_thread(move || walk(&of, &seen)).await {
         Ok(outcome) => outcome,
-        Err(problem) => Err(OpenError::Io {
+        Err(problem) => Err(Fault::Journal(OpenError::Io {
             action: "cannot walk",
             path: app.config.data.dir.clone(),
             error: std::io::Error::other(problem.detail),
-        }),
+        })),
     };
     let body = app.verification.end(outcome, app.clock.now());
     let VerificationBody { state, records, bytes, last_hash, problem, .. } = body;
@@ -178,11 +209,11 @@ mod tests {
         assert_eq!((verification.get().records, verification.get().bytes), (5, 100));
         let damaged =
             OpenError::Damaged { segment: "/secret/place/7.seg".into(), offset: 9, why: "its sum is wrong".into() };
-        let body = verification.end(Err(damaged), Timestamp(3));
+        let body = verification.end(Err(Fault::Journal(damaged)), Timestamp(3));
         assert_eq!(body.state, VerificationState::Damaged);
         assert_eq!(body.problem.as_deref(), Some("segment 7.seg is damaged at byte 9: its sum is wrong"));
         assert!(verification.begin(Timestamp(4)));
         let failed = OpenError::Io { action: "cannot read", path: "x".into(), error: std::io::Error::other("gone") };
-        assert_eq!(verification.end(Err(failed), Timestamp(5)).state, VerificationState::Failed);
+        assert_eq!(verification.end(Err(Fault::Journal(failed)), Timestamp(5)).state, VerificationState::Failed);
     }
 }

@@ -189,7 +189,7 @@ async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &A
     let connected = timeout(connect_timeout, read_connect(&mut io, &mut bytes)).await;
     let seated = match connected {
         Err(_) => Err(Reason::ConnectTimeout),
-        Ok(Ok(connect)) => seat(&connect, peer, shared),
+        Ok(Ok(connect)) => seat(&connect, peer, address, shared),
         Ok(Err(reason)) => Err(reason),
     };
     // Before it is answered, so that whoever has the answer finds it in the log.
@@ -296,7 +296,7 @@ async fn answer(io: &mut Io, code: u8, shared: &Shared) -> bool {
 }
 
 /// Gives the car its seat and tells that it is here.
-fn seat(connect: &Connect, peer: &PeerIdentity, shared: &Arc<Shared>) -> Result<Arc<Seat>, Reason> {
+fn seat(connect: &Connect, peer: &PeerIdentity, address: IpAddr, shared: &Arc<Shared>) -> Result<Arc<Seat>, Reason> {
     if connect.client_id != peer.vehicle.as_str() {
         return Err(Reason::ForeignClientId);
     }
@@ -323,8 +323,9 @@ fn seat(connect: &Connect, peer: &PeerIdentity, shared: &Arc<Shared>) -> Result<
     // Seated before it is told: what the actor sends in answer must find it. And once more whether it is trusted: who
     // revokes kicks after that, and must find it too.
     let displaced = slot.seats.admit(&seat, has_room)?;
+    let up = FromCar::LinkUp { epoch, address: Some(address) };
     let refusal = match is_trusted() {
-        true if (shared.tell)(&peer.vehicle, FromCar::LinkUp { epoch }).is_ok() => return Ok(seat),
+        true if (shared.tell)(&peer.vehicle, up).is_ok() => return Ok(seat),
         true => Reason::FleetFull,
         false => Reason::Revoked,
     };

@@ -1,6 +1,7 @@
 //! Looking at a journal from outside: `cardea journal verify` and `export`. Read only, also beside a running server.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -34,11 +35,19 @@ pub struct Verified {
 /// Walks the whole chain of the journal in the data directory `dir`; beside a running server, as far as its head file
 /// knows, which is at most a moment behind.
 pub fn verify(dir: &Path) -> Result<Verified, OpenError> {
-    verify_watched(dir, &mut |_, _| {})
+    verify_watched(dir, &mut |_| {})
 }
 
-/// [`verify`]; `watch` is told the records and bytes looked at, now and then.
-pub fn verify_watched(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Verified, OpenError> {
+/// A record that a verification has come past, and the bytes up to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Passed<'a> {
+    pub record: u64,
+    pub hash: &'a [u8; 32],
+    pub bytes: u64,
+}
+
+/// [`verify`]; `watch` is told of every record.
+pub fn verify_watched(dir: &Path, watch: &mut dyn FnMut(Passed<'_>)) -> Result<Verified, OpenError> {
     let walked = walk(dir, watch)?;
     Ok(Verified {
         journal: hex::encode(walked.id),
@@ -51,6 +60,27 @@ pub fn verify_watched(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Ver
     })
 }
 
+/// The number and time of the newest record that the head file of the data directory `dir` knows; `None` where there is
+/// no journal yet.
+pub fn newest(dir: &Path) -> Result<Option<(u64, Timestamp)>, OpenError> {
+    let stored = head::read(dir).map_err(|error| OpenError::io("cannot read the head in", dir, &error))?;
+    let journal_dir = dir.join(journal::DIR);
+    let head = match stored {
+        Stored::Known(head) => head,
+        Stored::Absent if !recovery::exists(&journal_dir)? => return Ok(None),
+        Stored::Absent | Stored::Unreadable => {
+            return Err(OpenError::missing(dir, "its head file is missing or unreadable"));
+        }
+    };
+    if head.position == 0 {
+        return Ok(None);
+    }
+    let raw = Reader::new(journal_dir.clone()).numbered(head.position);
+    let at = raw.and_then(|raw| record::parse(head.position, &raw.body).map(|body| body.at));
+    let at = at.map_err(|error| OpenError::missing(&journal_dir, error.to_string()))?;
+    Ok(Some((head.position, at)))
+}
+
 /// How long the journal in the data directory `dir` is; a moment behind a running server.
 pub fn journal_bytes(dir: &Path) -> std::io::Result<u64> {
     let Stored::Known(head) = head::read(dir)? else { return Ok(0) };
@@ -59,10 +89,7 @@ pub fn journal_bytes(dir: &Path) -> std::io::Result<u64> {
     before.map(|file| Ok(std::fs::metadata(&file.path)?.len())).sum::<std::io::Result<u64>>().map(|sum| sum + head.end)
 }
 
-/// Records between two words to whoever watches.
-const WATCH_EVERY: u64 = 1_000;
-
-fn walk(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Walked, OpenError> {
+fn walk(dir: &Path, watch: &mut dyn FnMut(Passed<'_>)) -> Result<Walked, OpenError> {
     let is_in_use = lock::is_taken(dir);
     let stored: Stored = head::read(dir).map_err(|error| OpenError::io("cannot read the head in", dir, &error))?;
     // Beside a running server only what the head knows stands still.
@@ -70,9 +97,7 @@ fn walk(dir: &Path, watch: &mut dyn FnMut(u64, u64)) -> Result<Walked, OpenError
     let mut bytes = 0;
     recovery::walk(&dir.join(journal::DIR), &stored, extent, &mut |_, frame, body| {
         bytes += (FRAME_LEN + body.len()) as u64;
-        if frame.number.is_multiple_of(WATCH_EVERY) {
-            watch(frame.number, bytes);
-        }
+        watch(Passed { record: frame.number, hash: &frame.hash, bytes });
     })
 }
 
@@ -83,13 +108,16 @@ struct Line<'a> {
     stream: &'a str,
     at: Timestamp,
     by: &'a Principal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<IpAddr>,
     events: &'a [Box<RawValue>],
     hash: &'a str,
 }
 
-/// Writes all records as NDJSON: position, stream, at, by, events, hash. Verifies first; returns the number of records.
+/// Writes all records as NDJSON: position, stream, at, by, from (where it came
+/// over a network), events, hash. Verifies first; returns the number of records.
 pub fn export(dir: &Path, mut out: impl Write) -> Result<u64, OpenError> {
-    let walked = walk(dir, &mut |_, _| {})?;
+    let walked = walk(dir, &mut |_| {})?;
     let journal_dir = dir.join(journal::DIR);
     let reader = Reader::new(journal_dir.clone());
     let failed = |error: std::io::Error| OpenError::io("cannot write the export of", &journal_dir, &error);
@@ -101,6 +129,7 @@ pub fn export(dir: &Path, mut out: impl Write) -> Result<u64, OpenError> {
             stream: &line.stream,
             at: line.at,
             by: &line.by,
+            from: line.by.from,
             events: &line.events,
             hash: &line.hash,
         })

@@ -61,7 +61,7 @@ impl Header {
             return Err("the segment header fails its checksum");
         }
         if u32_at(bytes, 8) != FORMAT {
-            return Err("the segment was written by another format version");
+            return Err("the segment has a format that this version of the program does not know; a newer one may");
         }
         if u32_at(bytes, 12) != kind as u32 {
             return Err("the segment is of another kind");

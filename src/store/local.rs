@@ -133,6 +133,11 @@ impl LocalStore {
         Ok(())
     }
 
+    /// Hex.
+    pub fn journal_id(&self) -> String {
+        hex::encode(self.journal_id)
+    }
+
     pub fn metrics(&self) -> &StoreMetrics {
         &self.shared.metrics
     }

@@ -6,6 +6,7 @@
 
 mod applier;
 pub mod audit;
+pub mod backup;
 mod committer;
 mod feed;
 mod frame;
@@ -28,8 +29,9 @@ mod track_index;
 mod view;
 mod view_mark;
 
-pub use audit::{Verified, export, journal_bytes, verify, verify_watched};
+pub use audit::{Passed, Verified, export, journal_bytes, newest, verify, verify_watched};
 pub use local::LocalStore;
+pub use lock::is_taken as is_in_use;
 pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
 pub use open_error::OpenError;
 #[cfg(test)]

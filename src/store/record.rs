@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -25,6 +26,8 @@ const KEY_MAX: usize = 1024;
 #[derive(Serialize)]
 struct JsonOut<'a> {
     by: &'a Principal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idem: Option<AnswerOut<'a>>,
     events: &'a [Box<RawValue>],
@@ -64,6 +67,8 @@ struct AnswerOut<'a> {
 #[derive(Deserialize)]
 struct JsonRecorded {
     by: Principal,
+    /// Absent in format 1.
+    from: Option<IpAddr>,
     events: Vec<Box<RawValue>>,
 }
 
@@ -140,7 +145,13 @@ pub fn body(step: &Append) -> Result<Vec<u8>, AppendError> {
         }
     }
     let idem = step.idempotency.as_ref().map(|idem| AnswerOut { body: &idem.body, answer: &idem.answer });
-    let json = JsonOut { by: &step.by, idem, events: &step.events, view: step.view.iter().map(Into::into).collect() };
+    let json = JsonOut {
+        by: &step.by,
+        from: step.by.from,
+        idem,
+        events: &step.events,
+        view: step.view.iter().map(Into::into).collect(),
+    };
     let mut out = Body::begin(step.at, &step.stream, key, events + view + 256);
     // Writing plain strings, lists and raw values to memory cannot fail; were it to, nothing was stored.
     serde_json::to_writer(&mut out, &json).map_err(|_| AppendError::TooLarge { limit: CONTENT_MAX })?;
@@ -164,7 +175,7 @@ pub fn recorded(raw: &Raw) -> Result<Recorded, ReadError> {
         position: StorePosition(raw.frame.number),
         stream: body.stream.to_owned(),
         at: body.at,
-        by: json.by,
+        by: Principal { from: json.from, ..json.by },
         events: json.events,
         hash: hex::encode(raw.frame.hash),
     })

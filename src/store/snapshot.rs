@@ -94,6 +94,12 @@ pub fn any(dir: &Path) -> bool {
     !list(dir).is_empty()
 }
 
+/// Those made at a position up to `last`, by their names.
+pub fn up_to(dir: &Path, last: u64) -> Vec<PathBuf> {
+    let position = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
+    list(dir).into_iter().filter(|path| position(path).is_some_and(|position| position <= last)).collect()
+}
+
 fn list(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir.join(DIR)) else { return Vec::new() };
     let mut paths: Vec<_> = entries

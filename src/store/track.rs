@@ -28,7 +28,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::domain::{Timestamp, VehicleId};
 
-const DIR: &str = "track";
+pub const DIR: &str = "track";
 /// Observations on their way to the disk; more are dropped and counted.
 const QUEUE_MAX: usize = 32_768;
 /// The largest observation; a car's message is far smaller.

@@ -249,7 +249,7 @@ fn crc(text: &str) -> u32 {
 
 pub fn epoch_up(message: &FromCar) -> Option<u64> {
     match message {
-        FromCar::LinkUp { epoch } => Some(*epoch),
+        FromCar::LinkUp { epoch, .. } => Some(*epoch),
         _ => None,
     }
 }

@@ -291,7 +291,7 @@ impl Shared {
             expected: Expected::Any,
             fence: None,
             at: now,
-            by: Principal { role: Role::Payment, subject: message.source.clone() },
+            by: Principal::new(Role::Payment, message.source.clone()),
             idempotency: Some(Idempotency {
                 key: format!("{}/unreadable/{}", message.source, message.body_sha256),
                 body: "unreadable".into(),

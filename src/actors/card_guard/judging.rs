@@ -379,7 +379,7 @@ impl Record {
             expected: Expected::Any,
             fence: None,
             at: decision.at,
-            by: Principal { role: Role::Payment, subject: purchase.source.clone() },
+            by: Principal::new(Role::Payment, purchase.source.clone()),
             idempotency: Some(Idempotency {
                 key: match &decision.follows {
                     None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),

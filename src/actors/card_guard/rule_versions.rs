@@ -174,7 +174,7 @@ mod tests {
     async fn a_version_under_its_bare_name_is_still_in_force() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(&Data { dir: dir.path().to_owned(), ..Data::default() }, Clock::start()).unwrap();
-        let by = Principal { role: Role::Admin, subject: "anna".into() };
+        let by = Principal::new(Role::Admin, "anna");
         for name in ["active", "2026-01"] {
             let (version, text, by, at) = (name.to_owned(), BUILT_IN_RULES.to_owned(), by.clone(), Timestamp(1));
             let kept = RuleVersion { version, text, activated_at: at, by: by.clone(), origin: RuleOrigin::Http };

@@ -419,7 +419,7 @@ impl Settler {
             fence: None,
             at: now,
             by: match posting {
-                Some(posting) => Principal { role: Role::Payment, subject: posting.source.clone() },
+                Some(posting) => Principal::new(Role::Payment, posting.source.clone()),
                 None => Principal::gateway(),
             },
             idempotency: posting_key.map(idempotency).transpose()?,

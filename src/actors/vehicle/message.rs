@@ -1,5 +1,6 @@
 //! The messages of a vehicle's actor: what cars, people and the fleet say to it, and what it answers.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use actix::prelude::*;
@@ -27,6 +28,8 @@ pub enum FromCar {
     /// `LinkUp` with a higher epoch.
     LinkUp {
         epoch: u64,
+        /// Where the car connects from.
+        address: Option<IpAddr>,
     },
     LinkDown {
         epoch: u64,

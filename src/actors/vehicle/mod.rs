@@ -10,6 +10,7 @@ mod step;
 mod tests;
 mod track_pen;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,6 +41,8 @@ pub(in crate::actors) struct Start {
     pub twin: Twin,
     pub last: StorePosition,
     pub epoch: Epoch,
+    /// Where the car connects from, when it is online.
+    pub address: Option<IpAddr>,
 }
 
 pub struct VehicleActor {
@@ -51,6 +54,8 @@ pub struct VehicleActor {
     /// The stream's last record, and the claim under which we write it.
     last: StorePosition,
     epoch: Epoch,
+    /// Where the car connected from last.
+    address: Option<IpAddr>,
     /// Applied but not yet stored; bounded by [`MAX_UNSAVED`].
     unsaved: Vec<Event>,
     waiters: Vec<(CommandId, oneshot::Sender<Option<Command>>)>,
@@ -119,6 +124,7 @@ impl VehicleActor {
             twin: start.twin,
             last: start.last,
             epoch: start.epoch,
+            address: start.address,
             unsaved: Vec::new(),
             waiters: Vec::new(),
             lazy_at: None,
@@ -253,7 +259,7 @@ impl VehicleActor {
     }
 
     fn by_car(&self) -> Principal {
-        Principal { role: Role::Vehicle, subject: self.id.to_string() }
+        Principal { from: self.address, ..Principal::new(Role::Vehicle, self.id.as_str()) }
     }
 
     /// Hands over what waits; the last thing of a turn, since it may begin a step. What does not fit stays queued for
@@ -386,10 +392,11 @@ impl VehicleActor {
         }
     }
 
-    fn on_link_up(&mut self, epoch: u64, ctx: &mut Context<Self>) {
+    fn on_link_up(&mut self, epoch: u64, address: Option<IpAddr>, ctx: &mut Context<Self>) {
         if !self.twin.connected(self.now(), epoch) {
             return;
         }
+        self.address = address;
         if self.vehicle.registered.is_none() {
             if self.shared.is_full() {
                 tracing::warn!(vehicle = %self.id, "a new vehicle has come, and the fleet has as many as it may");
@@ -607,7 +614,7 @@ impl Handler<Letter> for VehicleActor {
                     let by = self.by_car();
                     self.durably(Request::Ack(ack), by, ctx, Self::flush_outbox);
                 }
-                FromCar::LinkUp { epoch } => self.on_link_up(epoch, ctx),
+                FromCar::LinkUp { epoch, address } => self.on_link_up(epoch, address, ctx),
                 FromCar::LinkDown { epoch } => self.on_link_down(epoch, ctx),
                 FromCar::Delivered { command_id } => self.lazily(Request::Delivered { command_id }, ctx),
             },

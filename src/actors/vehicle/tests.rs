@@ -22,7 +22,7 @@ struct Yard {
 }
 
 fn operator() -> Principal {
-    Principal { role: Role::Operator, subject: "ops".into() }
+    Principal::new(Role::Operator, "ops")
 }
 
 impl Yard {
@@ -113,7 +113,7 @@ fn door(seq: u64) -> Fact {
 #[actix::test]
 async fn a_lock_goes_out_at_once_when_the_car_is_there_and_its_ack_ends_it() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     let lock = yard.order(Order::Lock).await;
     yard.until(async || yard.sent() == [lock]).await;
     let waiting = yard.fleet.command(&yard.car, lock, Duration::from_secs(30));
@@ -124,7 +124,7 @@ async fn a_lock_goes_out_at_once_when_the_car_is_there_and_its_ack_ends_it() {
 #[actix::test]
 async fn a_command_is_stored_before_it_is_sent() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     yard.store.refuse(Some("disk"));
     let command_id = CommandId(yard.clock.new_id());
     let request = Request::Order { command_id, order: Order::Lock, ttl_ms: None, by: operator() };
@@ -142,7 +142,7 @@ async fn a_lock_that_was_promised_reaches_a_returning_car_also_while_the_disk_is
     let lock = yard.order(Order::Lock).await;
     assert_eq!(yard.state(lock).await, CommandState::Queued);
     yard.store.refuse(Some("disk"));
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     yard.until(async || yard.sent() == [lock]).await;
     yard.until(async || yard.state(lock).await == CommandState::Sent).await;
     yard.store.refuse(None);
@@ -154,7 +154,7 @@ async fn a_lock_that_was_promised_reaches_a_returning_car_also_while_the_disk_is
 #[actix::test]
 async fn a_car_that_comes_and_goes_with_all_its_commands_open_is_still_stored() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     let mut last = None;
     for _ in 0..Vehicle::MAX_OPEN_COMMANDS {
         last = Some(yard.order(Order::Locate).await);
@@ -163,7 +163,7 @@ async fn a_car_that_comes_and_goes_with_all_its_commands_open_is_still_stored() 
     // Each round enters two states into each command's history, until those are full.
     for epoch in 1..=Command::MAX_HISTORY as u64 {
         yard.tell(FromCar::LinkDown { epoch });
-        yard.tell(FromCar::LinkUp { epoch: epoch + 1 });
+        yard.tell(FromCar::LinkUp { epoch: epoch + 1, address: None });
         yard.fleet.snapshot(&yard.car).await.unwrap();
     }
     yard.fleet.drain(Duration::from_secs(10)).await;
@@ -175,7 +175,7 @@ async fn a_car_that_comes_and_goes_with_all_its_commands_open_is_still_stored() 
 #[actix::test]
 async fn telemetry_goes_on_while_the_disk_is_full() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     yard.store.refuse(Some("disk"));
     let signals = vec![(path::SPEED_KMH.into(), SignalValue::Number(42.0))];
     yard.tell(FromCar::Reports(vec![Report { boot: 1, seq: 1, at: yard.clock.now(), signals }]));
@@ -187,7 +187,7 @@ async fn telemetry_goes_on_while_the_disk_is_full() {
 #[actix::test]
 async fn a_fact_is_acknowledged_after_it_is_durable_and_not_before() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     yard.store.refuse(Some("disk"));
     yard.tell(FromCar::Fact(door(1)));
     yard.fleet.snapshot(&yard.car).await.unwrap();
@@ -239,7 +239,7 @@ async fn a_repeated_request_for_the_car_it_already_got_is_not_told_that_the_car_
 #[actix::test]
 async fn a_dead_actor_is_started_again_from_the_store_and_knows_the_link() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 7 });
+    yard.tell(FromCar::LinkUp { epoch: 7, address: None });
     let lock = yard.order(Order::Lock).await;
     yard.until(async || yard.sent() == [lock]).await;
     yard.kill_actor().await;
@@ -253,7 +253,7 @@ async fn a_dead_actor_is_started_again_from_the_store_and_knows_the_link() {
 #[actix::test]
 async fn a_restarted_actor_has_every_promise_also_across_folded_states() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     let mut commands = Vec::new();
     // Enough events for several folded states in between.
     for _ in 0..30 {
@@ -275,7 +275,7 @@ async fn a_car_with_a_certificate_shows_up_by_itself() {
     let stranger: VehicleId = "NEW-1".parse().unwrap();
     let missing = yard.fleet.snapshot(&stranger).await;
     assert!(matches!(missing, Err(AskError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound));
-    yard.fleet.tell(&stranger, FromCar::LinkUp { epoch: 1 }).unwrap();
+    yard.fleet.tell(&stranger, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
     yard.until(async || yard.fleet.is_registered(&stranger)).await;
     assert!(yard.fleet.snapshot(&stranger).await.unwrap().twin.is_online());
     let register =
@@ -299,7 +299,7 @@ async fn a_command_expires_by_itself() {
 #[actix::test]
 async fn a_track_point_is_saved_within_a_second_or_so() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     let signals = vec![(path::LATITUDE.into(), SignalValue::Number(45.0))];
     yard.tell(FromCar::Reports(vec![Report { boot: 1, seq: 1, at: yard.clock.now(), signals }]));
     let all = |yard: &Yard| yard.store.observations(&yard.car, Timestamp(0), Timestamp(i64::MAX), 10).unwrap();
@@ -310,7 +310,7 @@ async fn a_track_point_is_saved_within_a_second_or_so() {
 #[actix::test]
 async fn reports_of_an_hour_that_come_at_once_keep_their_times_in_the_track() {
     let yard = Yard::with_car().await;
-    yard.tell(FromCar::LinkUp { epoch: 1 });
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
     let now = yard.clock.now();
     let report = |seq: u64, at: Timestamp| {
         let signals = vec![(path::FUEL_PERCENT.into(), SignalValue::Number(seq as f64))];
@@ -336,7 +336,7 @@ async fn a_car_that_comes_while_nothing_can_be_read_or_stored_is_known_as_soon_a
     let yard = Yard::with_car().await;
     let newcomer: VehicleId = "NEW-1".parse().unwrap();
     yard.store.hide(true);
-    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1 }).unwrap();
+    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
     yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 0).await;
     yard.store.refuse(Some("disk"));
     yard.store.hide(false);
@@ -352,7 +352,7 @@ async fn a_car_that_came_and_went_while_it_could_not_be_read_is_offline() {
     let yard = Yard::with_car().await;
     let newcomer: VehicleId = "NEW-1".parse().unwrap();
     yard.store.hide(true);
-    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1 }).unwrap();
+    yard.fleet.tell(&newcomer, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
     yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 0).await;
     yard.fleet.tell(&newcomer, FromCar::LinkDown { epoch: 1 }).unwrap();
     yard.until(async || yard.fleet.metrics().failed_starts.load(Ordering::Relaxed) > 1).await;
@@ -367,12 +367,12 @@ async fn a_fleet_takes_no_more_vehicles_than_it_may_also_of_those_that_come_by_t
     let config = crate::config::Fleet { max_vehicles: 1, ..Default::default() };
     let (fleet, _recorder) = fleet_of(&config, Arc::new(MemoryStore::default()), Clock::starting_at(NOW_MS));
     let [first, second] = ["CAR-1", "CAR-2"].map(|id| id.parse::<VehicleId>().unwrap());
-    fleet.tell(&first, FromCar::LinkUp { epoch: 1 }).unwrap();
+    fleet.tell(&first, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
     let mut looks = tokio::time::interval(Duration::from_millis(5));
     while !fleet.is_registered(&first) {
         looks.tick().await;
     }
-    fleet.tell(&second, FromCar::LinkUp { epoch: 1 }).unwrap();
+    fleet.tell(&second, FromCar::LinkUp { epoch: 1, address: None }).unwrap();
     while fleet.metrics().fleet_full.load(Ordering::Relaxed) == 0 {
         looks.tick().await;
     }

@@ -24,11 +24,11 @@ pub struct Bench {
 }
 
 pub fn operator() -> Principal {
-    Principal { role: Role::Operator, subject: "ops".into() }
+    Principal::new(Role::Operator, "ops")
 }
 
 pub fn renter(name: &str) -> Principal {
-    Principal { role: Role::Renter, subject: name.into() }
+    Principal::new(Role::Renter, name)
 }
 
 impl Bench {

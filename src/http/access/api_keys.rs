@@ -63,7 +63,7 @@ impl ApiKeys {
         let keys = Self { by_hash: RwLock::new(HashMap::new()), rate };
         if let Some(text) = bootstrap {
             let hash = parse_hash(text).ok_or("http.bootstrap_admin_sha256: 64 hex digits expected")?;
-            let principal = Principal { role: Role::Admin, subject: "admin".into() };
+            let principal = Principal::new(Role::Admin, "admin");
             keys.insert_entry(hash, None, principal);
         }
         Ok(keys)
@@ -91,7 +91,7 @@ impl ApiKeys {
     /// False when there is no room or the stored hash is not one.
     pub fn insert(&self, key: &ApiKey) -> bool {
         let Some(hash) = parse_hash(&key.sha256) else { return false };
-        let principal = Principal { role: key.role, subject: key.subject.clone() };
+        let principal = Principal::new(key.role, key.subject.clone());
         self.insert_entry(hash, Some(key.api_key_id), principal)
     }
 

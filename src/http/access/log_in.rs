@@ -1,6 +1,6 @@
 //! `/v1/session`: log in with an API key, a password or at the identity provider, and out again.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -19,7 +19,7 @@ use super::cookies::{Cookie, Origin, origin};
 use super::passwords::{self, Asker};
 use super::sessions::{Opened, Sessions};
 use super::users::{self, Kept, User};
-use super::{App, Caller, Holder, KeyHash, Standing, random, sha256, store, to_the_end};
+use super::{App, Caller, Holder, KeyHash, Standing, address, random, sha256, store, to_the_end};
 use crate::domain::{Principal, Role};
 use crate::http::error::{Problem, ProblemBody, Slug};
 use crate::http::wire::{Json, Query, reply};
@@ -114,7 +114,7 @@ async fn by_api_key(request: &HttpRequest, app: &App, key: &str) -> Result<HttpR
     let admission = app.access.api_keys.admit(key, app.clock.now());
     let principal = admission.or_problem(app, "the API key is not known")?;
     let holder = Holder::ApiKey(KeyHash(sha256(key.as_bytes())));
-    let from = request.peer_addr();
+    let from = address(request);
     let (body, cookie) = begin(from, app, holder, principal, None).await?;
     Ok(HttpResponse::build(StatusCode::CREATED).insert_header(cookie).json(&body))
 }
@@ -123,9 +123,9 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
     passwords::check_length("password", &password)?;
     let known = app.access.users.find(name);
     let device = known.as_ref().and_then(|user| proof_of_device(request, app, user).map(|proof| (user.user_id, proof)));
-    let (asker, shares) = match (device, request.peer_addr()) {
+    let (asker, shares) = match (device, address(request)) {
         (Some((id, proof)), _) => (Asker::Known, vec![Share::Device(sha256(proof.as_bytes())), Share::Devices(id)]),
-        (None, Some(address)) => (Asker::Stranger, vec![Share::of_address(address.ip()), Share::of_name(name)]),
+        (None, Some(address)) => (Asker::Stranger, vec![Share::of_address(address), Share::of_name(name)]),
         (None, None) => (Asker::Stranger, vec![Share::of_name(name)]),
     };
     spend(request, app, &shares)?;
@@ -141,7 +141,7 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
         // One sentence for all of it: who has an account here is nobody's business.
         return Err(Problem::new(Slug::Unauthenticated, WRONG));
     };
-    let from = request.peer_addr();
+    let from = address(request);
     let entered = to_the_end(enter(app.clone(), verified, from));
     let (body, session, device) = entered.await?;
     let mut answer = HttpResponse::build(StatusCode::CREATED);
@@ -160,7 +160,7 @@ type SetCookie = (HeaderName, String);
 async fn enter(
     app: App,
     verified: User,
-    from: Option<SocketAddr>,
+    from: Option<IpAddr>,
 ) -> Result<(LoggedIn, SetCookie, Option<SetCookie>), Problem> {
     let User { user_id, password, .. } = verified;
     let _writing = app.access.users.writing().await;
@@ -181,7 +181,7 @@ pub fn spend(request: &HttpRequest, app: &App, shares: &[Share]) -> Result<(), P
         app.counters.rate_limited.inc();
         if dry.is_news {
             // Never the name that was typed: it may be a password.
-            tracing::warn!(from = ?request.peer_addr(), share = dry.share.kind(), "too many log-ins failed");
+            tracing::warn!(from = ?address(request), share = dry.share.kind(), "too many log-ins failed");
         }
         let detail = "too many failed log-ins; a browser that was logged in before has its own count";
         Problem::new(Slug::TooManyRequests, detail).retry_after(dry.retry_after_s)
@@ -212,7 +212,7 @@ fn proof_of_device<'a>(request: &'a HttpRequest, app: &App, user: &User) -> Opti
 /// Opens a session and writes it down, `note` with it. A store that takes nothing keeps nobody out: somebody has to look
 /// at what is wrong. Such a session ends with the process.
 pub async fn begin(
-    from: Option<SocketAddr>,
+    from: Option<IpAddr>,
     app: &App,
     holder: Holder,
     principal: Principal,
@@ -228,9 +228,9 @@ pub async fn begin(
         return Err(Problem::new(Slug::TooManyRequests, detail).retry_after(60));
     };
     let view = note.into_iter().chain([change]).collect();
-    let from = from.map(|address| address.ip().to_string());
     let event = json!({"event": "logged_in", "method": method, "from": from, "sub": provider_s_name});
-    if let Err(error) = store(app, step(principal.clone(), at, &event, view)?).await {
+    let by = Principal { from, ..principal.clone() };
+    if let Err(error) = store(app, step(by, at, &event, view)?).await {
         tracing::warn!(%error, subject = principal.subject, "a log-in could not be written down");
     }
     let body =

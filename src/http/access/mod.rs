@@ -17,6 +17,7 @@ pub mod tickets;
 pub mod users;
 
 use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::header;
@@ -148,7 +149,7 @@ impl Standing {
 
     /// Does it still hold, for the same person in the same role?
     pub fn still_is(&self, principal: &Principal, app: &App) -> bool {
-        self.principal(app).as_ref() == Some(principal)
+        self.principal(app).is_some_and(|now| now.is_same(principal))
     }
 
     pub fn is_by_session(&self) -> bool {
@@ -245,10 +246,16 @@ pub fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
         None => "the API key is not known",
         Some(_) => "whom the session stands for is not known any more; log in again",
     };
-    let principal = app.access.admit(&standing.holder, now).or_problem(app, unknown)?;
+    let mut principal = app.access.admit(&standing.holder, now).or_problem(app, unknown)?;
+    principal.from = address(request);
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(standing);
     Ok(Caller { role: principal.role, principal })
+}
+
+/// Where a request comes from; `None` only in tests without a network.
+pub fn address(request: &HttpRequest) -> Option<IpAddr> {
+    request.peer_addr().map(|peer| peer.ip().to_canonical())
 }
 
 /// The bearer secret; `None` without an Authorization header.

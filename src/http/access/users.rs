@@ -44,7 +44,7 @@ pub struct User {
 
 impl User {
     pub fn principal(&self) -> Principal {
-        Principal { role: self.role, subject: self.subject.clone() }
+        Principal::new(self.role, self.subject.clone())
     }
 
     /// The row as it is from now on.

@@ -26,7 +26,7 @@ use utoipa::IntoParams;
 use super::attempts::Share;
 use super::cookies::Cookie;
 use super::rate::{Bucket, Rate, lock};
-use super::{Admission, App, Holder, log_in, new_secret, sha256, to_the_end};
+use super::{Admission, App, Holder, address, log_in, new_secret, sha256, to_the_end};
 use crate::config;
 use crate::domain::{Principal, Timestamp};
 use crate::http::error::{Problem, ProblemBody, Slug};
@@ -179,7 +179,7 @@ impl Oidc {
         };
         let role = said.iter().filter_map(|text| self.config.roles.get(*text)).min();
         let role = role.ok_or_else(|| Problem::forbidden("the identity provider gives this person no role here"))?;
-        let principal = Principal { role: (*role).into(), subject };
+        let principal = Principal::new((*role).into(), subject);
         Ok(Holder::Federated { issuer: self.issuer.clone(), id: claims.sub.clone(), principal })
     }
 
@@ -312,7 +312,7 @@ async fn logged_in(
     let redirect_uri = oidc.redirect_uri(request)?;
     let config::Oidc { client_id, client_secret, .. } = &oidc.config;
     // Everybody may come this far, and each costs the provider a question.
-    let shares: Vec<Share> = request.peer_addr().map(|address| Share::of_address(address.ip())).into_iter().collect();
+    let shares: Vec<Share> = address(request).map(Share::of_address).into_iter().collect();
     log_in::spend(request, app, &shares)?;
     let busy = |_| Problem::new(Slug::TooManyRequests, "too many are logging in at once").retry_after(5);
     let _place = oidc.trades.try_acquire().map_err(busy)?;
@@ -334,7 +334,7 @@ async fn logged_in(
     app.access.attempts.give_back(&shares);
     let holder = oidc.holder(&claims)?;
     let principal = app.access.principal(&holder).ok_or_else(|| refuse("the provider changed meanwhile"))?;
-    let (from, app) = (request.peer_addr(), app.clone());
+    let (from, app) = (address(request), app.clone());
     let begun = to_the_end(async move { log_in::begin(from, &app, holder, principal, None).await });
     Ok(begun.await?.1)
 }
