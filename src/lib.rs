@@ -246,6 +246,7 @@ fn start_checkpoints(
 /// HTTP does not know the gate.
 fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
     let entry = |entry: mqtt::LinkEntry| {
+        let mut times = None;
         let (event, epoch, address, reason) = match entry.change {
             mqtt::LinkChange::Connected { epoch, address } => {
                 (http::LinkEvent::Connected, Some(epoch), Some(address), None)
@@ -256,8 +257,12 @@ fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
             mqtt::LinkChange::Refused { address, reason } => {
                 (http::LinkEvent::Refused, None, Some(address), Some(reason.name()))
             }
+            mqtt::LinkChange::Unproved { address, reason, times: count } => {
+                times = Some(count);
+                (http::LinkEvent::Unproved, None, Some(address), Some(reason.name()))
+            }
         };
-        http::LinkEntry { at: entry.at, event, epoch, address, reason }
+        http::LinkEntry { at: entry.at, event, epoch, address, reason, times }
     };
     Arc::new(move |vehicle| http::LinkLog {
         since: links.since(),
@@ -380,7 +385,7 @@ fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
 fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
     let config = Arc::clone(config);
     let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
-    let allowing = Arc::clone(certs);
+    let (allowing, asking) = (Arc::clone(certs), Arc::clone(certs));
     let (reloading, listed) = (Arc::clone(certs), kicker);
     CertificatePort {
         ca: Arc::new(move || read_ca(&config)),
@@ -395,6 +400,7 @@ fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) ->
                 allowing.except(vehicle, serial);
             }
         }),
+        is_trusted: Arc::new(move |peer, now| asking.check(peer, now).is_ok()),
         reload: Arc::new(move || {
             let outcome = reload(&reloading, &listed);
             Box::pin(std::future::ready(outcome))

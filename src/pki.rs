@@ -20,7 +20,7 @@ use rcgen::{
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, ServerName};
 use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
@@ -138,7 +138,23 @@ impl Ca {
         days: u32,
         now: Timestamp,
     ) -> Result<SignedCert, PkiError> {
-        let key = requested_key(csr_pem, vehicle)?;
+        if csr_pem.len() > MAX_CSR_BYTES {
+            return Err(PkiError::Request("it is larger than 16 KiB"));
+        }
+        let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
+            .map_err(|_| PkiError::Request("it is not a PEM certificate request"))?;
+        self.sign_request_der(&der, vehicle, days, now)
+    }
+
+    /// [`Ca::sign_request`] of a request in DER.
+    pub fn sign_request_der(
+        &self,
+        csr: &[u8],
+        vehicle: &VehicleId,
+        days: u32,
+        now: Timestamp,
+    ) -> Result<SignedCert, PkiError> {
+        let key = requested_key(csr, vehicle)?;
         self.sign(vehicle_params(vehicle), ExtendedKeyUsagePurpose::ClientAuth, &key, days, now)
     }
 
@@ -216,15 +232,13 @@ pub fn check_host(host: &str) -> Result<(), PkiError> {
 }
 
 /// The public key of a certificate request whose subject is `vehicle` and whose maker holds the private half.
-fn requested_key(csr_pem: &str, vehicle: &VehicleId) -> Result<SubjectPublicKeyInfo, PkiError> {
+fn requested_key(der: &[u8], vehicle: &VehicleId) -> Result<SubjectPublicKeyInfo, PkiError> {
     use PkiError::Request;
-    if csr_pem.len() > MAX_CSR_BYTES {
+    if der.len() > MAX_CSR_BYTES {
         return Err(Request("it is larger than 16 KiB"));
     }
-    let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
-        .map_err(|_| Request("it is not a PEM certificate request"))?;
     let (rest, csr) =
-        X509CertificationRequest::from_der(&der).map_err(|_| Request("it is not a certificate request"))?;
+        X509CertificationRequest::from_der(der).map_err(|_| Request("it is not a certificate request"))?;
     if !rest.is_empty() {
         return Err(Request("bytes follow it"));
     }

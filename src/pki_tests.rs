@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn no_request_panics(text in "(?s).{0,200}", at in 0_usize..400, flip in 1_u8..) {
         let car = vehicle("car-1");
-        prop_assert!(requested_key(&text, &car).is_err());
+        prop_assert!(requested_key(text.as_bytes(), &car).is_err());
         let pem = include_str!("../tests/data/csr-rsa2048.pem");
         let mut der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| TestCaseError::fail(error.to_string()))?
@@ -181,7 +181,6 @@ proptest! {
         if let Some(byte) = der.get_mut(at) {
             *byte ^= flip;
         }
-        let text = base64::engine::general_purpose::STANDARD.encode(&der);
-        let _ = requested_key(&format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----"), &car);
+        let _ = requested_key(&der, &car);
     }
 }

@@ -24,8 +24,16 @@ fn doctor(config: &Path, more: &[&str]) -> (Option<i32>, Vec<Value>) {
 
 /// Also a fleet small enough for whatever limit of open files the machine has.
 const FREE_PORTS: [&str; 10] = [
-    "--set", "http.listen=127.0.0.1:0", "--set", "mqtt.listen=127.0.0.1:0", "--set", "metrics.listen=127.0.0.1:0",
-    "--set", "mqtt.max_sessions=100", "--set", "http.max_connections=100",
+    "--set",
+    "http.listen=127.0.0.1:0",
+    "--set",
+    "mqtt.listen=127.0.0.1:0",
+    "--set",
+    "metrics.listen=127.0.0.1:0",
+    "--set",
+    "mqtt.max_sessions=100",
+    "--set",
+    "http.max_connections=100",
 ];
 
 fn with(more: &[&'static str]) -> Vec<&'static str> {

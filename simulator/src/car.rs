@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::car_link::CarLink;
+use crate::est::Renewal;
 use crate::identity::{Credentials, IdentityError};
 use crate::local_link::LocalLink;
 use crate::unit::{Act, ActDenial, Unit, UnitSpec};
@@ -71,6 +72,8 @@ pub struct CarOptions {
     pub longest_retry: Duration,
     pub connect_timeout: Duration,
     pub habits: Option<Habits>,
+    /// Renews its certificate by itself; none = never.
+    pub renewal: Option<Renewal>,
 }
 
 impl CarOptions {
@@ -92,6 +95,7 @@ impl CarOptions {
             longest_retry: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
             habits: None,
+            renewal: None,
         }
     }
 
@@ -130,6 +134,8 @@ pub struct LinkView {
     /// Messages that did not fit into the link's queue.
     pub dropped: u64,
     pub last_error: Option<String>,
+    /// Certificates it got by itself.
+    pub renewals: u64,
 }
 
 pub(crate) enum Control {

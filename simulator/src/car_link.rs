@@ -3,6 +3,8 @@
 //! Used by `car` only. rumqttc's own reconnect is not used: a new session starts with a new event loop, since the
 //! unit knows better than the client's queue what is to be said again.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::backoff::Backoff;
 use crate::car::{CarOptions, CarState, Control};
 use crate::dice::Dice;
+use crate::identity::Credentials;
 use crate::unit::{Input, Output};
 
 /// A link that cannot take this many messages is stuck, and is dropped.
@@ -43,8 +46,12 @@ pub(crate) struct CarLink {
     is_cut: bool,
     /// A message did not fit into the link's queue.
     is_stuck: bool,
+    /// The next certificate, on its way; pending for ever where none is wanted.
+    renewing: Renewing,
     command_topic: String,
 }
+
+type Renewing = Pin<Box<dyn Future<Output = Credentials> + Send>>;
 
 /// Why a session or a wait came to an end.
 enum End {
@@ -76,10 +83,30 @@ impl CarLink {
             ticks,
             is_cut: false,
             is_stuck: false,
+            renewing: Box::pin(std::future::pending()),
         }
     }
 
+    fn begin_renewing(&mut self) {
+        let CarOptions { renewal, vehicle_id, credentials, .. } = &self.options;
+        let Some(renewal) = renewal.clone() else { return };
+        self.renewing = Box::pin(renewal.next(vehicle_id.clone(), credentials.clone(), self.clock.clone()));
+    }
+
+    /// From now on the car is known by these.
+    fn renewed(&mut self, credentials: Credentials) {
+        match credentials.tls_client(true) {
+            Ok(tls) => {
+                (self.tls, self.options.credentials) = (tls, credentials);
+                self.state.send_modify(|state| state.link.renewals += 1);
+            }
+            Err(error) => self.failed(format!("the new certificate cannot be used: {error}")),
+        }
+        self.begin_renewing();
+    }
+
     pub async fn run(mut self) {
+        self.begin_renewing();
         let mut backoff = Backoff::new(self.options.first_retry, self.options.longest_retry);
         loop {
             let began = self.clock.now();
@@ -118,6 +145,7 @@ impl CarLink {
             tokio::select! {
                 () = &mut over => return End::Lost,
                 control = self.controls.recv() => if let Some(end) = self.control(control, None) { return end },
+                credentials = &mut self.renewing => self.renewed(credentials),
                 _ = self.ticks.tick() => self.input(Input::Tick, None),
             }
         }
@@ -137,6 +165,10 @@ impl CarLink {
                         control = self.controls.recv() => if let Some(end) = self.control(control, Some(&client)) {
                             break Err(end);
                         },
+                        credentials = &mut self.renewing => {
+                            self.renewed(credentials);
+                            break Err(End::Switched);
+                        }
                         _ = self.ticks.tick() => self.input(Input::Tick, Some(&client)),
                     }
                     if self.is_stuck {

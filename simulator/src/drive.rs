@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::car::{Car, CarHandle, CarOptions, MqttAddress};
 use crate::dice::Dice;
+use crate::est::Renewal;
 use crate::failure::Failure;
 use crate::identity::{CarIssuer, Credentials};
 use crate::route::offset;
@@ -46,6 +47,12 @@ pub struct DriveArgs {
     /// Around which place, LAT,LON
     #[arg(long, default_value = "45.07,7.68", value_parser = parse_place)]
     pub near: Position,
+    /// Renew certificates at this gateway, like https://127.0.0.1:8443; with --certs also in their folders
+    #[arg(long)]
+    pub est: Option<String>,
+    /// How many days before its end a certificate is renewed
+    #[arg(long, default_value_t = 30, requires = "est")]
+    pub renew_before_days: u32,
     /// Stop after so many seconds; default: until interrupted
     #[arg(long = "for", value_name = "SECONDS")]
     pub seconds: Option<u64>,
@@ -117,6 +124,11 @@ fn start(
     options.seed = dice.next();
     options.telemetry_interval = Duration::from_secs_f64(1.0 / args.rate);
     options.habits = Some(Habits { trip_s: (120.0, 900.0), pause_s: (30.0, 300.0) });
+    options.renewal = args.est.as_ref().map(|http| Renewal {
+        http: http.trim_end_matches('/').to_owned(),
+        before: Duration::from_secs(u64::from(args.renew_before_days) * 86_400),
+        dir: args.certs.as_ref().map(|certs| certs.join(options.vehicle_id.as_str())),
+    });
     Ok(Car::start(options)?)
 }
 

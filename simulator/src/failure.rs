@@ -48,6 +48,7 @@ macro_rules! failed_from {
 
 failed_from!(
     crate::car::CarError,
+    crate::est::EstError,
     crate::http_client::HttpError,
     crate::identity::IdentityError,
     std::io::Error,

@@ -16,6 +16,7 @@ pub mod world;
 pub mod backoff;
 pub mod car;
 mod car_link;
+pub mod est;
 pub mod identity;
 pub mod local_link;
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cardea_simulator::{bench, drive, failure::Failure, identity, replay, scenario, try_out};
+use cardea_simulator::{bench, drive, est, failure::Failure, identity, replay, scenario, try_out};
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
@@ -19,6 +19,8 @@ struct Cli {
 enum Command {
     /// Many cars that make trips until interrupted
     Drive(drive::DriveArgs),
+    /// Get a car's first certificate with a one-time token (EST)
+    Enroll(est::EnrollArgs),
     /// A recorded drive as real input
     Replay(replay::ReplayArgs),
     /// A renter asks for a car and uses the key
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Drive(args) => drive::run(args).await,
+        Command::Enroll(args) => est::run(args).await,
         Command::Replay(args) => replay::run(args).await,
         Command::Phone(args) => try_out::run_phone(args).await,
         Command::Station(args) => try_out::run_station(args).await,

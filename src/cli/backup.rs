@@ -97,14 +97,16 @@ pub struct Restore {
 
 impl Restore {
     pub fn run(&self) -> Result<(), Failure> {
+        let mut made = NewFiles::default();
         let config_file = match (&self.config, &self.dir) {
             (Some(config), _) => config.clone(),
-            (None, Some(dir)) => self.put_fleet(dir)?,
+            (None, Some(dir)) => self.put_fleet(dir, &mut made)?,
             (None, None) => return Err(Failure::bad_input(&"either --config or --dir")),
         };
         let config = config::load(&config_file, &[]).map_err(|error| Failure::bad_input(&error))?;
         let now = Clock::start().now();
         let (manifest, aside) = backup::restore(&self.from, &config.data.dir, self.replace, now).map_err(failure)?;
+        made.keep()?;
         let Manifest { made_at, journal, records, last_hash, .. } = manifest;
         println!(
             "{}",
@@ -114,8 +116,8 @@ impl Restore {
         Ok(())
     }
 
-    /// Makes the fleet's folder with its config and everything that it names, all of it or nothing.
-    fn put_fleet(&self, dir: &Path) -> Result<PathBuf, Failure> {
+    /// Makes the fleet's folder with its config and everything that it names.
+    fn put_fleet(&self, dir: &Path, made: &mut NewFiles) -> Result<PathBuf, Failure> {
         let manifest = backup::read_manifest(&self.from).map_err(failure)?;
         if !backup::extras(&manifest).any(|file| file.path == Path::new(CONFIG)) {
             let why =
@@ -125,7 +127,6 @@ impl Restore {
         if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::failed(&format!("{} is not empty; nothing was changed", dir.display())));
         }
-        let mut made = NewFiles::default();
         made.dir_all(dir)?;
         for file in backup::extras(&manifest) {
             let Ok(within) = file.path.strip_prefix(FLEET) else { continue };
@@ -133,9 +134,8 @@ impl Restore {
             if let Some(parent) = to.parent() {
                 made.dir_all(parent)?;
             }
-            made.copied(&to, backup::copy_extra(&self.from, file, &to).map_err(failure))?;
+            made.made_by(&to, || backup::copy_extra(&self.from, file, &to).map_err(failure))?;
         }
-        made.keep()?;
         Ok(dir.join("cardea.toml"))
     }
 }

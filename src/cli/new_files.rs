@@ -36,10 +36,13 @@ impl NewFiles {
         self.note(path, pki::write_public(path, text))
     }
 
-    /// Notes a file that somebody else was to make here.
-    pub fn copied(&mut self, path: &Path, result: Result<(), Failure>) -> Result<(), Failure> {
+    /// A file that `make` makes; it must not be there yet.
+    pub fn made_by(&mut self, path: &Path, make: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        if exists(path) {
+            return Err(Failure::failed(&format!("{} is there already", path.display())));
+        }
         self.made.push(path.to_owned());
-        result
+        make()
     }
 
     fn note(&mut self, path: &Path, result: Result<(), PkiError>) -> Result<(), Failure> {

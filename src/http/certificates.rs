@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::to_raw_value;
+use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::access::Caller;
@@ -23,12 +24,15 @@ use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError,
 
 /// What is known of one vehicle's certificates; a row of [`Table::Certificates`] by vehicle id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Issued {
+pub(super) struct Issued {
     vehicle_id: VehicleId,
     /// The newest [`Issued::MAX`], oldest first.
     certificates: Vec<IssuedCertificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked_until: Option<Timestamp>,
+    /// Tokens that a certificate can be had for; each for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    enrolments: Vec<Enrolment>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,14 +43,29 @@ struct IssuedCertificate {
     not_after: Timestamp,
 }
 
+/// A one-time token, of which only the hash is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Enrolment {
+    pub token_id: String,
+    /// Hex.
+    pub sha256: String,
+    pub expires_at: Timestamp,
+}
+
 /// The recorded answer of an idempotency key.
 #[derive(Serialize, Deserialize)]
-struct Recorded {
-    pem: String,
+pub(super) struct Recorded {
+    pub pem: String,
 }
 
 impl Issued {
     const MAX: usize = 32;
+    pub const MAX_ENROLMENTS: usize = 8;
+
+    fn none(vehicle: &VehicleId) -> Self {
+        let (certificates, enrolments) = Default::default();
+        Self { vehicle_id: vehicle.clone(), certificates, revoked_until: None, enrolments }
+    }
 
     /// What the gate has to refuse. A certificate's own time is backdated and whole seconds, so what was issued after
     /// the revocation is told apart by its serial.
@@ -55,6 +74,42 @@ impl Issued {
         let except = self.certificates.iter().filter(|known| known.issued_at > issued_until);
         let except = except.map(|known| known.serial.clone()).collect();
         Some(Revocation { vehicle: self.vehicle_id.clone(), issued_until, except })
+    }
+
+    fn add(&mut self, signed: &SignedCert, now: Timestamp) {
+        // Strictly after a revocation, even within its millisecond.
+        let issued_at = self.revoked_until.map_or(now, |until| now.max(until.plus_ms(1)));
+        let serial = hex::encode(signed.serial);
+        self.certificates.push(IssuedCertificate { serial, issued_at, not_after: signed.not_after });
+        let surplus = self.certificates.len().saturating_sub(Self::MAX);
+        self.certificates.drain(..surplus);
+    }
+
+    pub fn issued_since(&self, since: Timestamp) -> usize {
+        self.certificates.iter().filter(|known| known.issued_at > since).count()
+    }
+
+    pub fn open_enrolments(&self, now: Timestamp) -> usize {
+        self.enrolments.iter().filter(|enrolment| now < enrolment.expires_at).count()
+    }
+
+    /// The enrolment whose token has this hash (hex), if it is good now.
+    pub fn enrolment(&self, sha256: &str, now: Timestamp) -> Option<&Enrolment> {
+        let is_this = |enrolment: &&Enrolment| bool::from(enrolment.sha256.as_bytes().ct_eq(sha256.as_bytes()));
+        self.enrolments.iter().find(is_this).filter(|enrolment| now < enrolment.expires_at)
+    }
+
+    pub fn add_enrolment(&mut self, enrolment: Enrolment, now: Timestamp) {
+        self.enrolments.retain(|known| now < known.expires_at);
+        self.enrolments.push(enrolment);
+    }
+
+    pub fn spend(&mut self, sha256: &str) {
+        self.enrolments.retain(|enrolment| enrolment.sha256 != sha256);
+    }
+
+    pub fn withdraw_enrolments(&mut self) {
+        self.enrolments.clear();
     }
 }
 
@@ -77,7 +132,7 @@ pub fn revocations(store: &dyn Store) -> Result<Vec<Revocation>, ReadError> {
 }
 
 /// Reads, changes and stores a vehicle's row. The caller holds `app.certificates.lock`.
-async fn change(
+pub(super) async fn change(
     app: &App,
     vehicle: &VehicleId,
     by: Principal,
@@ -86,11 +141,8 @@ async fn change(
     edit: impl FnOnce(&mut Issued),
 ) -> Result<Result<Issued, AppendError>, Problem> {
     let known: Option<Issued> = row(app, Table::Certificates, vehicle.to_string()).await?;
-    let mut issued =
-        known.unwrap_or_else(|| Issued { vehicle_id: vehicle.clone(), certificates: Vec::new(), revoked_until: None });
+    let mut issued = known.unwrap_or_else(|| Issued::none(vehicle));
     edit(&mut issued);
-    let surplus = issued.certificates.len().saturating_sub(Issued::MAX);
-    issued.certificates.drain(..surplus);
     let broken = |error: serde_json::Error| Problem::internal("certificate row", &error);
     let append = Append {
         stream: format!("certificate/{vehicle}"),
@@ -130,37 +182,71 @@ pub async fn issue(
         .to_owned();
     let idempotency = idempotency(&request, &caller, "certificates", &body_hash(request.path(), &body.0))?;
     let _one_at_a_time = app.certificates.lock.lock().await;
-    let signed = sign(&app, csr, &vehicle).await?;
-    let serial = hex::encode(signed.serial);
-    let now = app.clock.now();
-    let event = json!({"event": "certificate_issued", "serial": serial, "not_after": signed.not_after});
-    let idempotency = idempotency.map(|key| recorded(key, &signed.pem)).transpose()?;
-    let (serial_known, not_after) = (serial.clone(), signed.not_after);
-    let outcome = change(&app, &vehicle, caller.principal, event, idempotency, |issued| {
-        // Strictly after a revocation, even within its millisecond.
-        let issued_at = issued.revoked_until.map_or(now, |until| now.max(until.plus_ms(1)));
-        issued.certificates.push(IssuedCertificate { serial: serial_known, issued_at, not_after });
+    let event = json!({"event": "certificate_issued"});
+    let signing = Signing { csr: Csr::Pem(csr), vehicle, by: caller.principal, event };
+    let idempotency = |pem: &str| idempotency.map(|key| recorded(key, &Recorded { pem: pem.to_owned() })).transpose();
+    let pem = sign_and_keep(&app, signing, idempotency, |_| ()).await?;
+    Ok(HttpResponse::Created().content_type("application/x-pem-file").body(pem))
+}
+
+/// A certificate request, as it came.
+pub(super) enum Csr {
+    Pem(String),
+    Der(Vec<u8>),
+}
+
+impl From<Vec<u8>> for Csr {
+    fn from(der: Vec<u8>) -> Self {
+        Self::Der(der)
+    }
+}
+
+/// A certificate to be made.
+pub(super) struct Signing {
+    pub csr: Csr,
+    pub vehicle: VehicleId,
+    pub by: Principal,
+    /// What the journal says of it; serial and end are added.
+    pub event: serde_json::Value,
+}
+
+/// Signs, keeps that durably and lets the gate know; answers the certificate's PEM, or that of the first time when the
+/// request is a repeat. `edit` changes what else is kept of the vehicle in the same step. The caller holds
+/// `app.certificates.lock`.
+pub(super) async fn sign_and_keep(
+    app: &App,
+    signing: Signing,
+    idempotency: impl FnOnce(&str) -> Result<Option<Idempotency>, Problem>,
+    edit: impl FnOnce(&mut Issued),
+) -> Result<String, Problem> {
+    let Signing { csr, vehicle, by, mut event } = signing;
+    let signed = sign(app, csr, &vehicle).await?;
+    let (serial, now) = (hex::encode(signed.serial), app.clock.now());
+    event["serial"] = json!(serial);
+    event["not_after"] = json!(signed.not_after);
+    let idempotency = idempotency(&signed.pem)?;
+    let outcome = change(app, &vehicle, by, event, idempotency, |issued| {
+        issued.add(&signed, now);
+        edit(issued);
     });
-    let pem = match outcome.await? {
+    match outcome.await? {
         Ok(issued) => {
             if issued.revoked_until.is_some() {
                 (app.certificates.allow)(&vehicle, &serial);
             }
-            signed.pem
+            Ok(signed.pem)
         }
-        Err(AppendError::Duplicate { answer }) => parse_row::<Recorded>(&answer)?.pem,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(HttpResponse::Created().content_type("application/x-pem-file").body(pem))
+        Err(AppendError::Duplicate { answer }) => Ok(parse_row::<Recorded>(&answer)?.pem),
+        Err(error) => Err(error.into()),
+    }
 }
 
-fn recorded(key: IdempotencyKey, pem: &str) -> Result<Idempotency, Problem> {
-    let answer = to_raw_value(&Recorded { pem: pem.to_owned() });
-    let answer = answer.map_err(|error| Problem::internal("certificate", &error))?;
+pub(super) fn recorded(key: IdempotencyKey, answer: &impl Serialize) -> Result<Idempotency, Problem> {
+    let answer = to_raw_value(answer).map_err(|error| Problem::internal("certificate", &error))?;
     Ok(Idempotency { key: key.key, body: key.body, answer })
 }
 
-async fn sign(app: &App, csr: String, vehicle: &VehicleId) -> Result<SignedCert, Problem> {
+async fn sign(app: &App, csr: Csr, vehicle: &VehicleId) -> Result<SignedCert, Problem> {
     let Some(ca) = (app.certificates.ca)() else {
         return Err(Problem::new(
             Slug::Conflict,
@@ -168,8 +254,11 @@ async fn sign(app: &App, csr: String, vehicle: &VehicleId) -> Result<SignedCert,
         ));
     };
     let (vehicle, days, now) = (vehicle.clone(), app.config.certs.vehicle_days, app.clock.now());
-    let signed = off_thread(move || ca.sign_request(&csr, &vehicle, days, now)).await?;
-    signed.map_err(|error| match error {
+    let signed = off_thread(move || match csr {
+        Csr::Pem(csr) => ca.sign_request(&csr, &vehicle, days, now),
+        Csr::Der(csr) => ca.sign_request_der(&csr, &vehicle, days, now),
+    });
+    signed.await?.map_err(|error| match error {
         PkiError::Request(why) => Problem::new(Slug::Invalid, format!("the certificate request is refused: {why}")),
         PkiError::Random
         | PkiError::Host(_)
@@ -202,7 +291,11 @@ pub async fn revoke(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     let _one_at_a_time = app.certificates.lock.lock().await;
     let now = app.clock.now();
     let event = json!({"event": "certificates_revoked", "issued_until": now});
-    let outcome = change(&app, &vehicle, caller.principal, event, None, |issued| issued.revoked_until = Some(now));
+    let outcome = change(&app, &vehicle, caller.principal, event, None, |issued| {
+        issued.revoked_until = Some(now);
+        // Who had the car's old key may have its token as well.
+        issued.withdraw_enrolments();
+    });
     if let Some(revocation) = outcome.await??.revocation() {
         // Durable already: a gate that fails here refuses after its next start, and the log says so now.
         (app.certificates.revoke)(revocation).await.map_err(|error| Problem::internal("revocation", &error))?;

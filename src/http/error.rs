@@ -112,11 +112,13 @@ pub struct Problem {
     pub retry_after_s: Option<u32>,
     /// For 405: the methods that are allowed.
     pub allow: Option<String>,
+    /// For 401: what to authenticate by, where that is not a bearer token.
+    pub challenge: Option<&'static str>,
 }
 
 impl Problem {
     pub fn new(slug: Slug, detail: impl Into<String>) -> Self {
-        Self { slug, detail: detail.into(), field: None, retry_after_s: None, allow: None }
+        Self { slug, detail: detail.into(), field: None, retry_after_s: None, allow: None, challenge: None }
     }
 
     pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -175,7 +177,7 @@ impl ResponseError for Problem {
         let mut answer = HttpResponse::build(self.status());
         answer.content_type("application/problem+json");
         if self.slug == Slug::Unauthenticated {
-            answer.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"cardea\""));
+            answer.insert_header((header::WWW_AUTHENTICATE, self.challenge.unwrap_or("Bearer realm=\"cardea\"")));
         }
         if let Some(seconds) = self.retry_after_s {
             answer.insert_header((header::RETRY_AFTER, seconds.to_string()));

@@ -26,7 +26,7 @@ pub struct LinkLogParams {
 pub struct LinkEntryBody {
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// `connected`, `disconnected` or `refused`.
+    /// `connected`, `disconnected`, `refused` or `unproved`.
     event: LinkEvent,
     /// Of the session; a refused connection has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,9 @@ pub struct LinkEntryBody {
     /// Why it ended or was refused: a label of the metric `mqtt_refused`, like `gone`, `takeover`, `revoked`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// How many times in a row, last at `at`; only of what could not be proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<u32>,
 }
 
 /// `{"items":[…],"since":"…"}`; newest first. Of before `since` nothing is known.
@@ -63,8 +66,8 @@ pub async fn get(
     let PageOf { limit, .. } = PageOf::parse(query.0.limit.as_deref(), None)?;
     let log = (app.links)(&vehicle);
     let items = log.entries.into_iter().take(limit).map(|entry| {
-        let LinkEntry { at, event, epoch, address, reason } = entry;
-        LinkEntryBody { at, event, epoch, address: address.map(|address| address.to_string()), reason }
+        let LinkEntry { at, event, epoch, address, reason, times } = entry;
+        LinkEntryBody { at, event, epoch, address: address.map(|address| address.to_string()), reason, times }
     });
     Ok(reply(StatusCode::OK, &LinkLogBody { items: items.collect(), since: log.since }))
 }

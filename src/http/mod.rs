@@ -23,6 +23,7 @@ mod decisions;
 mod delegations;
 mod dispute;
 pub mod error;
+mod est;
 #[cfg(test)]
 mod flow_tests;
 #[cfg(test)]
@@ -69,6 +70,7 @@ use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::actors::notifier::NotifierHandle;
+use crate::certs::PeerIdentity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
@@ -188,6 +190,8 @@ pub struct CertificatePort {
     pub revoke: Arc<dyn Fn(Revocation) -> Done<()> + Send + Sync>,
     /// Lets a new certificate (by hex serial) of a revoked vehicle in.
     pub allow: Arc<Allow>,
+    /// May somebody who showed this certificate come in now?
+    pub is_trusted: Arc<dyn Fn(&PeerIdentity, Timestamp) -> bool + Send + Sync>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,
     /// Issuing and revoking read a row and write it: one at a time.
@@ -211,6 +215,8 @@ pub struct LinkEntry {
     pub epoch: Option<u64>,
     pub address: Option<IpAddr>,
     pub reason: Option<&'static str>,
+    /// How many times in a row.
+    pub times: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -218,7 +224,11 @@ pub struct LinkEntry {
 pub enum LinkEvent {
     Connected,
     Disconnected,
+    /// It showed a good certificate and was not let in.
     Refused,
+    /// Somebody showed a certificate with its name that is not trusted (expired, of an unknown CA, ...): the car itself
+    /// or anybody else.
+    Unproved,
 }
 
 /// Trust withdrawn from a vehicle. Certificates made offline are not known by serial, so the time decides.
@@ -281,6 +291,10 @@ pub fn table() -> Vec<Entry> {
         at("/v1/vehicles/{id}/history").get(history::get),
         at("/v1/vehicles/{id}/link-log").get(link_log::get),
         at("/v1/vehicles/{id}/certificate").post(certificates::issue).delete(certificates::revoke),
+        at("/v1/vehicles/{id}/enrolment-tokens").post(est::issue_token).delete(est::withdraw_tokens),
+        at("/.well-known/est/cacerts").get(est::ca_certificates),
+        at("/.well-known/est/simpleenroll").post(est::enroll),
+        at("/.well-known/est/simplereenroll").post(est::reenroll),
         at("/v1/vehicles/{id}/commands").post(commands::order),
         at("/v1/commands").get(commands::list).post(commands::order_many),
         at("/v1/commands/{id}").get(commands::get).delete(commands::cancel),

@@ -15,8 +15,8 @@ use super::access::{api_keys, log_in, oidc, tickets, users};
 use super::error::ProblemBody;
 use super::{
     alerts, audit, available, card_rules, cards, certificates, commands, confirmations, console, decisions,
-    delegations, dispute, history, keys, keyset, link_log, map, mds, model, notifications, pages, payments, rentals,
-    stations, system, usage, vehicles, verification,
+    delegations, dispute, est, history, keys, keyset, link_log, map, mds, model, notifications, pages, payments,
+    rentals, stations, system, usage, vehicles, verification,
 };
 
 /// Each subject's handlers are listed here.
@@ -25,6 +25,7 @@ use super::{
     info(title = "Cardea", description = "Virtual keys and a fuel-card guard for car-sharing and rental fleets"),
     paths(
         vehicles::list, vehicles::register, vehicles::get, vehicles::change, available::list, history::get, link_log::get,
+        est::issue_token, est::withdraw_tokens, est::ca_certificates, est::enroll, est::reenroll,
         certificates::issue, certificates::revoke, certificates::reload,
         commands::order, commands::list, commands::order_many, commands::get, commands::cancel,
         usage::list, usage::request, usage::get, usage::approve, usage::decline,
@@ -52,7 +53,8 @@ pub struct Document;
 
 /// Operations that need neither an API key nor a session: pages, public keys, the log-in itself, and payment callbacks,
 /// which authenticate by signature. The console's WebSocket may also come with a ticket.
-const PUBLIC: [(&str, Option<HttpMethod>); 19] = [
+const PUBLIC: [(&str, Option<HttpMethod>); 20] = [
+    ("/.well-known/est/cacerts", None),
     ("/openapi.json", None),
     ("/v1/keyset", None),
     ("/", None),
@@ -75,6 +77,8 @@ const PUBLIC: [(&str, Option<HttpMethod>); 19] = [
 ];
 const API_KEY: &str = "api_key";
 const SESSION: &str = "session";
+const ENROLMENT_TOKEN: &str = "enrolment_token";
+const VEHICLE_CERTIFICATE: &str = "vehicle_certificate";
 
 /// What every operation has: its problems, and who may call.
 struct Common;
@@ -86,6 +90,15 @@ impl Modify for Common {
         components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer));
         let cookie = ApiKey::Cookie(ApiKeyValue::new("__Host-cardea-session"));
         components.add_security_scheme(SESSION, SecurityScheme::ApiKey(cookie));
+        let basic =
+            HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some("The vehicle's id and its token"));
+        components.add_security_scheme(ENROLMENT_TOKEN, SecurityScheme::Http(basic.build()));
+        let certificate = SecurityScheme::MutualTls {
+            description: Some("The car's certificate".into()),
+            deprecated: None,
+            extensions: None,
+        };
+        components.add_security_scheme(VEHICLE_CERTIFICATE, certificate);
         for (path, item) in &mut document.paths.paths {
             let operations = [
                 (HttpMethod::Get, &mut item.get),

@@ -2,20 +2,24 @@
 //!
 //! Limits on slow clients, connections and header sizes stand here, with what every answer carries. No subject does.
 
+use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::dev::{Extensions, ServerHandle, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App as WebApp, HttpResponse, HttpServer, web};
 use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 use super::App;
 use super::error::{Problem, Slug, no_such_route};
+use super::est::PeerCertificate;
 
 /// A running server.
 pub struct Server {
@@ -51,6 +55,7 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
             .workers(workers)
             .max_connections(config.http.max_connections.div_ceil(workers))
             .max_connection_rate(MAX_HANDSHAKES)
+            .on_connect(note_certificate)
             .client_request_timeout(HEAD_TIMEOUT)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .tls_handshake_timeout(TLS_TIMEOUT)
@@ -62,6 +67,14 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok(Server { address, handle })
+}
+
+/// Keeps the certificate that the peer showed, if it did, for enrolment's sake.
+fn note_certificate(line: &dyn Any, known: &mut Extensions) {
+    let Some(line) = line.downcast_ref::<TlsStream<TcpStream>>() else { return };
+    if let Some(certificate) = line.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+        known.insert(PeerCertificate(certificate.clone().into_owned()));
+    }
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.

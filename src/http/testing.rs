@@ -268,6 +268,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
             allow: Arc::new(|_, _| ()),
+            is_trusted: Arc::new(|_, _| true),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
             lock: Arc::default(),
         },

@@ -26,7 +26,7 @@ use super::seats::{Seat, TICK_MS, Tick};
 use super::session::{Io, Session};
 use super::{Tell, frames};
 use crate::actors::vehicle::{FromCar, TellError};
-use crate::certs::{Certs, PeerIdentity};
+use crate::certs::{self, Certs, PeerIdentity};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::VehicleId;
@@ -36,6 +36,8 @@ const MAX_CONNECT_BYTES: usize = 4 * 1024;
 /// Sweeps for silent cars happen every so many ticks.
 const SWEEP_TICKS: Tick = 5;
 const BACKLOG: u32 = 4_096;
+/// Refusals that reach the log in a second: a car that tries again every few seconds is seen, a flood is not.
+const TOLD_PER_S: u64 = 20;
 /// Tries to tell that a car has left, a second apart at the end.
 const LINK_DOWN_TRIES: u32 = 300;
 
@@ -52,6 +54,9 @@ pub(super) struct Shared {
     ticks: AtomicU32,
     sockets: Arc<Semaphore>,
     handshakes: Semaphore,
+    /// Refusals that were logged in the second `told_in` of the process's life.
+    told_in: AtomicU64,
+    told: AtomicU64,
 }
 
 impl Shared {
@@ -77,8 +82,25 @@ impl Shared {
             epochs: AtomicU64::new(epoch),
             ticks: AtomicU32::new(1),
             sockets: Arc::new(Semaphore::new(sockets)),
+            told_in: AtomicU64::default(),
+            told: AtomicU64::default(),
             handshakes: Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             config,
+        }
+    }
+
+    /// Says in the log who was not let in and why; a flood of them is counted by the metrics alone.
+    fn tell_refusal(&self, peer: SocketAddr, reason: Reason, claimed: Option<&VehicleId>) {
+        let second = self.clock.elapsed().as_secs();
+        if self.told_in.swap(second, Ordering::Relaxed) != second {
+            self.told.store(0, Ordering::Relaxed);
+        }
+        if self.told.fetch_add(1, Ordering::Relaxed) < TOLD_PER_S {
+            let reason = reason.name();
+            match claimed {
+                Some(vehicle) => tracing::info!(%peer, reason, %vehicle, "a certificate was refused; the name on it"),
+                None => tracing::info!(%peer, reason, "not let in"),
+            }
         }
     }
 
@@ -148,7 +170,7 @@ async fn welcome(tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, permit: 
         Ok(session) => drop(tokio::spawn(attend(session, shared, permit))),
         Err(reason) => {
             shared.metrics.count(reason);
-            tracing::debug!(%peer, reason = reason.name(), "not let in");
+            shared.tell_refusal(peer, reason, None);
         }
     }
 }
@@ -173,7 +195,7 @@ impl Drop for Stay {
 }
 
 async fn meet(tcp: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Session, Reason> {
-    let io = shake_hands(tcp, shared).await?;
+    let io = shake_hands(tcp, from, shared).await?;
     let peer = identify(&io).ok_or(Reason::BadIdentity)?;
     let address = from.ip().to_canonical();
     admit(io, &peer, address, shared).await
@@ -213,7 +235,7 @@ async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &A
     Ok(Session::new(io, seat, shard, Arc::clone(shared), &bytes))
 }
 
-async fn shake_hands(tcp: TcpStream, shared: &Shared) -> Result<Box<Io>, Reason> {
+async fn shake_hands(tcp: TcpStream, from: SocketAddr, shared: &Shared) -> Result<Box<Io>, Reason> {
     let patience = Duration::from_millis(shared.config.tls_timeout_ms);
     // One that says nothing takes no place among the handshakes. (`readable` may answer without anything to read.)
     match timeout(patience, tcp.peek(&mut [0])).await {
@@ -224,14 +246,48 @@ async fn shake_hands(tcp: TcpStream, shared: &Shared) -> Result<Box<Io>, Reason>
     // The wait for a place is the gate's fault, not the car's; it is bounded by the deadlines of those before it.
     let _place = shared.handshakes.acquire().await.map_err(|_| Reason::Shutdown)?;
     let _ = tcp.set_nodelay(true);
-    let handshake = TlsAcceptor::from(shared.certs.gate()).accept(tcp);
-    match timeout(patience, handshake).await {
-        Ok(Ok(io)) => Ok(Box::new(io)),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "TLS failed");
-            Err(Reason::TlsFailed)
+    let handshake = timeout(patience, TlsAcceptor::from(shared.certs.gate()).accept(tcp));
+    match certs::claimed_by(handshake).await {
+        (Ok(Ok(io)), _) => Ok(Box::new(io)),
+        (Ok(Err(error)), claimed) => {
+            let reason = tls_reason(&error);
+            if let Some(vehicle) = claimed {
+                let address = from.ip().to_canonical();
+                shared.links.note_unproved(&vehicle, shared.clock.now(), address, reason);
+                shared.tell_refusal(from, reason, Some(&vehicle));
+            }
+            Err(reason)
         }
-        Err(_) => Err(Reason::TlsTimeout),
+        (Err(_), _) => Err(Reason::TlsTimeout),
+    }
+}
+
+/// Why a handshake ended, as far as rustls says.
+fn tls_reason(error: &io::Error) -> Reason {
+    use rustls::{AlertDescription, CertificateError, Error};
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return Reason::TlsFailed;
+    };
+    match error {
+        Error::NoCertificatesPresented => Reason::NoCertificate,
+        Error::InvalidCertificate(why) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Reason::CertificateExpired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Reason::CertificateNotYetValid
+            }
+            CertificateError::Revoked => Reason::Revoked,
+            CertificateError::UnknownIssuer => Reason::UnknownCa,
+            _ => Reason::BadCertificate,
+        },
+        Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate,
+        ) => Reason::GatewayNotTrusted,
+        _ => Reason::TlsFailed,
     }
 }
 

@@ -31,6 +31,13 @@ pub enum LinkChange {
         address: IpAddr,
         reason: Reason,
     },
+    /// Somebody who could not prove it claimed to be this car: its certificate was not trusted. So many times in a row,
+    /// last at the entry's time.
+    Unproved {
+        address: IpAddr,
+        reason: Reason,
+        times: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub struct LinkLog {
     since: Timestamp,
     /// By the car's name, so that a storm of connections does not queue at one lock.
     parts: [Mutex<HashMap<VehicleId, VecDeque<LinkEntry>>>; PARTS],
+    /// Of all cars together and apart from the rest, since anybody can fill it.
+    unproved: Mutex<VecDeque<(VehicleId, LinkEntry)>>,
 }
 
 const PARTS: usize = 16;
@@ -48,9 +57,11 @@ impl LinkLog {
     pub const MAX_ENTRIES: usize = 32;
     /// Cars; those that come when it is full are not logged.
     const MAX_VEHICLES: usize = 200_000;
+    /// Claims that could not be proved, of all cars together.
+    const MAX_UNPROVED: usize = 1_024;
 
     pub fn new(since: Timestamp) -> Self {
-        Self { since, parts: Default::default() }
+        Self { since, parts: Default::default(), unproved: Mutex::default() }
     }
 
     pub fn since(&self) -> Timestamp {
@@ -74,9 +85,38 @@ impl LinkLog {
         entries.push_back(LinkEntry { at, change });
     }
 
+    /// Notes that a refused certificate had this name on it.
+    pub fn note_unproved(&self, claimed: &VehicleId, at: Timestamp, address: IpAddr, reason: Reason) {
+        let mut unproved = self.unproved.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |(vehicle, entry): &(VehicleId, LinkEntry)| match entry.change {
+            LinkChange::Unproved { address: from, reason: why, .. } => {
+                vehicle == claimed && from == address && why == reason
+            }
+            _ => false,
+        };
+        let before = unproved.iter().position(same).and_then(|index| unproved.remove(index));
+        let times = match before {
+            Some((_, LinkEntry { change: LinkChange::Unproved { times, .. }, .. })) => times.saturating_add(1),
+            _ => 1,
+        };
+        if unproved.len() >= Self::MAX_UNPROVED {
+            unproved.pop_front();
+        }
+        unproved
+            .push_back((claimed.clone(), LinkEntry { at, change: LinkChange::Unproved { address, reason, times } }));
+    }
+
     /// Newest first.
     pub fn of(&self, vehicle: &VehicleId) -> Vec<LinkEntry> {
-        self.part(vehicle).get(vehicle).map(|entries| entries.iter().rev().copied().collect()).unwrap_or_default()
+        let proved = self.part(vehicle).get(vehicle).map(|entries| entries.iter().copied().collect::<Vec<_>>());
+        let mut entries = proved.unwrap_or_default();
+        let unproved = self.unproved.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.extend(unproved.iter().filter(|(claimed, _)| claimed == vehicle).map(|(_, entry)| *entry));
+        drop(unproved);
+        // Stable, so that what happened within one millisecond keeps its order.
+        entries.sort_by_key(|entry| entry.at);
+        entries.reverse();
+        entries
     }
 }
 
@@ -97,5 +137,25 @@ mod tests {
         assert_eq!((entries.len(), entries[0].at, entries[31].at), (32, Timestamp(39), Timestamp(8)));
         assert_eq!(log.of(&other).len(), 1);
         assert!(log.of(&"WVW-3".parse().expect("an id")).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_claims_pushes_out_nothing_that_was_proved() {
+        let log = LinkLog::new(Timestamp(1));
+        let car: VehicleId = "WVW-1".parse().expect("an id");
+        let address = IpAddr::from([192, 0, 2, 1]);
+        log.note(&car, Timestamp(1), LinkChange::Connected { epoch: 1, address });
+        for at in 2..5 {
+            log.note_unproved(&car, Timestamp(at), address, Reason::CertificateExpired);
+        }
+        let entries = log.of(&car);
+        let told = LinkChange::Unproved { address, reason: Reason::CertificateExpired, times: 3 };
+        assert_eq!((entries.len(), entries[0].at, entries[0].change), (2, Timestamp(4), told));
+        for stranger in 0..5_000 {
+            let claimed = format!("X-{stranger}").parse().expect("an id");
+            log.note_unproved(&claimed, Timestamp(9), address, Reason::UnknownCa);
+        }
+        assert_eq!(log.of(&car).len(), 1, "what was proved stays; older claims made room");
+        assert_eq!(log.unproved.lock().expect("whole").len(), LinkLog::MAX_UNPROVED);
     }
 }

@@ -47,8 +47,18 @@ reasons! {
     SocketsFull = "sockets_full",
     /// No TLS within `tls_timeout_ms`.
     TlsTimeout = "tls_timeout",
-    /// No, or a bad, or an untrusted certificate; or not TLS at all.
+    /// Not TLS at all, or a handshake that ended for another reason than the ones below.
     TlsFailed = "tls_failed",
+    /// The peer showed no certificate.
+    NoCertificate = "no_certificate",
+    /// No CA of ours signed its certificate.
+    UnknownCa = "unknown_ca",
+    CertificateExpired = "certificate_expired",
+    CertificateNotYetValid = "certificate_not_yet_valid",
+    /// A certificate that is damaged, of a wrong kind, or whose key its holder does not have.
+    BadCertificate = "bad_certificate",
+    /// The peer ended the handshake since it does not trust our certificate.
+    GatewayNotTrusted = "gateway_not_trusted",
     /// The certificate names no vehicle.
     BadIdentity = "bad_identity",
     /// Revoked, or out of its time on a resumed session; at connect or while up.

@@ -180,7 +180,7 @@ impl Kicker {
 
     /// After a reload: ends the sessions whose certificate a CRL lists now; returns how many.
     pub fn kick_listed(&self) -> usize {
-        let is_listed = |issuer, serial| self.0.certs.is_listed(issuer, serial);
+        let is_listed = |issuer, serial| self.0.certs.is_listed(issuer, serial) || self.0.certs.is_orphaned(issuer);
         self.0.slots.iter().map(|slot| slot.seats.kick_listed(is_listed)).sum()
     }
 

@@ -1,6 +1,6 @@
 // When a car was connected, out of the gateway's notes. Pure.
 
-export interface LinkEvent { at: string; event: "connected" | "disconnected" | "refused"; epoch?: number; address?: string; reason?: string }
+export interface LinkEvent { at: string; event: "connected" | "disconnected" | "refused" | "unproved"; epoch?: number; address?: string; reason?: string; times?: number }
 export interface LinkLog { items: LinkEvent[]; since: string }
 export interface Span { from: number; until: number; isOnline: boolean }
 
@@ -8,7 +8,7 @@ export interface Span { from: number; until: number; isOnline: boolean }
  * known. `isWhole` = nothing older was noted, so the first note says how it was before it. */
 export function spans({ items, since }: LinkLog, isWhole: boolean, from: number, until: number): Span[] {
   // A refused try changes nothing about the connection that is there.
-  const turns = items.filter(({ event }) => event !== "refused").map(({ at, event }) => ({ at: Date.parse(at), isOnline: event === "connected" }))
+  const turns = items.filter(({ event }) => event === "connected" || event === "disconnected").map(({ at, event }) => ({ at: Date.parse(at), isOnline: event === "connected" }))
     .filter(({ at }) => Number.isFinite(at)).sort((a, b) => a.at - b.at);
   const [first] = turns;
   if (!first) return [];

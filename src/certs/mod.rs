@@ -4,6 +4,8 @@
 //! and can be read again while running; a reload that fails leaves the old state in force. It never writes a file, and
 //! no key material reaches a log or an error.
 
+mod client_verifier;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
@@ -19,6 +22,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+pub use self::client_verifier::{ClaimedName, claimed_by};
+use self::client_verifier::{CurrentVerifier, NotingVerifier};
 use crate::config;
 use crate::domain::{Malformed, Timestamp, VehicleId};
 
@@ -154,6 +159,12 @@ pub struct Certs {
     paths: config::Certs,
     provider: Arc<CryptoProvider>,
     server: Arc<CurrentServerCert>,
+    /// For those who show a certificate to HTTPS, which nobody has to.
+    callers: Arc<CurrentVerifier>,
+    /// The CAs in force: CRC32C of their subjects, as in [`PeerIdentity::issuer`].
+    roots: ArcSwap<HashSet<u32>>,
+    /// CAs that were in force once and are not any more.
+    orphaning: RwLock<HashSet<u32>>,
     /// For the gate; built anew by each reload, and with it the ticket key.
     gate: ArcSwap<ServerConfig>,
     /// What the CRLs in force list, for sessions that were admitted before the CRL was.
@@ -182,24 +193,36 @@ impl Certs {
     pub fn load(paths: &config::Certs) -> Result<Self, CertsError> {
         let provider = Arc::new(ring::default_provider());
         let server = Arc::new(CurrentServerCert(ArcSwap::new(read_server(paths, &provider)?)));
-        let (gate, listed) = read_gate(paths, &provider, Arc::clone(&server))?;
+        let trust = Trust::read(paths, &provider)?;
+        let gate = gate(paths, &provider, &trust, Arc::clone(&server))?;
         Ok(Self {
             paths: paths.clone(),
             provider,
             server,
+            callers: Arc::new(CurrentVerifier::new(trust.callers)),
+            roots: ArcSwap::from_pointee(trust.roots),
+            orphaning: RwLock::default(),
             gate: ArcSwap::from_pointee(gate),
-            listed: ArcSwap::from_pointee(listed),
+            listed: ArcSwap::from_pointee(trust.listed),
             revoked: RwLock::default(),
         })
     }
 
     /// Reads all files again. All of it comes into force together, or none. Sessions that are up stay up: whoever calls
-    /// this then asks the gate to drop those that are revoked now.
+    /// this then asks the gate to drop those that are not trusted now ([`Certs::is_listed`], [`Certs::is_orphaned`]).
     pub fn reload(&self) -> Result<(), CertsError> {
         let server = read_server(&self.paths, &self.provider)?;
-        let (gate, listed) = read_gate(&self.paths, &self.provider, Arc::clone(&self.server))?;
+        let trust = Trust::read(&self.paths, &self.provider)?;
+        let gate = gate(&self.paths, &self.provider, &trust, Arc::clone(&self.server))?;
         self.server.0.store(server);
-        self.listed.store(Arc::new(listed));
+        self.listed.store(Arc::new(trust.listed));
+        let gone: HashSet<u32> = self.roots.load().difference(&trust.roots).copied().collect();
+        let mut orphaning = self.orphaning.write().unwrap_or_else(PoisonError::into_inner);
+        orphaning.retain(|root| !trust.roots.contains(root));
+        orphaning.extend(gone);
+        drop(orphaning);
+        self.roots.store(Arc::new(trust.roots));
+        self.callers.replace(trust.callers);
         self.gate.store(Arc::new(gate));
         Ok(())
     }
@@ -209,12 +232,13 @@ impl Certs {
         self.gate.load_full()
     }
 
-    /// TLS for HTTPS: no client certificates. Ask once: the server certificate in it follows every reload.
+    /// TLS for HTTPS: who shows a certificate must have one of our CAs', and nobody has to. Ask once: server certificate
+    /// and trust follow every reload, but for the names of the CAs that clients are hinted at.
     pub fn https(&self) -> Result<ServerConfig, rustls::Error> {
         let resolver: Arc<dyn ResolvesServerCert> = self.server.clone();
         Ok(ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(self.callers.clone())
             .with_cert_resolver(resolver))
     }
 
@@ -223,7 +247,7 @@ impl Certs {
         if now < peer.not_before || now > peer.not_after {
             return Err(Distrust::NotValidNow);
         }
-        if self.is_listed(peer.issuer, peer.serial) {
+        if self.is_listed(peer.issuer, peer.serial) || self.is_orphaned(peer.issuer) {
             return Err(Distrust::Revoked);
         }
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
@@ -237,6 +261,12 @@ impl Certs {
     /// Does a CRL in force list this certificate?
     pub fn is_listed(&self, issuer: u32, serial: Serial) -> bool {
         self.listed.load().contains(&(issuer, serial))
+    }
+
+    /// Was this certificate signed by a CA that was taken out of the bundle since it was let in? (One with an intermediate
+    /// CA between keeps its session; its next connect fails.)
+    pub fn is_orphaned(&self, issuer: u32) -> bool {
+        self.orphaning.read().unwrap_or_else(PoisonError::into_inner).contains(&issuer)
     }
 
     /// Withdraws trust at once for every later connect; sessions that are up are the gate's to kick.
@@ -280,39 +310,66 @@ fn read_server(paths: &config::Certs, provider: &CryptoProvider) -> Result<Arc<C
         .map_err(|error| unfit(&paths.server_key, format!("does not fit {}: {error}", paths.server.display())))
 }
 
-fn read_gate(
+/// Who is trusted, as the files say now.
+struct Trust {
+    roots: HashSet<u32>,
+    listed: Listed,
+    /// For the gate: everybody must show a certificate.
+    cars: Arc<dyn ClientCertVerifier>,
+    /// For HTTPS.
+    callers: Arc<dyn ClientCertVerifier>,
+}
+
+impl Trust {
+    fn read(paths: &config::Certs, provider: &Arc<CryptoProvider>) -> Result<Self, CertsError> {
+        let mut store = RootCertStore::empty();
+        let mut roots = HashSet::new();
+        for (place, certificate) in read_certificates(&paths.ca)?.into_iter().enumerate() {
+            if let Ok((_, parsed)) = X509Certificate::from_der(&certificate) {
+                roots.insert(crc32c::crc32c(parsed.subject().as_raw()));
+            }
+            store
+                .add(certificate)
+                .map_err(|error| unfit(&paths.ca, format!("certificate {} is no CA to us: {error}", place + 1)))?;
+        }
+        let store = Arc::new(store);
+        let (crls, listed) = match &paths.crl {
+            Some(file) => read_crls(file)?,
+            None => Default::default(),
+        };
+        // A CRL of one CA says nothing about the certificates of another: those count as good.
+        let verifier = || {
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(provider))
+                .with_crls(crls.clone())
+                .only_check_end_entity_revocation()
+                .allow_unknown_revocation_status()
+        };
+        let failed = |error: rustls::server::VerifierBuilderError| {
+            unfit(paths.crl.as_ref().unwrap_or(&paths.ca), error.to_string())
+        };
+        let cars = verifier().build().map_err(failed)?;
+        let callers = verifier().allow_unauthenticated().build().map_err(failed)?;
+        Ok(Self { roots, listed, cars: Arc::new(NotingVerifier(cars)), callers })
+    }
+}
+
+fn gate(
     paths: &config::Certs,
     provider: &Arc<CryptoProvider>,
+    trust: &Trust,
     server: Arc<CurrentServerCert>,
-) -> Result<(ServerConfig, Listed), CertsError> {
-    let mut roots = RootCertStore::empty();
-    for (place, certificate) in read_certificates(&paths.ca)?.into_iter().enumerate() {
-        roots
-            .add(certificate)
-            .map_err(|error| unfit(&paths.ca, format!("certificate {} is no CA to us: {error}", place + 1)))?;
-    }
-    let (crls, listed) = match &paths.crl {
-        Some(file) => read_crls(file)?,
-        None => Default::default(),
-    };
-    // A CRL of one CA says nothing about the certificates of another: those count as good.
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .with_crls(crls)
-        .only_check_end_entity_revocation()
-        .allow_unknown_revocation_status()
-        .build()
-        .map_err(|error| unfit(paths.crl.as_ref().unwrap_or(&paths.ca), error.to_string()))?;
+) -> Result<ServerConfig, CertsError> {
     let tls = |error: rustls::Error| unfit(&paths.server, error.to_string());
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(&trust.cars))
         .with_cert_resolver(server);
     // Tickets without state: cars resume at no memory of ours, and a new key here ends every older ticket.
     config.ticketer = ring::Ticketer::new().map_err(tls)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
-    Ok((config, listed))
+    Ok(config)
 }
 
 fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertsError> {
@@ -370,5 +427,4 @@ fn pem_fault(error: &pem::Error) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "certs_tests.rs"]
 mod tests;

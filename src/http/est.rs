@@ -1,0 +1,303 @@
+//! Enrolment over Secure Transport (RFC 7030, RFC 8951): `/.well-known/est/{cacerts,simpleenroll,simplereenroll}`, and
+//! the one-time tokens that let a car enrol, `/v1/vehicles/{id}/enrolment-tokens`.
+//!
+//! A car that has no certificate yet shows its id and a token by HTTP Basic; one that has shows the certificate in the
+//! TLS handshake. What is signed, and how it is kept, is `certificates`' business; this file knows the wire: base64 of
+//! DER, requests in PKCS#10, answers as certs-only CMS.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cms::content_info::ContentInfo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
+
+use super::App;
+use super::access::{Caller, address, sha256};
+use super::certificates::{self, Enrolment, Issued, Recorded, Signing};
+use super::error::{Problem, Slug};
+use super::vehicles::STAFF;
+use super::wire::{Json, RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};
+use crate::actors::vehicle::IdempotencyKey;
+use crate::certs::PeerIdentity;
+use crate::domain::{Principal, Role, Timestamp, VehicleId};
+use crate::pki;
+use crate::store::{AppendError, Table};
+
+/// Shown before a token's 43 characters, so that one is known when it is found somewhere.
+const TOKEN_PREFIX: &str = "et_";
+const MAX_TOKEN_LEN: usize = 128;
+const DEFAULT_TTL_S: u64 = 86_400;
+const MAX_TTL_S: u64 = 30 * 86_400;
+/// Certificates a car may get by itself within [`ISSUE_WINDOW_MS`].
+const MAX_ISSUED: usize = 6;
+const ISSUE_WINDOW_MS: i64 = 3_600_000;
+const CERTS_ONLY: &str = "application/pkcs7-mime; smime-type=certs-only";
+
+/// The certificate a connection's peer showed in its TLS handshake, which proved it to be a CA's of ours.
+#[derive(Clone)]
+pub struct PeerCertificate(pub CertificateDer<'static>);
+
+/// `{"ttl_s":3600}`
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewEnrolmentToken {
+    /// Seconds until it is good no more, up to 30 days; a day if absent.
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    ttl_s: Option<u64>,
+}
+
+/// `{"token_id":"…","vehicle_id":"WVW-1","token":"et_…","expires_at":"…"}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnrolmentTokenBody {
+    #[schema(format = "uuid")]
+    token_id: String,
+    #[schema(value_type = String)]
+    vehicle_id: VehicleId,
+    /// The password of HTTP Basic, with the vehicle's id as user; good for one certificate.
+    token: String,
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// What a repeat of the request is answered; the token itself is derived again.
+#[derive(Serialize, Deserialize)]
+struct RecordedToken {
+    token_id: String,
+    expires_at: Timestamp,
+}
+
+#[utoipa::path(post, path = "/v1/vehicles/{id}/enrolment-tokens", tag = "vehicles", params(("id" = String, Path)),
+    request_body = NewEnrolmentToken, responses((status = 201, body = EnrolmentTokenBody)))]
+pub async fn issue_token(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    body: Json<NewEnrolmentToken>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&STAFF)?;
+    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
+    if !app.fleet.is_registered(&vehicle) {
+        return Err(Problem::not_found("vehicle"));
+    }
+    let ttl_s = body.value.ttl_s.unwrap_or(DEFAULT_TTL_S);
+    if !(1..=MAX_TTL_S).contains(&ttl_s) {
+        return Err(Problem::invalid("ttl_s", "1 to 2592000"));
+    }
+    let key = idempotency(&request, &caller, "enrolment-tokens", &body_hash(request.path(), body.hash.as_bytes()))?;
+    let now = app.clock.now();
+    let fresh = RecordedToken {
+        token_id: app.clock.new_id().to_string(),
+        expires_at: now.plus_ms(i64::try_from(ttl_s).unwrap_or(i64::MAX).saturating_mul(1000)),
+    };
+    let _one_at_a_time = app.certificates.lock.lock().await;
+    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
+    if known.is_some_and(|issued| issued.open_enrolments(now) >= Issued::MAX_ENROLMENTS) {
+        let detail =
+            format!("{} enrolment tokens of this vehicle are open; withdraw them first", Issued::MAX_ENROLMENTS);
+        return Err(Problem::new(Slug::Conflict, detail));
+    }
+    let sha256 = hex::encode(sha256(token(&app, &fresh.token_id).as_bytes()));
+    let enrolment = Enrolment { token_id: fresh.token_id.clone(), sha256, expires_at: fresh.expires_at };
+    let event = json!({"event": "enrolment_token_issued", "token_id": fresh.token_id, "expires_at": fresh.expires_at});
+    let idempotency = key.map(|key| certificates::recorded(key, &fresh)).transpose()?;
+    let outcome = certificates::change(&app, &vehicle, caller.principal, event, idempotency, |issued| {
+        issued.add_enrolment(enrolment, now);
+    });
+    let known = match outcome.await? {
+        Ok(_) => fresh,
+        Err(AppendError::Duplicate { answer }) => parse_row(&answer)?,
+        Err(error) => return Err(error.into()),
+    };
+    let token = token(&app, &known.token_id);
+    let body =
+        EnrolmentTokenBody { token_id: known.token_id, vehicle_id: vehicle, token, expires_at: known.expires_at };
+    Ok(reply(StatusCode::CREATED, &body))
+}
+
+#[utoipa::path(delete, path = "/v1/vehicles/{id}/enrolment-tokens", tag = "vehicles", params(("id" = String, Path)),
+    responses((status = 204, description = "None of its tokens is good any more")))]
+pub async fn withdraw_tokens(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&STAFF)?;
+    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
+    if !app.fleet.is_registered(&vehicle) {
+        return Err(Problem::not_found("vehicle"));
+    }
+    let _one_at_a_time = app.certificates.lock.lock().await;
+    let event = json!({"event": "enrolment_tokens_withdrawn"});
+    let outcome = certificates::change(&app, &vehicle, caller.principal, event, None, Issued::withdraw_enrolments);
+    outcome.await??;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn token(app: &App, id: &str) -> String {
+    format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(app.signer.derive("enrolment-token", id.as_bytes())))
+}
+
+#[utoipa::path(get, path = "/.well-known/est/cacerts", tag = "est", responses((status = 200,
+    description = "Every CA that cars' certificates may come from, as certs-only CMS (RFC 7030, 4.1): base64 of DER",
+    body = String, content_type = "application/pkcs7-mime")))]
+pub async fn ca_certificates(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let path = app.config.certs.ca.clone();
+    let read = off_thread(move || std::fs::read(path)).await?;
+    let pem = read.map_err(|error| Problem::internal("CA bundle", &error))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|error| Problem::internal("CA bundle", &error))?;
+    answer(&certificates)
+}
+
+#[utoipa::path(post, path = "/.well-known/est/simpleenroll", tag = "est",
+    request_body(content = String, content_type = "application/pkcs10",
+        description = "Base64 of a DER certificate request; its one common name is the vehicle's id"),
+    responses((status = 200, description = "The certificate as certs-only CMS: base64 of DER", body = String,
+        content_type = "application/pkcs7-mime")),
+    security(("enrolment_token" = [])))]
+pub async fn enroll(app: web::Data<App>, request: HttpRequest, body: RawBody) -> Result<HttpResponse, Problem> {
+    let (vehicle, token) = basic(&request)?;
+    let csr = request_der(&request, &body.0)?;
+    let token_hash = hex::encode(sha256(token.as_bytes()));
+    // A car whose answer got lost sends the same again, and is given the same.
+    let repeat = format!("{vehicle}/est/{token_hash}");
+    let csr_hash = hex::encode(sha256(&csr));
+    let _one_at_a_time = app.certificates.lock.lock().await;
+    let now = app.clock.now();
+    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
+    let Some(enrolment) = known.as_ref().and_then(|issued| issued.enrolment(&token_hash, now)) else {
+        return match answered(&app, repeat).await? {
+            Some((hash, pem)) if hash == csr_hash => answer_pem(&pem),
+            _ => {
+                app.counters.unauthenticated.inc();
+                Err(unauthenticated("the enrolment token is not good, or was used for another request"))
+            }
+        };
+    };
+    let event = json!({"event": "certificate_enrolled", "token_id": enrolment.token_id});
+    limit(known.as_ref(), now)?;
+    let by = Principal { from: address(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
+    let signing = Signing { csr: csr.into(), vehicle: vehicle.clone(), by, event };
+    let repeat = |pem: &str| {
+        let answer = Recorded { pem: pem.to_owned() };
+        certificates::recorded(IdempotencyKey { key: repeat, body: csr_hash }, &answer).map(Some)
+    };
+    let pem = certificates::sign_and_keep(&app, signing, repeat, |issued| issued.spend(&token_hash)).await?;
+    answer_pem(&pem)
+}
+
+#[utoipa::path(post, path = "/.well-known/est/simplereenroll", tag = "est",
+    request_body(content = String, content_type = "application/pkcs10",
+        description = "Base64 of a DER certificate request for the name in the certificate that TLS was made with"),
+    responses((status = 200, description = "The new certificate as certs-only CMS: base64 of DER", body = String,
+        content_type = "application/pkcs7-mime")),
+    security(("vehicle_certificate" = [])))]
+pub async fn reenroll(app: web::Data<App>, request: HttpRequest, body: RawBody) -> Result<HttpResponse, Problem> {
+    let Some(PeerCertificate(shown)) = request.conn_data::<PeerCertificate>() else {
+        return Err(Problem::new(Slug::Unauthenticated, "show the car's certificate in the TLS handshake"));
+    };
+    let peer = PeerIdentity::of(shown)
+        .map_err(|error| Problem::forbidden(format!("the certificate names no vehicle: {error}")))?;
+    let now = app.clock.now();
+    // A connection may outlive a certificate, and its trust.
+    let is_trusted = (app.certificates.is_trusted)(&peer, now);
+    if !is_trusted {
+        return Err(Problem::forbidden("the certificate is revoked or out of its time"));
+    }
+    let vehicle = peer.vehicle;
+    if !app.fleet.is_registered(&vehicle) {
+        return Err(Problem::forbidden("no such vehicle is registered"));
+    }
+    let csr = request_der(&request, &body.0)?;
+    let _one_at_a_time = app.certificates.lock.lock().await;
+    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
+    limit(known.as_ref(), now)?;
+    let by = Principal { from: address(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
+    let event = json!({"event": "certificate_renewed", "old_serial": peer.serial.to_string()});
+    let signing = Signing { csr: csr.into(), vehicle, by, event };
+    let pem = certificates::sign_and_keep(&app, signing, |_| Ok(None), |_| ()).await?;
+    answer_pem(&pem)
+}
+
+/// The vehicle and the token of HTTP Basic.
+fn basic(request: &HttpRequest) -> Result<(VehicleId, String), Problem> {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (scheme, encoded) = shown.and_then(|text| text.split_once(' ')).unwrap_or_default();
+    let decoded = STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
+    match pair.map(|(user, token)| (user.parse::<VehicleId>(), token)) {
+        Some((Ok(vehicle), token))
+            if scheme.eq_ignore_ascii_case("basic")
+                && token.starts_with(TOKEN_PREFIX)
+                && token.len() <= MAX_TOKEN_LEN =>
+        {
+            Ok((vehicle, token.to_owned()))
+        }
+        _ => Err(unauthenticated("HTTP Basic with the vehicle's id and an enrolment token is expected")),
+    }
+}
+
+fn unauthenticated(detail: &str) -> Problem {
+    Problem { challenge: Some("Basic realm=\"enrolment\""), ..Problem::new(Slug::Unauthenticated, detail) }
+}
+
+/// DER out of the body, which RFC 8951 has in base64 with or without line breaks.
+fn request_der(request: &HttpRequest, body: &[u8]) -> Result<Vec<u8>, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/pkcs10")) {
+        return Err(Problem::new(Slug::Invalid, "the content type is not application/pkcs10"));
+    }
+    let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let der = STANDARD.decode(text).map_err(|_| Problem::new(Slug::Invalid, "the body is not base64 of DER"))?;
+    match der.len() {
+        1..=pki::MAX_CSR_BYTES => Ok(CertificateSigningRequestDer::from(der).to_vec()),
+        _ => Err(Problem::new(Slug::Invalid, "the certificate request is empty or larger than 16 KiB")),
+    }
+}
+
+/// A car that goes on asking fills the journal and nothing else.
+fn limit(known: Option<&Issued>, now: Timestamp) -> Result<(), Problem> {
+    let since = now.plus_ms(-ISSUE_WINDOW_MS);
+    match known.map_or(0, |issued| issued.issued_since(since)) {
+        0..MAX_ISSUED => Ok(()),
+        _ => {
+            Err(Problem::new(Slug::TooManyRequests, "this car got too many certificates within an hour")
+                .retry_after(600))
+        }
+    }
+}
+
+/// What this token was used for: hash of the request, and the certificate.
+async fn answered(app: &App, key: String) -> Result<Option<(String, String)>, Problem> {
+    let store = app.store.clone();
+    let known = off_thread(move || store.answered(&key)).await??;
+    known.map(|(hash, answer)| parse_row::<Recorded>(&answer).map(|known| (hash, known.pem))).transpose()
+}
+
+fn answer_pem(pem: &str) -> Result<HttpResponse, Problem> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes());
+    answer(&[certificate.map_err(|error| Problem::internal("certificate", &error))?])
+}
+
+/// Certs-only CMS: a SignedData that is signed by nobody.
+fn answer(certificates: &[CertificateDer<'_>]) -> Result<HttpResponse, Problem> {
+    let certificates: Result<Vec<Certificate>, _> = certificates.iter().map(|der| Certificate::from_der(der)).collect();
+    let der = certificates
+        .and_then(ContentInfo::try_from)
+        .and_then(|content| content.to_der())
+        .map_err(|error| Problem::internal("CMS", &error))?;
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    Ok(HttpResponse::Ok()
+        .content_type(CERTS_ONLY)
+        .insert_header(("Content-Transfer-Encoding", "base64"))
+        .body(lines.join("\n") + "\n"))
+}
