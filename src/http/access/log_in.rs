@@ -252,6 +252,8 @@ fn step(
 #[utoipa::path(get, path = "/v1/session", tag = "session", responses(
     (status = 200, body = LoggedIn),
     (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "The caller came by no session", body = ProblemBody,
+        content_type = "application/problem+json"),
 ))]
 pub async fn read(request: HttpRequest, app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
     let Standing { holder, session, .. } = Standing::of(&request)?;
