@@ -302,7 +302,9 @@ pub async fn end_all(
     Query(WhoseSessions { subject }): Query<WhoseSessions>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin])?;
-    let acts_so = |holder: &Holder| app.access.principal(holder).is_some_and(|principal| principal.subject == subject);
+    let now = app.clock.now();
+    let acts_so =
+        |holder: &Holder| app.access.principal(holder, now).is_some_and(|principal| principal.subject == subject);
     let ended = app.access.sessions.close_all(acts_so, None);
     let event = json!({"event": "sessions_ended", "subject": subject, "count": ended});
     let (app, step) = (app.get_ref().clone(), step(caller.principal, app.clock.now(), &event, Vec::new())?);

@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::domain::rental::Lending;
+use crate::http::access::scopes::Scopes;
 use crate::http::wire::MAX_PAGE;
 
 const ID: &str = "^[A-Za-z0-9-]{1,64}$";
@@ -108,6 +109,7 @@ fn of_people() -> Vec<(&'static str, Value)> {
         ("Jwk y", json!({"pattern": KEY_PART})),
         ("NewApiKey name", name()),
         ("NewApiKey subject", name()),
+        ("NewApiKey scopes", json!({"minItems": 1, "items": {"enum": Vec::from_iter(Scopes::all())}})),
         ("NewUser name", name()),
         ("NewUser subject", name()),
         ("NewUser password", password()),

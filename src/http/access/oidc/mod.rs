@@ -333,7 +333,8 @@ async fn logged_in(
     }
     app.access.attempts.give_back(&shares);
     let holder = oidc.holder(&claims)?;
-    let principal = app.access.principal(&holder).ok_or_else(|| refuse("the provider changed meanwhile"))?;
+    let principal =
+        app.access.principal(&holder, app.clock.now()).ok_or_else(|| refuse("the provider changed meanwhile"))?;
     let (from, app) = (address(request), app.clone());
     let begun = to_the_end(async move { log_in::begin(from, &app, holder, principal, None).await });
     Ok(begun.await?.1)
