@@ -132,7 +132,7 @@ fn complete(operation: &mut Operation, method: &HttpMethod, path: &str, is_publi
         let either = [API_KEY, SESSION].map(|scheme| SecurityRequirement::new(scheme, Vec::<String>::new()));
         operation.security = Some(either.into());
     }
-    let mut statuses = vec!["400", "429", "500", "503"];
+    let mut statuses = vec!["400", "429", "431", "500", "503"];
     if !is_public {
         statuses.extend(["401", "403"]);
     }
@@ -176,6 +176,7 @@ fn usual(status: &str) -> &'static str {
         "415" => "The body has another content type",
         "422" => "The Idempotency-Key came before with another request",
         "429" => "Too many requests",
+        "431" => "The headers are too large",
         "500" => "A fault of the gateway; its log says more",
         "503" => "Nothing can be promised now",
         _ => "See the status",

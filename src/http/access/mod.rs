@@ -30,6 +30,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::address;
 use super::error::{Problem, Slug};
 use crate::config::Config;
 use crate::domain::{Principal, Role, Timestamp, UserId};
@@ -46,6 +47,8 @@ pub struct Access {
     pub tickets: tickets::Tickets,
     pub passwords: passwords::Passwords,
     pub attempts: attempts::Attempts,
+    /// Requests by where they come from, whoever asks.
+    pub addresses: rate::Buckets<IpAddr>,
     /// Only where an identity provider is configured.
     pub oidc: Option<Arc<oidc::Oidc>>,
 }
@@ -62,6 +65,10 @@ impl Access {
             tickets: tickets::Tickets::default(),
             passwords: passwords::Passwords::new()?,
             attempts: attempts::Attempts::default(),
+            addresses: rate::Buckets::new(
+                rate::Rate::new(http.address_rate_per_s, http.address_rate_burst),
+                MAX_ADDRESSES,
+            ),
             oidc: oidc::Oidc::new(&config.oidc, rate)?.map(Arc::new),
         })
     }
@@ -273,16 +280,11 @@ pub fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
         Some(_) => "whom the session stands for is not known any more; log in again",
     };
     let mut principal = app.access.admit(&standing.holder, now).or_problem(app, unknown)?;
-    principal.from = address(request);
+    principal.from = address::of(request);
     app.access.check_scope(&standing.holder, request)?;
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(standing);
     Ok(Caller { role: principal.role, principal })
-}
-
-/// Where a request comes from; `None` only in tests without a network.
-pub fn address(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|peer| peer.ip().to_canonical())
 }
 
 /// The bearer secret; `None` without an Authorization header.
@@ -315,6 +317,9 @@ pub async fn to_the_end<T: 'static>(work: impl Future<Output = Result<T, Problem
     let done = actix_web::rt::spawn(work).await;
     done.unwrap_or_else(|error| Err(Problem::internal("access", &error)))
 }
+
+/// Addresses that are counted at once.
+const MAX_ADDRESSES: usize = 20_000;
 
 /// The longest secret anybody may show, but for an identity provider's tokens.
 const MAX_SECRET_LEN: usize = 128;
