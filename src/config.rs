@@ -6,6 +6,7 @@
 mod check;
 mod check_notifier;
 mod load;
+mod network;
 mod notifier;
 mod oidc;
 mod payments;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::domain::{Functions, Malformed, key};
 
 pub use load::{ConfigError, Origin, Problem, load, parse};
+pub use network::Network;
 pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
 pub use oidc::{Oidc, OidcRole};
 pub use payments::{Fallback, Form, FormSettings, Payments, Stripe};
@@ -182,12 +184,29 @@ pub struct Http {
     /// Requests per second and burst allowed to one API key.
     pub rate_per_s: u32,
     pub rate_burst: u32,
+    /// Requests per second and burst allowed to one address, whoever asks; the payment networks' are not counted.
+    pub address_rate_per_s: u32,
+    pub address_rate_burst: u32,
+    /// Of a request's head, all names and values together.
+    pub max_header_bytes: usize,
+    /// Whose word on where a request came from is taken, and in which header they write it.
+    pub trusted_proxies: Vec<Network>,
+    pub proxy_header: ProxyHeader,
     /// Lower-case hex SHA-256 of the first admin's API key, written by `cardea init`; empty = no such key.
     ///
     /// An API key is 256 random bits, so that a plain SHA-256 is a right hash for it: there is nothing to guess from,
     /// and a slow, salted hash (made for passwords people choose) would only slow every request.
     #[serde(with = "empty_is_none")]
     pub bootstrap_admin_sha256: Option<String>,
+}
+
+/// What proxies in front of the gateway write the caller's address into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 impl Default for Http {
@@ -200,6 +219,11 @@ impl Default for Http {
             max_consoles: 200,
             rate_per_s: 2_000,
             rate_burst: 4_000,
+            address_rate_per_s: 5_000,
+            address_rate_burst: 10_000,
+            max_header_bytes: 16 * 1024,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::XForwardedFor,
             bootstrap_admin_sha256: None,
         }
     }

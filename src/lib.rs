@@ -105,6 +105,7 @@ struct Gateway {
     mqtt: MqttHandle,
     fleet: FleetHandle,
     notifier: NotifierHandle,
+    app: App,
     https: http::Server,
     metrics: http::Server,
     checkpoints: Option<Arc<Checkpoints>>,
@@ -220,13 +221,14 @@ fn start(
         links: link_port(mqtt.links()),
         metrics,
     })?;
+    actix::spawn(http::access::api_keys::follow_uses(app.clone()));
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
-    let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
+    let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints })
+    Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints })
 }
 
 fn start_checkpoints(
@@ -477,9 +479,12 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.
 async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
-    let Gateway { mqtt, fleet, notifier, https, metrics, .. } = gateway;
+    let Gateway { mqtt, fleet, notifier, app, https, metrics, .. } = gateway;
     if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
+    }
+    if let Err(error) = http::access::api_keys::save_uses(&app).await {
+        tracing::warn!(?error, "when API keys were last used is lost for the last minute");
     }
     mqtt.shutdown(GATE_STOP).await;
     fleet.drain(FLEET_DRAIN).await;

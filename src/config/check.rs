@@ -165,6 +165,10 @@ fn http(checks: &mut Checks, config: &Config) {
     checks.range("http.max_consoles", http.max_consoles, 1..=100_000);
     checks.range("http.rate_per_s", http.rate_per_s, 1..=1_000_000);
     checks.range("http.rate_burst", http.rate_burst, 1..=1_000_000);
+    checks.range("http.address_rate_per_s", http.address_rate_per_s, 1..=1_000_000);
+    checks.range("http.address_rate_burst", http.address_rate_burst, 1..=1_000_000);
+    // actix reads no longer heads.
+    checks.range("http.max_header_bytes", http.max_header_bytes, 1_024..=128 * 1_024);
     let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if let Some(hash) = &http.bootstrap_admin_sha256
         && !(hash.len() == 64 && hash.bytes().all(is_lower_hex))

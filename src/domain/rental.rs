@@ -175,10 +175,10 @@ pub struct Window {
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 impl Lending {
-    const MAX_WINDOWS: usize = 32;
-    const MAX_MINUTES: u64 = 7 * 24 * 60;
+    pub const MAX_WINDOWS: usize = 32;
+    pub const MAX_MINUTES: u64 = 7 * 24 * 60;
     /// Each renewal is a command to the car, at half of the lease.
-    const MIN_LEASE_MINUTES: u64 = 2;
+    pub const MIN_LEASE_MINUTES: u64 = 2;
 
     pub fn lease_ms(&self) -> Option<i64> {
         minutes_ms(self.lease_minutes)

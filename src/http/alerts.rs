@@ -12,8 +12,8 @@ use super::decisions::filtered;
 use super::error::{Problem, ProblemBody};
 use super::wire::{PageOf, Query, RawBody, path_id, reply, row};
 use crate::actors::card_guard::{AlertStep, Edit, Edited};
-use crate::domain::AlertId;
 use crate::domain::card::Alert;
+use crate::domain::{AlertId, VehicleId};
 use crate::store::Table;
 
 /// One alert. It is evidence to look into, not proof, and concerns a vehicle, its card or its rental.
@@ -73,7 +73,7 @@ pub struct AlertQuery {
     limit: Option<String>,
     after: Option<String>,
     state: Option<String>,
-    vehicle_id: Option<String>,
+    vehicle_id: Option<VehicleId>,
 }
 
 #[utoipa::path(get, path = "/v1/alerts", tag = "alerts",
@@ -89,7 +89,7 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<AlertQuery>)
     let page = PageOf::parse(limit.as_deref(), after.as_deref())?;
     let items = filtered(&app, Table::Alerts, page, move |alert: &AlertBody| {
         state.as_ref().is_none_or(|state| *state == alert.state)
-            && (vehicle_id.is_none() || vehicle_id == alert.vehicle_id)
+            && vehicle_id.as_ref().is_none_or(|wanted| Some(wanted.as_str()) == alert.vehicle_id.as_deref())
     });
     Ok(reply(StatusCode::OK, &items.await?))
 }

@@ -63,6 +63,9 @@ impl NewCommand {
             }
             (_, Some(_)) => return Err(Problem::invalid("function", "this type takes no function")),
         };
+        if self.ttl_s == Some(0) {
+            return Err(Problem::invalid("ttl_s", "at least 1"));
+        }
         Ok((order, self.ttl_s.map(|seconds| i64::from(seconds) * 1000)))
     }
 }
@@ -193,6 +196,11 @@ pub async fn order_many(
     let idempotency = idempotency(&request, &caller, "bulk-commands", &body.hash)?;
     let BulkCommand { vehicle_ids, all, kind, function, ttl_s } = body.value;
     let (order, ttl_ms) = NewCommand { kind, function, ttl_s }.order()?;
+    let max_ttl_s = app.config.fleet.max_ttl_s;
+    if ttl_s.is_some_and(|ttl_s| u64::from(ttl_s) > max_ttl_s) {
+        // Said once, not once for each vehicle.
+        return Err(Problem::invalid("ttl_s", format!("1 to {max_ttl_s}")));
+    }
     let vehicles = addressed(&app, vehicle_ids, all)?;
     if let Some(key) = &idempotency {
         bind(&app, &caller.principal, key, vehicles.len()).await?;
@@ -240,6 +248,9 @@ fn addressed(app: &App, listed: Option<Vec<VehicleId>>, all: bool) -> Result<Vec
     };
     if vehicles.len() > MAX_BULK {
         return Err(too_many());
+    }
+    if vehicles.is_empty() && !all {
+        return Err(Problem::invalid("vehicle_ids", "at least one vehicle"));
     }
     let distinct: BTreeSet<&VehicleId> = vehicles.iter().collect();
     if distinct.len() < vehicles.len() {

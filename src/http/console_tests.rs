@@ -265,6 +265,9 @@ async fn a_console_whose_operator_has_another_role_by_now_orders_nothing() {
         subject: "operator".into(),
         sha256: hex::encode(sha256(b"ck_test-Operator")),
         created_at: Timestamp(NOW_MS),
+        scopes: None,
+        expires_at: None,
+        last_used_at: None,
     };
     gateway.app.access.api_keys.insert(&key(Role::Auditor));
     console.say(json!({"type": "command", "id": 1, "vehicle_id": "A", "command": {"type": "unlock"}})).await;

@@ -12,7 +12,8 @@ use super::cards::READERS;
 use super::error::{Problem, ProblemBody};
 use super::wire::{Items, PageOf, Query, off_thread, parse_row, path_id, reply, row};
 use crate::actors::card_guard::reconciliation_row;
-use crate::domain::DecisionId;
+use crate::domain::card::CardId;
+use crate::domain::{DecisionId, VehicleId};
 use crate::store::{Order, Table};
 
 /// One decision. `checks` holds every check that ran, also those in shadow.
@@ -146,8 +147,8 @@ pub struct DecisionPage {
 pub struct DecisionQuery {
     limit: Option<String>,
     after: Option<String>,
-    card_id: Option<String>,
-    vehicle_id: Option<String>,
+    card_id: Option<CardId>,
+    vehicle_id: Option<VehicleId>,
     outcome: Option<String>,
     authorization_id: Option<String>,
 }
@@ -164,6 +165,7 @@ pub async fn list(app: web::Data<App>, caller: Caller, query: Query<DecisionQuer
     caller.require(READERS)?;
     let DecisionQuery { limit, after, card_id, vehicle_id, outcome, authorization_id } = query.0;
     let page = PageOf::parse(limit.as_deref(), after.as_deref())?;
+    let (card_id, vehicle_id) = (card_id.map(|id| id.to_string()), vehicle_id.map(|id| id.to_string()));
     let is_or_any = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
     let items = filtered(&app, Table::Decisions, page, move |decision: &DecisionBody| {
         is_or_any(&card_id, decision.card_id.as_deref())

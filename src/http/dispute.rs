@@ -21,6 +21,7 @@ use crate::store::{ReadError, Recorded, Store, StorePosition};
 #[into_params(parameter_in = Query)]
 pub struct ExportParams {
     /// The fleet's name of the card.
+    #[param(value_type = String)]
     card_id: Option<String>,
     /// RFC 3339; records since then.
     from: Option<String>,

@@ -38,6 +38,7 @@ pub enum Slug {
     MethodNotAllowed,
     NotAcceptable,
     TooLarge,
+    HeadersTooLarge,
     UnsupportedMediaType,
     RequestTimeout,
     Conflict,
@@ -73,6 +74,11 @@ impl Slug {
             }
             Self::NotAcceptable => ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "no such representation"),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+            Self::HeadersTooLarge => (
+                "headers-too-large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's headers are too large",
+            ),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type is not supported")
             }

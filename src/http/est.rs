@@ -19,12 +19,12 @@ use utoipa::ToSchema;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 
-use super::App;
-use super::access::{Caller, address, sha256};
+use super::access::{Caller, sha256};
 use super::certificates::{self, Enrolment, Issued, Recorded, Signing};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
 use super::wire::{Json, RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};
+use super::{App, address};
 use crate::actors::vehicle::IdempotencyKey;
 use crate::certs::PeerIdentity;
 use crate::domain::{Principal, Role, Timestamp, VehicleId};
@@ -184,7 +184,7 @@ pub async fn enroll(app: web::Data<App>, request: HttpRequest, body: RawBody) ->
     };
     let event = json!({"event": "certificate_enrolled", "token_id": enrolment.token_id});
     limit(known.as_ref(), now)?;
-    let by = Principal { from: address(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
+    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
     let signing = Signing { csr: csr.into(), vehicle: vehicle.clone(), by, event };
     let repeat = |pem: &str| {
         let answer = Recorded { pem: pem.to_owned() };
@@ -220,7 +220,7 @@ pub async fn reenroll(app: web::Data<App>, request: HttpRequest, body: RawBody) 
     let _one_at_a_time = app.certificates.lock.lock().await;
     let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
     limit(known.as_ref(), now)?;
-    let by = Principal { from: address(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
+    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
     let event = json!({"event": "certificate_renewed", "old_serial": peer.serial.to_string()});
     let signing = Signing { csr: csr.into(), vehicle, by, event };
     let pem = certificates::sign_and_keep(&app, signing, |_| Ok(None), |_| ()).await?;

@@ -41,6 +41,7 @@ pub async fn get(app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Pr
 #[utoipa::path(get, path = "/console/map.pmtiles", tag = "console", responses(
     (status = 200, description = "The PMTiles archive of the configuration"),
     (status = 206, description = "The part of it that `Range` names"),
+    (status = 404, description = "There is none, or it cannot be read"),
     (status = 416, description = "It has no such part"),
 ))]
 pub async fn archive(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {

@@ -127,11 +127,14 @@ pub fn signal_value(value: &SignalValue) -> serde_json::Value {
 
 /// The terms a vehicle is lent on; for the document (the domain's `Lending` is what is read and written).
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Lending)]
 pub struct LendingBody {
-    /// Empty = every profile of the fleet.
+    /// Empty or absent = every profile of the fleet.
+    #[schema(required = false)]
     pub profiles: Vec<String>,
-    /// Empty = always.
+    /// Empty or absent = always.
+    #[schema(required = false)]
     pub windows: Vec<WindowBody>,
     pub max_minutes: Option<u64>,
     /// `auto` or `owner`.
@@ -145,6 +148,7 @@ pub struct LendingBody {
 
 /// `{"days":["mon","tue"],"from":"08:00","until":"20:00","time_zone":"Europe/Berlin"}`
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Window)]
 pub struct WindowBody {
     pub days: Vec<String>,
@@ -154,6 +158,7 @@ pub struct WindowBody {
 }
 
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Area)]
 pub struct AreaBody {
     pub latitude: f64,

@@ -1,9 +1,13 @@
 //! `/openapi.json`: the OpenAPI 3.1 document, made from the handlers' own annotations. A test compares it with the
-//! route table, so that neither can have what the other lacks.
+//! route table, so that neither can have what the other lacks. [`limits`] says what may be sent, [`roles`] who may send it.
+
+mod limits;
+mod roles;
 
 use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
+use serde_json::Value;
 use utoipa::openapi::path::{HttpMethod, Operation};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -113,7 +117,7 @@ impl Modify for Common {
                 };
                 if let Some(operation) = operation {
                     operation.operation_id = Some(operation_id(&method, path));
-                    complete(operation, path, PUBLIC.iter().any(of_this));
+                    complete(operation, &method, path, PUBLIC.iter().any(of_this));
                 }
             }
         }
@@ -135,22 +139,25 @@ fn operation_id(method: &HttpMethod, path: &str) -> String {
     std::iter::once(verb).chain(words).collect::<Vec<_>>().join("_")
 }
 
-fn complete(operation: &mut Operation, path: &str, is_public: bool) {
+/// Every status an operation may have stands in the document: one that does not is a mistake of ours.
+fn complete(operation: &mut Operation, method: &HttpMethod, path: &str, is_public: bool) {
     if !is_public && operation.security.is_none() {
         let either = [API_KEY, SESSION].map(|scheme| SecurityRequirement::new(scheme, Vec::<String>::new()));
         operation.security = Some(either.into());
     }
-    let mut problems = vec![("default", "Any other problem")];
+    let mut statuses = vec!["400", "429", "431", "500", "503"];
     if !is_public {
-        problems.extend([
-            ("400", "A parameter or field is not valid"),
-            ("401", "No valid credentials"),
-            ("403", "Not allowed for this caller"),
-            ("429", "Too many requests"),
-        ]);
+        statuses.extend(["401", "403"]);
     }
     if path.contains('{') {
-        problems.push(("404", "No such thing, or not the caller's"));
+        statuses.push("404");
+    }
+    if operation.request_body.is_some() {
+        statuses.extend(["408", "413", "415"]);
+    }
+    if *method != HttpMethod::Get && !is_public {
+        // Not in the present state, too late, and an idempotency key that came before with something else.
+        statuses.extend(["409", "410", "422"]);
     }
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
@@ -159,9 +166,9 @@ fn complete(operation: &mut Operation, path: &str, is_public: bool) {
             response.description = usual(status).into();
         }
     }
-    for (status, description) in problems {
+    for status in statuses {
         let responses = &mut operation.responses.responses;
-        responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(description)));
+        responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(problem(usual(status))));
     }
 }
 
@@ -174,9 +181,16 @@ fn usual(status: &str) -> &'static str {
         "400" => "A parameter or field is not valid",
         "401" => "No valid credentials",
         "403" => "Not allowed for this caller",
-        "404" => "No such thing",
+        "404" => "No such thing, or not the caller's",
+        "408" => "The body came too slowly",
         "409" => "Not possible in the present state",
+        "410" => "Its time is over",
+        "413" => "The body is too large",
+        "415" => "The body has another content type",
+        "422" => "The Idempotency-Key came before with another request",
         "429" => "Too many requests",
+        "431" => "The headers are too large",
+        "500" => "A fault of the gateway; its log says more",
         "503" => "Nothing can be promised now",
         _ => "See the status",
     }
@@ -187,8 +201,22 @@ fn problem(description: &str) -> Response {
     ResponseBuilder::new().description(description).content("application/problem+json", content).build()
 }
 
+/// The whole document.
+pub fn document() -> Value {
+    // What cannot be written would be a document without paths, which the tests would not miss to see.
+    let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    limits::add(&mut document);
+    roles::add(&mut document);
+    document
+}
+
+fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
+    paths.into_iter().flatten().flat_map(|(_, item)| item.as_object_mut().into_iter().flatten().map(|(_, value)| value))
+}
+
 /// Made once; it does not change while running.
-static TEXT: LazyLock<String> = LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
+static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
 
 #[utoipa::path(get, path = "/openapi.json", tag = "service",
     responses((status = 200, description = "This document", body = Value)))]

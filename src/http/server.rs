@@ -2,22 +2,29 @@
 //!
 //! Limits on slow clients, connections and header sizes stand here, with what every answer carries. No subject does.
 
-use std::any::Any;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::HttpServiceBuilder;
+use actix_http::error::DispatchError;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::MessageBody;
-use actix_web::dev::{Extensions, ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App as WebApp, HttpResponse, HttpServer, web};
+use actix_web::{App as WebApp, HttpResponse, HttpServer, ResponseError, web};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 use super::App;
+use super::address::{self, neighbourhood};
+use super::connection::{self, Connection, HEAD_TIMEOUT, KEEP_ALIVE, Phase};
 use super::error::{Problem, Slug, no_such_route};
 use super::est::PeerCertificate;
 
@@ -25,19 +32,18 @@ use super::est::PeerCertificate;
 pub struct Server {
     pub address: SocketAddr,
     handle: ServerHandle,
+    /// Tells connections without a request that they may close.
+    ending: Arc<Notify>,
 }
 
 impl Server {
     /// Accepts nothing more, lets what is being answered finish for up to [`SHUTDOWN_S`], and ends.
     pub async fn stop(&self) {
+        self.ending.notify_waiters();
         self.handle.stop(true).await;
     }
 }
 
-/// Request head: from the first byte of a connection, or of a request, to its last header.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Within the 10 s that the whole process has.
 const SHUTDOWN_S: u64 = 6;
@@ -50,31 +56,47 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
     let config = Arc::clone(&app.config);
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
-    let server =
-        HttpServer::new(move || WebApp::new().app_data(data.clone()).wrap(from_fn(observe)).configure(super::routes))
-            .workers(workers)
-            .max_connections(config.http.max_connections.div_ceil(workers))
-            .max_connection_rate(MAX_HANDSHAKES)
-            .on_connect(note_certificate)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            .tls_handshake_timeout(TLS_TIMEOUT)
-            .keep_alive(KEEP_ALIVE)
-            .shutdown_timeout(SHUTDOWN_S)
-            .disable_signals()
-            .listen_rustls_0_23(listener, (*tls).clone())?
-            .run();
+    let mut tls = (*tls).clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let ending = Arc::<Notify>::default();
+    let ends = Arc::clone(&ending);
+    // Put together by hand where `HttpServer` would do, because it does not let us watch a connection's pace.
+    let server = actix_server::Server::build()
+        .workers(workers)
+        .max_concurrent_connections(config.http.max_connections.div_ceil(workers))
+        .shutdown_timeout(SHUTDOWN_S)
+        .disable_signals()
+        .listen("https", listener, move || {
+            let (acceptor, ends) = (acceptor.clone(), Arc::clone(&ends));
+            let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+            let accept = fn_service(move |socket: TcpStream| {
+                let accepted = connection::accept(socket, acceptor.clone(), Arc::clone(&handshakes));
+                async move { accepted.await.map_err(DispatchError::Io) }
+            });
+            let app = WebApp::new().app_data(data.clone()).wrap(from_fn(observe)).configure(super::routes);
+            let app = app.into_factory().map_err(|error| error.error_response());
+            let http = HttpServiceBuilder::default()
+                .keep_alive(KEEP_ALIVE)
+                .client_request_timeout(HEAD_TIMEOUT)
+                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                .graceful_shutdown_signal(move || {
+                    let ends = Arc::clone(&ends);
+                    async move { ends.notified().await }
+                })
+                .on_connect_ext(|connection: &Connection<TlsStream<TcpStream>>, data: &mut Extensions| {
+                    data.insert(connection.phase());
+                    if let Some(certificate) = connection.peer_certificate() {
+                        data.insert(PeerCertificate(certificate));
+                    }
+                })
+                .h1(map_config(app, |()| AppConfig::default()));
+            accept.and_then(http)
+        })?
+        .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle })
-}
-
-/// Keeps the certificate that the peer showed, if it did, for enrolment's sake.
-fn note_certificate(line: &dyn Any, known: &mut Extensions) {
-    let Some(line) = line.downcast_ref::<TlsStream<TcpStream>>() else { return };
-    if let Some(certificate) = line.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
-        known.insert(PeerCertificate(certificate.clone().into_owned()));
-    }
+    Ok(Server { address, handle, ending })
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
@@ -99,7 +121,7 @@ pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server>
     .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle })
+    Ok(Server { address, handle, ending: Arc::default() })
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
@@ -135,21 +157,33 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Names, counts and times each request, and puts on what every answer carries.
 async fn observe(
     mut request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Some(app) = request.app_data::<web::Data<App>>().cloned() else {
-        return next.call(request).await;
+        return next.call(request).await.map(ServiceResponse::map_into_left_body);
     };
     let id = request_id(&request, || app.clock.new_id());
     // Handlers and error answers read it from here.
     request.headers_mut().insert(REQUEST_ID.clone(), id.clone());
     let (method, path) = (request.method().clone(), request.path().to_owned());
+    let from = address::of(request.request());
+    let phase = request.request().conn_data::<Arc<Phase>>().cloned();
+    if let Some(phase) = &phase {
+        phase.begin();
+    }
     let started = app.clock.elapsed();
     app.counters.in_flight.add(1);
     let in_flight = InFlight(app.clone());
-    let answer = next.call(request).await;
+    let answer = match refusal(&app, &request, from) {
+        Some(problem) => Ok(request.into_response(problem.error_response()).map_into_right_body()),
+        None => next.call(request).await.map(ServiceResponse::map_into_left_body),
+    };
     let took = app.clock.elapsed().saturating_sub(started);
     drop(in_flight);
+    if let Some(phase) = &phase {
+        let is_web_socket = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::SWITCHING_PROTOCOLS);
+        phase.end(is_web_socket);
+    }
     let mut answer = answer?;
     let status = answer.status();
     app.counters.latency.record(took);
@@ -158,12 +192,26 @@ async fn observe(
     }
     let took_ms = took.as_millis() as u64;
     if status.is_server_error() {
-        tracing::warn!(%method, path, %status, took_ms, id = ?id, "request failed");
+        tracing::warn!(%method, path, %status, took_ms, id = ?id, ?from, "request failed");
     } else {
-        tracing::debug!(%method, path, %status, took_ms, id = ?id, "request");
+        tracing::debug!(%method, path, %status, took_ms, id = ?id, ?from, "request");
     }
     carry(answer.headers_mut(), id);
     Ok(answer)
+}
+
+/// What is refused before anybody looks who asks.
+fn refusal(app: &App, request: &ServiceRequest, from: Option<IpAddr>) -> Option<Problem> {
+    let bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let most = app.config.http.max_header_bytes;
+    if bytes > most {
+        return Some(Problem::new(Slug::HeadersTooLarge, format!("the headers may have {most} bytes")));
+    }
+    // A payment network sends from a few addresses, and its messages have a limit of their own once they are proved.
+    let from = from.filter(|_| !request.path().starts_with("/v1/payments/"))?;
+    let retry_after_s = app.access.addresses.take(neighbourhood(from), app.clock.now()).err()?;
+    app.counters.rate_limited.inc();
+    Some(Problem::new(Slug::TooManyRequests, "this address asks too often").retry_after(retry_after_s))
 }
 
 /// Counts down when the answer is there, or when the client went away before.

@@ -245,6 +245,9 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             subject,
             sha256: hex::encode(sha256(secret(role).as_bytes())),
             created_at: Timestamp(NOW_MS),
+            scopes: None,
+            expires_at: None,
+            last_used_at: None,
         });
     }
     let signer = Arc::new(Signer::from_seed(&[7; 32], "cardea"));

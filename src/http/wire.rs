@@ -2,6 +2,8 @@
 //!
 //! Used by all subjects. It knows no business; every mistake of a caller leaves as a [`Problem`] that names the field.
 
+mod strict;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -19,6 +21,7 @@ use super::vehicles::ListParams;
 use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Malformed, Timestamp};
 use crate::store::{Order, Page, Table};
+use strict::Strict;
 
 /// A body as it came, within `http.max_body_bytes`. Subjects that take other forms than JSON use this.
 pub struct RawBody(pub web::Bytes);
@@ -95,11 +98,14 @@ fn is_json(request: &HttpRequest) -> bool {
 /// Parses one JSON document; the problem names the field.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Keeping the path for an error costs as much as the parsing, so that it is done only where there is one.
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    if let Ok(value) = T::deserialize(Strict(&mut reader))
+        && reader.end().is_ok()
+    {
         return Ok(value);
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Strict(&mut reader)).map_err(|error| {
         let path = error.path().to_string();
         invalid_field(&path, &error.into_inner().to_string())
     })?;

@@ -46,6 +46,8 @@ pub struct Gateway {
     dir: TempDir,
     child: Option<Child>,
     sets: Vec<String>,
+    /// Of the environment; what it logs.
+    rust_log: Option<&'static str>,
     pub admin_key: String,
     pub http: String,
     pub mqtt: SocketAddr,
@@ -76,6 +78,15 @@ impl Gateway {
 
     /// With `--set` overrides; ports are free ones, and the payment network's secret is set.
     pub async fn start_with(sets: &[&str]) -> Self {
+        Self::begin(sets, None)
+    }
+
+    /// As [`Self::start_with`], and it logs all that it and its libraries have to say.
+    pub async fn start_talkative(sets: &[&str]) -> Self {
+        Self::begin(sets, Some("trace"))
+    }
+
+    fn begin(sets: &[&str], rust_log: Option<&'static str>) -> Self {
         install_tls();
         let (dir, admin_key) = init();
         let ca = std::fs::read(dir.path().join("fleet/certs/ca.pem")).expect("the CA");
@@ -88,6 +99,7 @@ impl Gateway {
             dir,
             child: None,
             sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+            rust_log,
             admin_key,
             http: String::new(),
             mqtt: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -130,6 +142,9 @@ impl Gateway {
         command.arg("--set").arg(format!("payments.stripe.secrets=[\"{STRIPE_SECRET}\"]"));
         for set in &self.sets {
             command.arg("--set").arg(set);
+        }
+        if let Some(rust_log) = self.rust_log {
+            command.env("RUST_LOG", rust_log);
         }
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");

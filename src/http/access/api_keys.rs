@@ -1,11 +1,13 @@
-//! API keys: every valid one in memory, and `/v1/api-keys` to make, list and delete them.
+//! API keys: every one in memory, and `/v1/api-keys` to make, list and delete them.
 //!
 //! An API key is `ck_` and 32 random-looking bytes; only its SHA-256 is kept. A secret is shown in the answer that made
 //! it: it is derived from the fleet's signing key and the API key's id, so that a repeated request can be given the same
-//! answer.
+//! answer. When a key was last used is known here at once, and to the store at most a minute later.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -18,6 +20,7 @@ use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::rate::{Bucket, Rate, lock};
+use super::scopes::Scopes;
 use super::{Admission, App, Caller, MAX_SECRET_LEN, sha256};
 use crate::domain::{ApiKeyId, Principal, Role, Timestamp};
 use crate::http::error::{Problem, Slug};
@@ -39,20 +42,45 @@ pub struct ApiKey {
     /// Hex SHA-256 of the secret.
     pub sha256: String,
     pub created_at: Timestamp,
+    /// What it is narrowed to; absent = to nothing less than its role, as every key of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Scopes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// As far as the store was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Timestamp>,
 }
 
-/// Every valid API key, in memory; at most [`ApiKeys::MAX`].
+/// Every API key, in memory; at most [`ApiKeys::MAX`].
 pub struct ApiKeys {
     by_hash: RwLock<HashMap<[u8; 32], Entry>>,
     rate: Rate,
+    /// Deleting a key and telling the store of its use both write its row: one at a time, or the row came back.
+    writing: tokio::sync::Mutex<()>,
 }
 
 struct Entry {
     hash: [u8; 32],
     /// `None` = the bootstrap admin of the configuration.
-    api_key_id: Option<ApiKeyId>,
+    key: Option<ApiKey>,
     principal: Principal,
     bucket: Mutex<Bucket>,
+    /// Milliseconds since 1970; 0 = not since it is in memory.
+    used_at: AtomicI64,
+    /// Up to when the store knows of its use.
+    stored_at: AtomicI64,
+}
+
+impl Entry {
+    fn expired_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.key.as_ref().and_then(|key| key.expires_at).filter(|end| *end <= now)
+    }
+
+    fn last_used_at(&self) -> Option<Timestamp> {
+        let used_at = self.used_at.load(Ordering::Relaxed);
+        (used_at > 0).then_some(Timestamp(used_at))
+    }
 }
 
 impl ApiKeys {
@@ -60,7 +88,7 @@ impl ApiKeys {
 
     /// Without any stored key; `bootstrap` is the hex SHA-256 of the first admin's key.
     pub fn new(rate: Rate, bootstrap: Option<&str>) -> Result<Self, String> {
-        let keys = Self { by_hash: RwLock::new(HashMap::new()), rate };
+        let keys = Self { by_hash: RwLock::new(HashMap::new()), rate, writing: tokio::sync::Mutex::default() };
         if let Some(text) = bootstrap {
             let hash = parse_hash(text).ok_or("http.bootstrap_admin_sha256: 64 hex digits expected")?;
             let principal = Principal::new(Role::Admin, "admin");
@@ -92,22 +120,25 @@ impl ApiKeys {
     pub fn insert(&self, key: &ApiKey) -> bool {
         let Some(hash) = parse_hash(&key.sha256) else { return false };
         let principal = Principal::new(key.role, key.subject.clone());
-        self.insert_entry(hash, Some(key.api_key_id), principal)
+        self.insert_entry(hash, Some(key.clone()), principal)
     }
 
-    fn insert_entry(&self, hash: [u8; 32], api_key_id: Option<ApiKeyId>, principal: Principal) -> bool {
+    fn insert_entry(&self, hash: [u8; 32], key: Option<ApiKey>, principal: Principal) -> bool {
         let mut keys = self.by_hash.write().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= Self::MAX {
             return false;
         }
         let bucket = Mutex::new(Bucket::full(self.rate));
-        keys.insert(hash, Entry { hash, api_key_id, principal, bucket });
+        let used_at = key.as_ref().and_then(|key| key.last_used_at).map_or(0, |at| at.0);
+        let (used_at, stored_at) = (used_at.into(), used_at.into());
+        // One that is there already keeps what it knows of its use.
+        keys.entry(hash).or_insert(Entry { hash, key, principal, bucket, used_at, stored_at });
         true
     }
 
     pub fn remove(&self, id: ApiKeyId) {
         let mut keys = self.by_hash.write().unwrap_or_else(PoisonError::into_inner);
-        keys.retain(|_, entry| entry.api_key_id != Some(id));
+        keys.retain(|_, entry| entry.key.as_ref().is_none_or(|key| key.api_key_id != id));
     }
 
     pub fn len(&self) -> usize {
@@ -127,9 +158,41 @@ impl ApiKeys {
     }
 
     /// As whom the key's bearer acts; takes nothing from its rate.
-    pub fn principal(&self, hash: &[u8; 32]) -> Option<Principal> {
+    pub fn principal(&self, hash: &[u8; 32], now: Timestamp) -> Option<Principal> {
         let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(hash).map(|entry| entry.principal.clone())
+        keys.get(hash).filter(|entry| entry.expired_at(now).is_none()).map(|entry| entry.principal.clone())
+    }
+
+    /// What the key is narrowed to; `None` = it is not.
+    pub fn scopes(&self, hash: &[u8; 32]) -> Option<Scopes> {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(hash).and_then(|entry| entry.key.as_ref()?.scopes.clone())
+    }
+
+    /// When each key was last used.
+    fn uses(&self) -> HashMap<ApiKeyId, Timestamp> {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        let use_of = |entry: &Entry| Some((entry.key.as_ref()?.api_key_id, entry.last_used_at()?));
+        keys.values().filter_map(use_of).collect()
+    }
+
+    /// Keys of whose use the store does not know, as it should.
+    fn used(&self) -> Vec<ApiKey> {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        let is_news = |entry: &&Entry| entry.used_at.load(Ordering::Relaxed) > entry.stored_at.load(Ordering::Relaxed);
+        let as_used = |entry: &Entry| Some(ApiKey { last_used_at: entry.last_used_at(), ..entry.key.clone()? });
+        keys.values().filter(is_news).filter_map(as_used).collect()
+    }
+
+    /// The store knows now.
+    fn stored(&self, rows: &[ApiKey]) {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        for row in rows {
+            let entry = parse_hash(&row.sha256).and_then(|hash| keys.get(&hash));
+            if let (Some(entry), Some(at)) = (entry, row.last_used_at) {
+                entry.stored_at.fetch_max(at.0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Looks up by hash, so that the time taken says nothing of the secret itself, and takes one request from its rate.
@@ -138,8 +201,14 @@ impl ApiKeys {
         let Some(entry) = keys.get(hash).filter(|entry| bool::from(entry.hash.ct_eq(hash))) else {
             return Admission::Unknown;
         };
+        if let Some(at) = entry.expired_at(now) {
+            return Admission::Expired { at };
+        }
         match lock(&entry.bucket).take(self.rate, now) {
-            Ok(()) => Admission::Admitted(entry.principal.clone()),
+            Ok(()) => {
+                entry.used_at.fetch_max(now.0, Ordering::Relaxed);
+                Admission::Admitted(entry.principal.clone())
+            }
             Err(retry_after_s) => Admission::Limited { retry_after_s },
         }
     }
@@ -153,6 +222,13 @@ pub struct NewApiKey {
     role: ApiRole,
     /// Whom its bearer acts as, like a renter's name; absent = `name`.
     subject: Option<String>,
+    /// What it is narrowed to, like `["vehicles:read","commands:write"]`; absent = all that its role may. Writing includes no
+    /// reading. A narrowed key opens no console and makes no keys.
+    #[schema(value_type = Option<Vec<String>>)]
+    scopes: Option<Scopes>,
+    /// From then on it opens nothing; absent = it is good until it is deleted.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
 }
 
 /// The roles an API key can have.
@@ -190,12 +266,23 @@ pub struct ApiKeyBody {
     subject: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// Absent = all that its role may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    scopes: Option<Scopes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// Absent = never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<Timestamp>,
 }
 
 impl ApiKeyBody {
     fn of(key: ApiKey) -> Self {
-        let ApiKey { api_key_id, name, role, subject, created_at, .. } = key;
-        Self { api_key_id, api_key: None, name, role, subject, created_at }
+        let ApiKey { api_key_id, name, role, subject, created_at, scopes, expires_at, last_used_at, sha256: _ } = key;
+        Self { api_key_id, api_key: None, name, role, subject, created_at, scopes, expires_at, last_used_at }
     }
 }
 
@@ -216,10 +303,14 @@ pub async fn create(
     body: Json<NewApiKey>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin])?;
-    let NewApiKey { name, role, subject } = body.value;
+    let NewApiKey { name, role, subject, scopes, expires_at } = body.value;
     let subject = subject.unwrap_or_else(|| name.clone());
     check_name("name", &name)?;
     check_name("subject", &subject)?;
+    let now = app.clock.now();
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(Problem::invalid("expires_at", "it is over already"));
+    }
     let idempotency = idempotency(&request, &caller, "api-keys", &body.hash)?;
     if app.access.api_keys.len() >= ApiKeys::MAX {
         return Err(Problem::new(Slug::Conflict, format!("there are {} API keys already", ApiKeys::MAX)));
@@ -232,12 +323,15 @@ pub async fn create(
         role: role.into(),
         subject,
         sha256: hex::encode(sha256(made.as_bytes())),
-        created_at: app.clock.now(),
+        created_at: now,
+        scopes,
+        expires_at,
+        last_used_at: None,
     };
     let raw = |value: &serde_json::Value| to_raw_value(value).map_err(|error| Problem::internal("API key", &error));
     let answer = to_raw_value(&key).map_err(|error| Problem::internal("API key", &error))?;
     let event = json!({"event": "api_key_created", "api_key_id": api_key_id, "name": key.name, "role": key.role,
-        "subject": key.subject});
+        "subject": key.subject, "scopes": key.scopes, "expires_at": key.expires_at});
     let append = Append {
         stream: stream(api_key_id),
         expected: Expected::Any,
@@ -275,7 +369,11 @@ pub async fn create(
     responses((status = 200, description = "Newest first, without secrets", body = Items<ApiKeyBody>)))]
 pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin, Role::Auditor])?;
-    let items = list_rows(&app, Table::ApiKeys, &query.0, |key: ApiKey| Some(ApiKeyBody::of(key)));
+    let uses = app.access.api_keys.uses();
+    let items = list_rows(&app, Table::ApiKeys, &query.0, |key: ApiKey| {
+        let last_used_at = uses.get(&key.api_key_id).copied().or(key.last_used_at);
+        Some(ApiKeyBody::of(ApiKey { last_used_at, ..key }))
+    });
     Ok(reply(StatusCode::OK, &items.await?))
 }
 
@@ -302,8 +400,54 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     };
     // Out of memory first: a key that is being deleted opens nothing, whatever becomes of the disk.
     app.access.api_keys.remove(id);
+    let _alone = app.access.api_keys.writing.lock().await;
     app.store.append(append).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// Keys whose use is told to the store in one step.
+const USES_AT_ONCE: usize = 500;
+
+/// Tells the store when keys were last used, those of which it does not know.
+pub async fn save_uses(app: &App) -> Result<(), AppendError> {
+    let api_keys = &app.access.api_keys;
+    let _alone = api_keys.writing.lock().await;
+    // Plain text and numbers: there is nothing in them that JSON cannot hold.
+    let unfit = |_: serde_json::Error| AppendError::Unknown("the use of API keys cannot be written");
+    for used in api_keys.used().chunks(USES_AT_ONCE) {
+        let uses: Vec<_> =
+            used.iter().map(|key| json!({"api_key_id": key.api_key_id, "last_used_at": key.last_used_at})).collect();
+        let event = to_raw_value(&json!({"event": "api_keys_used", "api_keys": uses})).map_err(unfit)?;
+        let change = |key: &ApiKey| {
+            let row = to_raw_value(key).map_err(unfit)?.into();
+            Ok(ViewChange { table: Table::ApiKeys, key: key.api_key_id.to_string(), row })
+        };
+        let append = Append {
+            stream: "api-key-uses".into(),
+            expected: Expected::Any,
+            fence: None,
+            at: app.clock.now(),
+            by: Principal::gateway(),
+            idempotency: None,
+            events: vec![event],
+            view: used.iter().map(change).collect::<Result<_, AppendError>>()?,
+        };
+        app.store.append(append).await?;
+        api_keys.stored(used);
+    }
+    Ok(())
+}
+
+/// Once a minute, for as long as the process runs; a stop saves the rest.
+pub async fn follow_uses(app: App) {
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        minutes.tick().await;
+        if let Err(error) = save_uses(&app).await {
+            // It is tried again a minute later; nobody's access depends on it.
+            tracing::debug!(?error, "when API keys were used is not stored yet");
+        }
+    }
 }
 
 fn parse_hash(text: &str) -> Option<[u8; 32]> {
@@ -328,6 +472,9 @@ mod tests {
             subject: "s".into(),
             sha256: hex::encode(sha256(b"ck_x")),
             created_at: now,
+            scopes: None,
+            expires_at: None,
+            last_used_at: None,
         };
         assert!(keys.insert(&key));
         assert!(matches!(keys.admit("ck_x", now), Admission::Admitted(_)));
@@ -335,5 +482,47 @@ mod tests {
         assert_eq!(keys.admit("ck_x", now), Admission::Unknown);
         assert!(matches!(keys.admit("ck_boot", now), Admission::Admitted(_)));
         assert!(ApiKeys::new(Rate::new(1, 1), Some("xyz")).is_err());
+    }
+
+    #[test]
+    fn a_key_of_before_loads_and_an_expired_one_says_so() {
+        let old = r#"{"api_key_id":"00000000-0000-0000-0000-000000000009","name":"n","role":"renter","subject":"s","sha256":"SHA","created_at":"2026-11-21T22:00:00.000Z"}"#;
+        let old: ApiKey = serde_json::from_str(&old.replace("SHA", &hex::encode(sha256(b"ck_x")))).unwrap();
+        assert_eq!((&old.scopes, old.expires_at, old.last_used_at), (&None, None, None));
+        let keys = ApiKeys::new(Rate::new(10, 10), None).unwrap();
+        assert!(keys.insert(&ApiKey { expires_at: Some(Timestamp(1_000)), ..old }));
+        assert!(matches!(keys.admit("ck_x", Timestamp(999)), Admission::Admitted(_)));
+        assert_eq!(keys.admit("ck_x", Timestamp(1_000)), Admission::Expired { at: Timestamp(1_000) });
+        let hash = sha256(b"ck_x");
+        assert!(keys.principal(&hash, Timestamp(999)).is_some() && keys.principal(&hash, Timestamp(1_000)).is_none());
+    }
+
+    #[test]
+    fn a_use_is_told_to_the_store_once() {
+        let keys = ApiKeys::new(Rate::new(10, 10), Some(&hex::encode(sha256(b"ck_boot")))).unwrap();
+        let key = ApiKey {
+            api_key_id: ApiKeyId(uuid::Uuid::from_u128(9)),
+            name: "n".into(),
+            role: Role::Renter,
+            subject: "s".into(),
+            sha256: hex::encode(sha256(b"ck_x")),
+            created_at: Timestamp(0),
+            scopes: None,
+            expires_at: None,
+            last_used_at: Some(Timestamp(5)),
+        };
+        assert!(keys.insert(&key));
+        assert!(keys.used().is_empty());
+        keys.admit("ck_boot", Timestamp(10));
+        keys.admit("ck_x", Timestamp(10));
+        let used = keys.used();
+        assert_eq!(used, [ApiKey { last_used_at: Some(Timestamp(10)), ..key.clone() }]);
+        keys.admit("ck_x", Timestamp(11));
+        keys.stored(&used);
+        assert_eq!(keys.used()[0].last_used_at, Some(Timestamp(11)), "used again while it was stored");
+        keys.stored(&keys.used());
+        assert!(keys.used().is_empty());
+        assert!(keys.insert(&key), "a repeated request finds it there");
+        assert_eq!(keys.uses()[&key.api_key_id], Timestamp(11));
     }
 }

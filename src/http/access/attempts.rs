@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use super::rate::{Bucket, Rate, lock};
+use super::rate::{Bucket, Rate, lock, make_room};
 use super::sha256;
 use crate::domain::{Timestamp, UserId};
+use crate::http::address::neighbourhood;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Share {
@@ -28,13 +29,7 @@ pub enum Share {
 
 impl Share {
     pub fn of_address(address: IpAddr) -> Self {
-        Self::Address(match address.to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-            }
-        })
+        Self::Address(neighbourhood(address))
     }
 
     pub fn of_name(name: &str) -> Self {
@@ -92,7 +87,7 @@ impl Attempts {
         let mut spent = lock(&self.spent);
         for (index, share) in shares.iter().enumerate() {
             if !spent.contains_key(share) && spent.len() >= Self::MAX {
-                make_room(&mut spent, now);
+                make_room(&mut spent, Self::MAX, |share, entry| entry.bucket.left(share.rate(), now));
             }
             let fresh = || Spent { bucket: Bucket::full(share.rate()), was_dry: false };
             let entry = spent.entry(*share).or_insert_with(fresh);
@@ -117,24 +112,6 @@ fn give_back(spent: &mut HashMap<Share, Spent>, shares: &[Share]) {
             entry.bucket.give_back(share.rate());
         }
     }
-}
-
-/// Forgets the shares that are whole again; else the half from which the least was spent. Who fills the table with new
-/// names so brings nobody's spent share back.
-fn make_room(spent: &mut HashMap<Share, Spent>, now: Timestamp) {
-    spent.retain(|share, entry| !entry.bucket.is_full(share.rate(), now));
-    if spent.len() < Attempts::MAX {
-        return;
-    }
-    let mut left: Vec<f64> = spent.iter_mut().map(|(share, entry)| entry.bucket.left(share.rate(), now)).collect();
-    left.sort_by(f64::total_cmp);
-    let median = left[left.len() / 2];
-    let mut to_go = Attempts::MAX / 2;
-    spent.retain(|share, entry| {
-        let goes = to_go > 0 && entry.bucket.left(share.rate(), now) >= median;
-        to_go -= usize::from(goes);
-        !goes
-    });
 }
 
 #[cfg(test)]

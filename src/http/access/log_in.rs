@@ -19,8 +19,9 @@ use super::cookies::{Cookie, Origin, origin};
 use super::passwords::{self, Asker};
 use super::sessions::{Opened, Sessions};
 use super::users::{self, Kept, User};
-use super::{App, Caller, Holder, KeyHash, Standing, address, random, sha256, store, to_the_end};
+use super::{App, Caller, Holder, KeyHash, Standing, random, sha256, store, to_the_end};
 use crate::domain::{Principal, Role};
+use crate::http::address;
 use crate::http::error::{Problem, ProblemBody, Slug};
 use crate::http::wire::{Json, Query, reply};
 use crate::store::{Append, Expected, ViewChange};
@@ -114,7 +115,7 @@ async fn by_api_key(request: &HttpRequest, app: &App, key: &str) -> Result<HttpR
     let admission = app.access.api_keys.admit(key, app.clock.now());
     let principal = admission.or_problem(app, "the API key is not known")?;
     let holder = Holder::ApiKey(KeyHash(sha256(key.as_bytes())));
-    let from = address(request);
+    let from = address::of(request);
     let (body, cookie) = begin(from, app, holder, principal, None).await?;
     Ok(HttpResponse::build(StatusCode::CREATED).insert_header(cookie).json(&body))
 }
@@ -123,7 +124,7 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
     passwords::check_length("password", &password)?;
     let known = app.access.users.find(name);
     let device = known.as_ref().and_then(|user| proof_of_device(request, app, user).map(|proof| (user.user_id, proof)));
-    let (asker, shares) = match (device, address(request)) {
+    let (asker, shares) = match (device, address::of(request)) {
         (Some((id, proof)), _) => (Asker::Known, vec![Share::Device(sha256(proof.as_bytes())), Share::Devices(id)]),
         (None, Some(address)) => (Asker::Stranger, vec![Share::of_address(address), Share::of_name(name)]),
         (None, None) => (Asker::Stranger, vec![Share::of_name(name)]),
@@ -141,7 +142,7 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
         // One sentence for all of it: who has an account here is nobody's business.
         return Err(Problem::new(Slug::Unauthenticated, WRONG));
     };
-    let from = address(request);
+    let from = address::of(request);
     let entered = to_the_end(enter(app.clone(), verified, from));
     let (body, session, device) = entered.await?;
     let mut answer = HttpResponse::build(StatusCode::CREATED);
@@ -181,7 +182,7 @@ pub fn spend(request: &HttpRequest, app: &App, shares: &[Share]) -> Result<(), P
         app.counters.rate_limited.inc();
         if dry.is_news {
             // Never the name that was typed: it may be a password.
-            tracing::warn!(from = ?address(request), share = dry.share.kind(), "too many log-ins failed");
+            tracing::warn!(from = ?address::of(request), share = dry.share.kind(), "too many log-ins failed");
         }
         let detail = "too many failed log-ins; a browser that was logged in before has its own count";
         Problem::new(Slug::TooManyRequests, detail).retry_after(dry.retry_after_s)
@@ -252,6 +253,8 @@ fn step(
 #[utoipa::path(get, path = "/v1/session", tag = "session", responses(
     (status = 200, body = LoggedIn),
     (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "The caller came by no session", body = ProblemBody,
+        content_type = "application/problem+json"),
 ))]
 pub async fn read(request: HttpRequest, app: web::Data<App>, caller: Caller) -> Result<HttpResponse, Problem> {
     let Standing { holder, session, .. } = Standing::of(&request)?;
@@ -300,7 +303,9 @@ pub async fn end_all(
     Query(WhoseSessions { subject }): Query<WhoseSessions>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin])?;
-    let acts_so = |holder: &Holder| app.access.principal(holder).is_some_and(|principal| principal.subject == subject);
+    let now = app.clock.now();
+    let acts_so =
+        |holder: &Holder| app.access.principal(holder, now).is_some_and(|principal| principal.subject == subject);
     let ended = app.access.sessions.close_all(acts_so, None);
     let event = json!({"event": "sessions_ended", "subject": subject, "count": ended});
     let (app, step) = (app.get_ref().clone(), step(caller.principal, app.clock.now(), &event, Vec::new())?);

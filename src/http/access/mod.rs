@@ -12,6 +12,7 @@ mod log_in_tests;
 pub mod oidc;
 mod passwords;
 pub mod rate;
+pub mod scopes;
 pub mod sessions;
 pub mod tickets;
 pub mod users;
@@ -29,10 +30,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::address;
 use super::error::{Problem, Slug};
 use crate::config::Config;
 use crate::domain::{Principal, Role, Timestamp, UserId};
 use crate::store::{Append, AppendError, ReadError, Store};
+use scopes::Needed;
 
 pub use cookies::{Origin, origin};
 
@@ -44,6 +47,8 @@ pub struct Access {
     pub tickets: tickets::Tickets,
     pub passwords: passwords::Passwords,
     pub attempts: attempts::Attempts,
+    /// Requests by where they come from, whoever asks.
+    pub addresses: rate::Buckets<IpAddr>,
     /// Only where an identity provider is configured.
     pub oidc: Option<Arc<oidc::Oidc>>,
 }
@@ -60,6 +65,10 @@ impl Access {
             tickets: tickets::Tickets::default(),
             passwords: passwords::Passwords::new()?,
             attempts: attempts::Attempts::default(),
+            addresses: rate::Buckets::new(
+                rate::Rate::new(http.address_rate_per_s, http.address_rate_burst),
+                MAX_ADDRESSES,
+            ),
             oidc: oidc::Oidc::new(&config.oidc, rate)?.map(Arc::new),
         })
     }
@@ -68,15 +77,15 @@ impl Access {
     pub fn load(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
         let api_keys = self.api_keys.load(store)?;
         let users = self.users.load(store)?;
-        let sessions = self.sessions.load(store, now, |holder| self.principal(holder).is_some())?;
+        let sessions = self.sessions.load(store, now, |holder| self.principal(holder, now).is_some())?;
         tracing::info!(api_keys, users, sessions, "who may call is read");
         Ok(())
     }
 
     /// As whom a holder acts now; `None` = not any more. Takes nothing from a rate.
-    fn principal(&self, holder: &Holder) -> Option<Principal> {
+    fn principal(&self, holder: &Holder, now: Timestamp) -> Option<Principal> {
         match holder {
-            Holder::ApiKey(key) => self.api_keys.principal(&key.0),
+            Holder::ApiKey(key) => self.api_keys.principal(&key.0, now),
             Holder::User(id) => self.users.principal(*id),
             Holder::Federated { issuer, principal, .. } => {
                 let is_ours = self.oidc.as_ref().is_some_and(|oidc| oidc.issuer() == issuer);
@@ -94,6 +103,20 @@ impl Access {
                 Some(oidc) if oidc.issuer() == issuer => oidc.admit(id, principal, now),
                 _ => Admission::Unknown,
             },
+        }
+    }
+
+    /// Refuses what the holder's API key is not narrowed to; nobody else is narrowed.
+    fn check_scope(&self, holder: &Holder, request: &HttpRequest) -> Result<(), Problem> {
+        let Holder::ApiKey(key) = holder else { return Ok(()) };
+        let Some(scopes) = self.api_keys.scopes(&key.0) else { return Ok(()) };
+        let needed = scopes::needed(request.method(), request.match_pattern().as_deref().unwrap_or_default());
+        match needed {
+            _ if scopes.allow(needed) => Ok(()),
+            Needed::Scope(scope) => Err(Problem::forbidden(format!("the API key is narrowed, and not to {scope}"))),
+            Needed::Nothing | Needed::Everything => {
+                Err(Problem::forbidden("the API key is narrowed; this needs one without scopes"))
+            }
         }
     }
 }
@@ -144,7 +167,7 @@ impl Standing {
         let now = app.clock.now();
         let holds = self.session.as_ref().is_none_or(|name| app.access.sessions.is_open(name, now))
             && self.until.is_none_or(|until| now < until);
-        app.access.principal(&self.holder).filter(|_| holds)
+        app.access.principal(&self.holder, now).filter(|_| holds)
     }
 
     /// Does it still hold, for the same person in the same role?
@@ -162,7 +185,13 @@ impl Standing {
 pub enum Admission {
     Admitted(Principal),
     Unknown,
-    Limited { retry_after_s: u32 },
+    /// It was good once.
+    Expired {
+        at: Timestamp,
+    },
+    Limited {
+        retry_after_s: u32,
+    },
 }
 
 impl Admission {
@@ -173,6 +202,10 @@ impl Admission {
             Self::Unknown => {
                 app.counters.unauthenticated.inc();
                 Err(Problem::new(Slug::Unauthenticated, unknown))
+            }
+            Self::Expired { at } => {
+                app.counters.unauthenticated.inc();
+                Err(Problem::new(Slug::Unauthenticated, format!("the API key expired at {at}")))
             }
             Self::Limited { retry_after_s } => {
                 app.counters.rate_limited.inc();
@@ -247,15 +280,11 @@ pub fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
         Some(_) => "whom the session stands for is not known any more; log in again",
     };
     let mut principal = app.access.admit(&standing.holder, now).or_problem(app, unknown)?;
-    principal.from = address(request);
+    principal.from = address::of(request);
+    app.access.check_scope(&standing.holder, request)?;
     request.extensions_mut().insert(principal.clone());
     request.extensions_mut().insert(standing);
     Ok(Caller { role: principal.role, principal })
-}
-
-/// Where a request comes from; `None` only in tests without a network.
-pub fn address(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|peer| peer.ip().to_canonical())
 }
 
 /// The bearer secret; `None` without an Authorization header.
@@ -288,6 +317,9 @@ pub async fn to_the_end<T: 'static>(work: impl Future<Output = Result<T, Problem
     let done = actix_web::rt::spawn(work).await;
     done.unwrap_or_else(|error| Err(Problem::internal("access", &error)))
 }
+
+/// Addresses that are counted at once.
+const MAX_ADDRESSES: usize = 20_000;
 
 /// The longest secret anybody may show, but for an identity provider's tokens.
 const MAX_SECRET_LEN: usize = 128;

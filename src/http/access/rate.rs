@@ -1,5 +1,7 @@
 //! Token buckets: how often somebody may do something. They bound, they do not authenticate.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::Timestamp;
@@ -56,16 +58,52 @@ impl Bucket {
         self.level = (self.level + 1.0).min(rate.burst);
     }
 
-    /// Nothing is missing any more: it may be forgotten.
-    pub fn is_full(&mut self, rate: Rate, now: Timestamp) -> bool {
-        self.left(rate, now) >= 1.0
-    }
-
-    /// 1 = whole, 0 = nothing left.
+    /// 1 = whole, so that it may be forgotten; 0 = nothing left.
     pub fn left(&mut self, rate: Rate, now: Timestamp) -> f64 {
         self.refill(rate, now);
         self.level / rate.burst
     }
+}
+
+/// A bucket for each of many.
+pub struct Buckets<K> {
+    rate: Rate,
+    max: usize,
+    spent: Mutex<HashMap<K, Bucket>>,
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    /// Remembers at most `max` of those who spent something.
+    pub fn new(rate: Rate, max: usize) -> Self {
+        Self { rate, max, spent: Mutex::default() }
+    }
+
+    /// Takes one from the key's bucket; else the seconds after which there is one again.
+    pub fn take(&self, key: K, now: Timestamp) -> Result<(), u32> {
+        let mut spent = lock(&self.spent);
+        if spent.len() >= self.max && !spent.contains_key(&key) {
+            make_room(&mut spent, self.max, |_, bucket| bucket.left(self.rate, now));
+        }
+        spent.entry(key).or_insert_with(|| Bucket::full(self.rate)).take(self.rate, now)
+    }
+}
+
+/// Forgets what is whole again (`left` says 1); where that does not make room below `max`, also the half from which the
+/// least was spent. Who fills the table with new keys so brings nobody's spent share back.
+pub fn make_room<K: Eq + Hash, V>(spent: &mut HashMap<K, V>, max: usize, mut left: impl FnMut(&K, &mut V) -> f64) {
+    spent.retain(|key, entry| left(key, entry) < 1.0);
+    if spent.len() < max {
+        return;
+    }
+    let mut all: Vec<f64> = spent.iter_mut().map(|(key, entry)| left(key, entry)).collect();
+    all.sort_by(f64::total_cmp);
+    let median = all[all.len() / 2];
+    let mut to_go = max / 2;
+    spent.retain(|key, entry| {
+        let goes = to_go > 0 && left(key, entry) >= median;
+        to_go -= usize::from(goes);
+        !goes
+    });
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,7 +131,19 @@ mod tests {
         assert_eq!((0..5).filter(|_| bucket.take(rate, at(60_000)).is_ok()).count(), 2);
         bucket.give_back(rate);
         assert_eq!(bucket.take(rate, at(60_000)), Ok(()));
-        assert!(!bucket.is_full(rate, at(60_100)) && bucket.is_full(rate, at(60_300)));
+        assert!(bucket.left(rate, at(60_100)) < 1.0 && bucket.left(rate, at(60_300)) >= 1.0);
+    }
+
+    #[test]
+    fn who_spent_most_is_remembered_when_there_is_no_room() {
+        let buckets = Buckets::new(Rate::one_in(1_000, 2), 4);
+        let now = Timestamp(0);
+        assert_eq!([buckets.take(0, now), buckets.take(0, now), buckets.take(0, now)], [Ok(()), Ok(()), Err(1_000)]);
+        for key in 1..100 {
+            assert_eq!(buckets.take(key, now), Ok(()));
+            assert!(lock(&buckets.spent).len() <= 4);
+        }
+        assert_eq!(buckets.take(0, now), Err(1_000), "nobody gets back what they spent by filling the table");
     }
 
     #[test]

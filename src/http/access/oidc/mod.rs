@@ -8,8 +8,7 @@ mod provider;
 mod tests;
 mod verify;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header;
@@ -25,10 +24,11 @@ use utoipa::IntoParams;
 
 use super::attempts::Share;
 use super::cookies::Cookie;
-use super::rate::{Bucket, Rate, lock};
-use super::{Admission, App, Holder, address, log_in, new_secret, sha256, to_the_end};
+use super::rate::{Buckets, Rate};
+use super::{Admission, App, Holder, log_in, new_secret, sha256, to_the_end};
 use crate::config;
 use crate::domain::{Principal, Timestamp};
+use crate::http::address;
 use crate::http::error::{Problem, ProblemBody, Slug};
 use crate::http::usage::check_name;
 use crate::http::wire::Query;
@@ -57,9 +57,12 @@ pub struct Oidc {
     look_again: Notify,
     /// Questions to the provider on behalf of browsers, at once.
     trades: Semaphore,
-    rate: Rate,
-    buckets: Mutex<HashMap<String, Bucket>>,
+    /// Requests of each person.
+    buckets: Buckets<String>,
 }
+
+/// People whose requests are counted at once.
+const MAX_PEOPLE: usize = 20_000;
 
 /// Has it the form of a JSON web token? No API key has.
 pub fn is_token(secret: &str) -> bool {
@@ -67,8 +70,6 @@ pub fn is_token(secret: &str) -> bool {
 }
 
 impl Oidc {
-    const MAX_BUCKETS: usize = 20_000;
-
     /// `None` where no issuer is configured.
     pub fn new(config: &config::Oidc, rate: Rate) -> Result<Option<Self>, String> {
         let Some(issuer) = config.issuer.clone() else { return Ok(None) };
@@ -80,8 +81,7 @@ impl Oidc {
             provider: ArcSwapOption::empty(),
             look_again: Notify::new(),
             trades: Semaphore::new(MAX_TRADES),
-            rate,
-            buckets: Mutex::default(),
+            buckets: Buckets::new(rate, MAX_PEOPLE),
         }))
     }
 
@@ -127,14 +127,7 @@ impl Oidc {
 
     /// Takes one request from the rate of a person.
     pub fn admit(&self, id: &str, principal: &Principal, now: Timestamp) -> Admission {
-        let mut buckets = lock(&self.buckets);
-        if !buckets.contains_key(id) && buckets.len() >= Self::MAX_BUCKETS {
-            buckets.retain(|_, bucket| !bucket.is_full(self.rate, now));
-            if buckets.len() >= Self::MAX_BUCKETS {
-                buckets.clear();
-            }
-        }
-        match buckets.entry(id.to_owned()).or_insert_with(|| Bucket::full(self.rate)).take(self.rate, now) {
+        match self.buckets.take(id.to_owned(), now) {
             Ok(()) => Admission::Admitted(principal.clone()),
             Err(retry_after_s) => Admission::Limited { retry_after_s },
         }
@@ -312,7 +305,7 @@ async fn logged_in(
     let redirect_uri = oidc.redirect_uri(request)?;
     let config::Oidc { client_id, client_secret, .. } = &oidc.config;
     // Everybody may come this far, and each costs the provider a question.
-    let shares: Vec<Share> = address(request).map(Share::of_address).into_iter().collect();
+    let shares: Vec<Share> = address::of(request).map(Share::of_address).into_iter().collect();
     log_in::spend(request, app, &shares)?;
     let busy = |_| Problem::new(Slug::TooManyRequests, "too many are logging in at once").retry_after(5);
     let _place = oidc.trades.try_acquire().map_err(busy)?;
@@ -333,8 +326,9 @@ async fn logged_in(
     }
     app.access.attempts.give_back(&shares);
     let holder = oidc.holder(&claims)?;
-    let principal = app.access.principal(&holder).ok_or_else(|| refuse("the provider changed meanwhile"))?;
-    let (from, app) = (address(request), app.clone());
+    let principal =
+        app.access.principal(&holder, app.clock.now()).ok_or_else(|| refuse("the provider changed meanwhile"))?;
+    let (from, app) = (address::of(request), app.clone());
     let begun = to_the_end(async move { log_in::begin(from, &app, holder, principal, None).await });
     Ok(begun.await?.1)
 }
