@@ -129,10 +129,12 @@ impl ApiKeys {
             return false;
         }
         let bucket = Mutex::new(Bucket::full(self.rate));
-        let used_at = key.as_ref().and_then(|key| key.last_used_at).map_or(0, |at| at.0);
-        let (used_at, stored_at) = (used_at.into(), used_at.into());
-        // One that is there already keeps what it knows of its use.
-        keys.entry(hash).or_insert(Entry { hash, key, principal, bucket, used_at, stored_at });
+        let stored = key.as_ref().and_then(|key| key.last_used_at).map_or(0, |at| at.0);
+        // Of one that is there already the use is known better than by its row.
+        let known =
+            keys.get(&hash).map(|entry| [&entry.used_at, &entry.stored_at].map(|at| at.load(Ordering::Relaxed)));
+        let [used_at, stored_at] = known.unwrap_or([stored, stored]).map(AtomicI64::new);
+        keys.insert(hash, Entry { hash, key, principal, bucket, used_at, stored_at });
         true
     }
 
