@@ -15,17 +15,20 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::App;
+use super::console::Consoles;
 use super::error::{Problem, Slug, no_such_route};
 
 /// A running server.
 pub struct Server {
     pub address: SocketAddr,
     handle: ServerHandle,
+    consoles: Arc<Consoles>,
 }
 
 impl Server {
     /// Accepts nothing more, lets what is being answered finish for up to [`SHUTDOWN_S`], and ends.
     pub async fn stop(&self) {
+        self.consoles.end();
         self.handle.stop(true).await;
     }
 }
@@ -44,6 +47,7 @@ const MAX_HANDSHAKES: usize = 128;
 pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
+    let consoles = Arc::clone(&app.consoles);
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
     let server =
@@ -61,12 +65,13 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
             .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle })
+    Ok(Server { address, handle, consoles })
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
 pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
+    let consoles = Arc::clone(&app.consoles);
     let data = web::Data::new(app);
     let server = HttpServer::new(move || {
         WebApp::new()
@@ -86,7 +91,7 @@ pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server>
     .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle })
+    Ok(Server { address, handle, consoles })
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {
