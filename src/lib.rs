@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod pki;
 mod readings;
+mod watchdog;
 
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
@@ -44,9 +45,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
+use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
 use crate::store::{LocalStore, Store};
 use crate::token::{Keyset, Signer};
+use crate::watchdog::Watchdog;
 
 /// Why the gateway did not start, or ended otherwise than by a signal. The text names what to look at.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +111,7 @@ struct Gateway {
     https: http::Server,
     metrics: http::Server,
     checkpoints: Option<Arc<Checkpoints>>,
+    life: readings::Life,
 }
 
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
@@ -126,7 +130,10 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
             "metrics": format!("http://{metrics}"),
         })
     );
-    let outcome = serve(&gateway, &mut signals, &clock, &store).await;
+    let mut watchdog = Watchdog::start();
+    watchdog.ready(&how_it_does(&gateway, &store));
+    let outcome = serve(&gateway, &mut signals, &clock, &store, &mut watchdog).await;
+    watchdog.stopping();
     let checkpoints = gateway.checkpoints.take();
     drain(gateway).await;
     if let Some(checkpoints) = checkpoints {
@@ -158,6 +165,8 @@ fn start(
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
     let feed_arbiter = Arbiter::new();
+    let pulses = Pulses::default();
+    feed_arbiter.spawn(pulses.beat("feed"));
     let feed = Feed::start_in_arbiter(&feed_arbiter.handle(), move |_| feed);
 
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
@@ -169,7 +178,7 @@ fn start(
             None => Err(actors::vehicle::TellError::Unavailable),
         })
     };
-    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell, clock.clone())?;
+    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell, clock.clone(), &pulses)?;
     let mint = Arc::clone(&signer);
     let fleet = FleetHandle::start(
         &config.fleet,
@@ -194,10 +203,15 @@ fn start(
     }
 
     let checkpoints = start_checkpoints(&config, clock, store, &signer);
-    let guard = start_guard(&config, clock, store, &fleet, &feed)?;
+    let guard_thread = Arbiter::new();
+    guard_thread.spawn(pulses.beat("card-guard"));
+    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread)?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
+    let life = readings::life(store, &fleet, mqtt.turns(), pulses.clone());
+    let shown = Arc::clone(&life);
+    metrics.register(move || readings::turns(&shown));
     guard.register(&metrics);
     notifier.register(&metrics);
     let access = http::access::Access::new(&config).map_err(RunError::Access)?;
@@ -222,11 +236,11 @@ fn start(
     })?;
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
-    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
+    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
-    let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?)
+    let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints })
+    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints, life })
 }
 
 fn start_checkpoints(
@@ -276,6 +290,7 @@ fn start_guard(
     store: &Arc<LocalStore>,
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
+    thread: &Arbiter,
 ) -> Result<GuardHandle, RunError> {
     let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
@@ -293,7 +308,7 @@ fn start_guard(
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.clone().recipient(),
     };
-    Ok(GuardHandle::start(parts, &Arbiter::new().handle())?)
+    Ok(GuardHandle::start(parts, &thread.handle())?)
 }
 
 /// What the operator's file says now, else what is built in.
@@ -451,9 +466,16 @@ impl Signals {
 }
 
 /// Until a signal ends it, or the journal can no longer promise.
-async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &LocalStore) -> Result<(), RunError> {
+async fn serve(
+    gateway: &Gateway,
+    signals: &mut Signals,
+    clock: &Clock,
+    store: &LocalStore,
+    watchdog: &mut Watchdog,
+) -> Result<(), RunError> {
     let kicker = gateway.mqtt.kicker();
-    let mut watch = tokio::time::interval(WATCH);
+    let mut watch = tokio::time::interval(watchdog.look_every().min(WATCH));
+    watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -469,9 +491,21 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &
                 if store.health().is_poisoned {
                     return Err(RunError::Poisoned);
                 }
+                watchdog.look(clock.elapsed(), (gateway.life)(), &how_it_does(gateway, store));
             }
         }
     }
+}
+
+/// A sentence for `systemctl status`.
+fn how_it_does(gateway: &Gateway, store: &LocalStore) -> String {
+    let (cars, health) = (gateway.mqtt.metrics().sessions.get(), store.health());
+    let ails = match (health.refusing, health.view_problem) {
+        (Some(why), _) => format!("promises are refused: {why}; "),
+        (None, Some(_)) => "queries wait for the view; ".to_owned(),
+        (None, None) => String::new(),
+    };
+    format!("{ails}{cars} cars connected")
 }
 
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.

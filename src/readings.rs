@@ -1,10 +1,11 @@
 //! What each part counts, under the names of `/metrics`. The parts keep plain atomics and know no metric names.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::actors::feed::FeedCounters;
 use crate::actors::fleet::FleetHandle;
-use crate::metrics::{Reading, Value};
+use crate::metrics::{Pulses, Reading, Turns, Value};
 use crate::mqtt::{MqttMetrics, Reason};
 use crate::store::Store;
 use crate::store::local::LocalStore;
@@ -17,6 +18,31 @@ fn load(counter: &AtomicU64) -> u64 {
 fn gauge(name: &'static str, help: &'static str, value: u64) -> Reading {
     // Exact up to 2^53, which no level here reaches.
     Reading::gauge(name, help, value as f64)
+}
+
+/// What turns while the gateway is well, with a count of each part's turns.
+pub type Life = Arc<dyn Fn() -> Vec<Turns> + Send + Sync>;
+
+/// Everything that must turn: the committer, the threads of vehicle actors, the routers, and whoever beats in `pulses`.
+pub fn life(
+    store: &Arc<LocalStore>,
+    fleet: &FleetHandle,
+    routers: impl Fn() -> Vec<Turns> + Send + Sync + 'static,
+    pulses: Pulses,
+) -> Life {
+    let (store, fleet) = (Arc::clone(store), fleet.clone());
+    Arc::new(move || {
+        let mut turns = vec![("committer".to_owned(), load(&store.metrics().committer_turns))];
+        turns.extend(fleet.sweeps().enumerate().map(|(index, sweeps)| (format!("vehicles-{index}"), sweeps)));
+        turns.extend(routers());
+        turns.extend(pulses.turns());
+        turns
+    })
+}
+
+/// Of each part, whether it turns.
+pub fn turns(life: &Life) -> Vec<Reading> {
+    vec![Reading::counters("turns", "Turns of each part, which an idle one takes too", "part", life())]
 }
 
 /// The store: promises, the disk, the view, the track.

@@ -49,6 +49,7 @@ const MODULES: [Rule; 15] = [
     ),
     ("checkpoints", &["clock", "domain", "store", "token"], None, EDGES),
     ("readings", &["actors", "metrics", "mqtt", "store"], None, &["actix_web", "rumqttd", "sled"]),
+    ("watchdog", &["metrics"], None, EDGES),
     // What the simulator may use of `cardea`; a name with `::` allows that part only.
     ("simulator", &["clock", "domain", "mqtt::payload", "mqtt::topics", "token"], None, &["actix", "rumqttd", "sled"]),
 ];

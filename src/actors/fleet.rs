@@ -23,6 +23,7 @@ use crate::domain::command::Command;
 use crate::domain::key::KeyGrant;
 use crate::domain::vehicle::{Request, Rules, Vehicle};
 use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
+use crate::metrics::Count;
 use crate::store::{ReadError, Store};
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
@@ -96,6 +97,8 @@ struct Shard {
     arbiter: ArbiterHandle,
     schedule: Arc<Schedule>,
     vehicles: RwLock<HashMap<VehicleId, Resident>>,
+    /// Sweeps so far: the thread turns.
+    sweeps: Count,
 }
 
 #[derive(Clone)]
@@ -165,7 +168,12 @@ impl FleetHandle {
             registered: RwLock::new(registered.clone()),
         });
         let shards = (0..config.arbiters.max(1))
-            .map(|_| Shard { arbiter: Arbiter::new().handle(), schedule: Arc::default(), vehicles: RwLock::default() })
+            .map(|_| Shard {
+                arbiter: Arbiter::new().handle(),
+                schedule: Arc::default(),
+                vehicles: RwLock::default(),
+                sweeps: Count::default(),
+            })
             .collect();
         let mut made = None;
         Fleet::create(|ctx| {
@@ -344,6 +352,11 @@ impl FleetHandle {
 
     pub fn scheduled(&self) -> usize {
         self.0.shards.iter().map(|shard| shard.schedule.pending()).sum()
+    }
+
+    /// For each thread of vehicle actors, how often it looked who is due.
+    pub fn sweeps(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.shards.iter().map(|shard| shard.sweeps.get())
     }
 
     fn must_exist(&self, vehicle: &VehicleId) -> Result<(), AskError> {
@@ -596,6 +609,7 @@ async fn sweep(inner: Arc<Inner>, index: usize) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        inner.shards[index].sweeps.inc();
         let now = inner.shared.clock.now();
         for vehicle in inner.shards[index].schedule.due(now, SWEEP_MAX) {
             // One that is not in memory is woken for it.

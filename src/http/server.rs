@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::App;
 use super::error::{Problem, Slug, no_such_route};
 use super::est::PeerCertificate;
+use crate::metrics::Pulses;
 
 /// A running server.
 pub struct Server {
@@ -45,25 +46,34 @@ const SHUTDOWN_S: u64 = 6;
 const MAX_HANDSHAKES: usize = 128;
 
 /// Starts HTTPS on the running actix system.
-pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
+pub fn serve(
+    app: App,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    pulses: Pulses,
+) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
-    let server =
-        HttpServer::new(move || WebApp::new().app_data(data.clone()).wrap(from_fn(observe)).configure(super::routes))
-            .workers(workers)
-            .max_connections(config.http.max_connections.div_ceil(workers))
-            .max_connection_rate(MAX_HANDSHAKES)
-            .on_connect(note_certificate)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            .tls_handshake_timeout(TLS_TIMEOUT)
-            .keep_alive(KEEP_ALIVE)
-            .shutdown_timeout(SHUTDOWN_S)
-            .disable_signals()
-            .listen_rustls_0_23(listener, (*tls).clone())?
-            .run();
+    // Made once in each worker, on its thread.
+    let make = move || {
+        actix_web::rt::spawn(pulses.beat("http"));
+        WebApp::new().app_data(data.clone()).wrap(from_fn(observe)).configure(super::routes)
+    };
+    let server = HttpServer::new(make)
+        .workers(workers)
+        .max_connections(config.http.max_connections.div_ceil(workers))
+        .max_connection_rate(MAX_HANDSHAKES)
+        .on_connect(note_certificate)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .tls_handshake_timeout(TLS_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(SHUTDOWN_S)
+        .disable_signals()
+        .listen_rustls_0_23(listener, (*tls).clone())?
+        .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok(Server { address, handle })
@@ -78,10 +88,11 @@ fn note_certificate(line: &dyn Any, known: &mut Extensions) {
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
-pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server> {
+pub fn serve_metrics(app: App, listener: TcpListener, pulses: Pulses) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let data = web::Data::new(app);
     let server = HttpServer::new(move || {
+        actix_web::rt::spawn(pulses.beat("operator"));
         WebApp::new()
             .app_data(data.clone())
             .route("/metrics", web::get().to(metrics))

@@ -93,6 +93,7 @@ impl Committer {
     pub fn run(mut self) -> Journal {
         let _guard = PoisonOnPanic(Arc::clone(&self.shared));
         loop {
+            count(&self.shared.metrics.committer_turns);
             let is_stopping = self.shared.stop_reason.get().is_some();
             // What is in the queue when the store stops is finished; then nothing is waited for any more.
             let next = if is_stopping { self.queue.try_recv().ok() } else { self.queue.recv_timeout(IDLE).ok() };

@@ -8,6 +8,8 @@ pub const SYNC_BUCKETS_US: [u64; 11] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 
 
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
+    /// Turns of the committer's loop, which an idle one takes too.
+    pub committer_turns: AtomicU64,
     /// Records made durable.
     pub appends: AtomicU64,
     pub batches: AtomicU64,

@@ -3,6 +3,7 @@
 
 pub mod car;
 pub mod console;
+pub mod halted;
 pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
@@ -46,6 +47,7 @@ pub struct Gateway {
     dir: TempDir,
     child: Option<Child>,
     sets: Vec<String>,
+    envs: Vec<(String, String)>,
     pub admin_key: String,
     pub http: String,
     pub mqtt: SocketAddr,
@@ -76,6 +78,11 @@ impl Gateway {
 
     /// With `--set` overrides; ports are free ones, and the payment network's secret is set.
     pub async fn start_with(sets: &[&str]) -> Self {
+        Self::start_in(&[], sets).await
+    }
+
+    /// With variables of its environment, too.
+    pub async fn start_in(envs: &[(&str, &str)], sets: &[&str]) -> Self {
         install_tls();
         let (dir, admin_key) = init();
         let ca = std::fs::read(dir.path().join("fleet/certs/ca.pem")).expect("the CA");
@@ -88,6 +95,7 @@ impl Gateway {
             dir,
             child: None,
             sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+            envs: envs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             admin_key,
             http: String::new(),
             mqtt: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -123,6 +131,7 @@ impl Gateway {
     /// Starts the process (again) and waits for its `ready` line; the log and exit status if it ends instead.
     pub fn launch(&mut self) -> Result<(), (String, ExitStatus)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cardea"));
+        command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.arg("serve").arg("--config").arg(self.config());
         for listen in ["http.listen", "mqtt.listen", "metrics.listen"] {
             command.arg("--set").arg(format!("{listen}=127.0.0.1:0"));
