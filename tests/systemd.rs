@@ -4,12 +4,14 @@
 mod kit;
 
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use kit::halted::Halted;
-use kit::{Gateway, PATIENCE, until};
+use kit::{Gateway, PATIENCE, has, until};
 use tempfile::TempDir;
 
 /// As `WatchdogSec=` has it; the program must feed at less than half of it.
@@ -131,4 +133,34 @@ async fn one_that_cannot_listen_never_says_that_it_is_ready() {
     let (log, status) = gateway.launch().expect_err("the port is taken");
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(systemd.next("READY=1", Duration::ZERO).is_none(), "it said ready and listened nowhere");
+}
+
+/// How exposed systemd calls the unit, in tenths; 20 is what it calls OK.
+const EXPOSURE: &str = "20";
+
+/// `scripts/test` installs systemd for it; elsewhere there may be none.
+#[test]
+fn the_unit_is_sound_and_its_sandbox_tight() {
+    if !has("systemd-analyze") {
+        eprintln!("SKIPPED: there is no systemd-analyze here (Debian: apt-get install systemd)");
+        return;
+    }
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/cardea.service");
+    let text = std::fs::read_to_string(unit).expect("the unit");
+    assert!(text.contains("ExecStart=/usr/bin/cardea serve --config /etc/cardea/cardea.toml\n"), "{text}");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let installed = dir.path().join("cardea.service");
+    // Where the program is on this machine.
+    std::fs::write(&installed, text.replace("/usr/bin/cardea", env!("CARGO_BIN_EXE_cardea"))).expect("a copy");
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&installed).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (is_sound, said) = analyze(&["verify", "--man=no"]);
+    // It also tells of units of the machine that it reads on the way.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("cardea.service")).collect();
+    assert!(is_sound && ours.is_empty(), "{said}");
+    let (is_tight, said) = analyze(&["security", "--offline=true", "--threshold", EXPOSURE]);
+    assert!(is_tight, "{said}");
 }
