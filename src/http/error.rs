@@ -56,6 +56,31 @@ pub enum Slug {
 }
 
 impl Slug {
+    /// In the order they are declared in, so that each is its own place.
+    pub const ALL: [Self; 21] = [
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Invalid,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::CapabilityMissing,
+        Self::VehicleBusy,
+        Self::NotAvailable,
+        Self::ProfileNotAllowed,
+        Self::Expired,
+        Self::DuplicateKeyReuse,
+        Self::TooManyRequests,
+        Self::StorageUnavailable,
+        Self::NotReady,
+        Self::OutcomeUnknown,
+        Self::Internal,
+    ];
+
     /// As it stands at the end of a problem's `type`.
     pub fn name(self) -> &'static str {
         self.parts().0

@@ -33,6 +33,7 @@ mod keys;
 mod keyset;
 #[cfg(test)]
 mod lending_tests;
+mod levels;
 mod link_log;
 mod map;
 mod mds;
@@ -154,6 +155,7 @@ impl App {
         let payments = Arc::new(payments::PaymentEdge::new(&config.payments));
         let edge = Arc::clone(&payments);
         metrics.register(move || edge.counters.readings());
+        levels::register(&metrics, Arc::clone(&config), clock.clone(), started_at);
         Ok(Self {
             store,
             fleet,
@@ -248,6 +250,8 @@ pub struct Counters {
     pub rate_limited: Count,
     /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub answers: [Count; 5],
+    /// Answers that were a problem, in the order of [`error::Slug::ALL`].
+    pub problems: [Count; error::Slug::ALL.len()],
     pub in_flight: Level,
     /// From the request's head to the answer's head.
     pub latency: Timing,
@@ -258,8 +262,11 @@ impl Counters {
     pub fn readings(&self) -> Vec<Reading> {
         const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         let answers = CLASSES.iter().zip(&self.answers).map(|(class, count)| ((*class).to_owned(), count.get()));
+        let problems = error::Slug::ALL.iter().zip(&self.problems);
+        let problems = problems.map(|(slug, count)| (slug.name().to_owned(), count.get()));
         vec![
             Reading::counters("http_answers", "Answers by status class", "class", answers),
+            Reading::counters("http_problems", "Answers that were a problem, by its kind", "problem", problems),
             Reading::gauge("http_requests_in_flight", "Requests being answered", self.in_flight.get() as f64),
             Reading::counter("http_unauthenticated", "Requests with an unknown API key", self.unauthenticated.get()),
             Reading::counter("http_rate_limited", "Requests over their API key's rate", self.rate_limited.get()),

@@ -167,6 +167,9 @@ async fn observe(
     if let Some(count) = app.counters.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
         count.inc();
     }
+    if let Some(problem) = answer.response().error().and_then(|error| error.as_error::<Problem>()) {
+        app.counters.problems[problem.slug as usize].inc();
+    }
     let took_ms = took.as_millis() as u64;
     if status.is_server_error() {
         tracing::warn!(%method, path, %status, took_ms, id = ?id, "request failed");

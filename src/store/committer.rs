@@ -48,6 +48,8 @@ pub struct Request {
     pub idempotency: Option<(Name, Idempotency)>,
     pub body: Vec<u8>,
     pub reply: oneshot::Sender<Answer>,
+    /// Since it was queued.
+    pub waits: Stopwatch,
 }
 
 /// An admitted request with its place in the batch.
@@ -279,6 +281,7 @@ impl Committer {
         let mut ledger = self.shared.ledger();
         for Staged { request, number, place, hash } in staged {
             let request = *request;
+            metrics.promised.record(request.waits.elapsed());
             self.shared.reader.note(number, place);
             ledger.streams.note(request.stream_name, number, applied, metrics);
             if let Some((key, _)) = request.idempotency {

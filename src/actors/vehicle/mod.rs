@@ -176,7 +176,7 @@ impl VehicleActor {
             has_moved = true;
             let Some(command) = self.vehicle.command(id) else { continue };
             if command.state.is_final() {
-                self.shared.metrics.finished(command.state);
+                self.shared.metrics.finished(command, self.now());
             }
             if self.shared.audience.load(Ordering::Relaxed) > 0 {
                 let changed = CommandChanged { vehicle: self.id.clone(), command: command.clone() };
