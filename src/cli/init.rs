@@ -14,10 +14,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
+use super::config::REFERENCE;
 use super::new_files::NewFiles;
 
-/// The file that documents every key is the file a fleet starts with.
-const TEMPLATE: &str = include_str!("../../config/cardea.toml");
 const HASH_KEY: &str = "bootstrap_admin_sha256 = \"\"";
 const DATA_KEY: &str = "dir = \"data\"";
 const MAX_HOSTS: usize = 64;
@@ -107,7 +106,7 @@ impl Init {
 }
 
 fn config_text(admin_sha256: &str, data: Option<&str>) -> String {
-    let text = TEMPLATE.replacen(HASH_KEY, &format!("bootstrap_admin_sha256 = \"{admin_sha256}\""), 1);
+    let text = REFERENCE.replacen(HASH_KEY, &format!("bootstrap_admin_sha256 = \"{admin_sha256}\""), 1);
     match data {
         None => text,
         // Quoted as TOML wants it, whatever is in the name.
