@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod pki;
 mod readings;
+pub mod telemetry;
 mod watchdog;
 
 use std::net::TcpListener;
@@ -48,6 +49,7 @@ use crate::http::{App, CertificatePort};
 use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
 use crate::store::{LocalStore, Store};
+use crate::telemetry::Telemetry;
 use crate::token::{Keyset, Signer};
 use crate::watchdog::Watchdog;
 
@@ -112,6 +114,7 @@ struct Gateway {
     metrics: http::Server,
     checkpoints: Option<Arc<Checkpoints>>,
     life: readings::Life,
+    telemetry: Telemetry,
 }
 
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
@@ -171,15 +174,10 @@ fn start(
 
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
     let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
-    let tell: mqtt::Tell = {
-        let fleet = Arc::clone(&fleet_slot);
-        Arc::new(move |vehicle, message| match fleet.get() {
-            Some(fleet) => fleet.tell(vehicle, message),
-            None => Err(actors::vehicle::TellError::Unavailable),
-        })
-    };
-    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell, clock.clone(), &pulses)?;
+    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
     let mint = Arc::clone(&signer);
+    let telemetry = Telemetry::start(&config.telemetry, clock.clone())
+        .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
     let fleet = FleetHandle::start(
         &config.fleet,
         fleet::Parts {
@@ -192,6 +190,7 @@ fn start(
             commands_feed: feed.clone().recipient(),
             alerts_feed: feed.clone().recipient(),
             audience,
+            telemetry: telemetry.clone(),
         },
     )?;
     // Set once, here.
@@ -212,6 +211,7 @@ fn start(
     let life = readings::life(store, &fleet, mqtt.turns(), pulses.clone());
     let shown = Arc::clone(&life);
     metrics.register(move || readings::turns(&shown));
+    telemetry.register(&metrics);
     guard.register(&metrics);
     notifier.register(&metrics);
     let access = http::access::Access::new(&config).map_err(RunError::Access)?;
@@ -233,6 +233,7 @@ fn start(
         notifier: notifier.clone(),
         links: link_port(mqtt.links()),
         metrics,
+        telemetry: telemetry.clone(),
     })?;
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
@@ -240,7 +241,7 @@ fn start(
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app, listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints, life })
+    Ok(Gateway { certs, mqtt, fleet, notifier, https, metrics, checkpoints, life, telemetry })
 }
 
 fn start_checkpoints(
@@ -255,6 +256,15 @@ fn start_checkpoints(
         Arc::new(Checkpoints::new(path, journal, Arc::clone(store) as Arc<dyn Store>, signer, clock.clone()));
     actix::spawn(Arc::clone(&checkpoints).follow(Duration::from_secs(config.audit.checkpoint_every_s)));
     Some(checkpoints)
+}
+
+/// What the gate tells before there is a fleet is told again.
+fn tell(fleet: &Arc<OnceLock<FleetHandle>>) -> mqtt::Tell {
+    let fleet = Arc::clone(fleet);
+    Arc::new(move |vehicle, message| match fleet.get() {
+        Some(fleet) => fleet.tell(vehicle, message),
+        None => Err(actors::vehicle::TellError::Unavailable),
+    })
 }
 
 /// HTTP does not know the gate.
@@ -511,12 +521,13 @@ fn how_it_does(gateway: &Gateway, store: &LocalStore) -> String {
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.
 async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
-    let Gateway { mqtt, fleet, notifier, https, metrics, .. } = gateway;
+    let Gateway { mqtt, fleet, notifier, https, metrics, telemetry, .. } = gateway;
     if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
     }
     mqtt.shutdown(GATE_STOP).await;
     fleet.drain(FLEET_DRAIN).await;
     notifier.stop().await;
+    telemetry.finish().await;
     metrics.stop().await;
 }

@@ -25,6 +25,7 @@ use crate::domain::vehicle::{Request, Rules, Vehicle};
 use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::metrics::Count;
 use crate::store::{ReadError, Store};
+use crate::telemetry::{self, Telemetry};
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
 pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
@@ -46,6 +47,7 @@ pub struct Shared {
     pub max_resident: usize,
     pub max_vehicles: usize,
     pub metrics: FleetMetrics,
+    pub telemetry: Telemetry,
     pub in_flight: Arc<AtomicUsize>,
     registered: RwLock<BTreeSet<VehicleId>>,
 }
@@ -61,6 +63,7 @@ pub struct Parts {
     pub commands_feed: Recipient<CommandChanged>,
     pub alerts_feed: Recipient<AlertChanged>,
     pub audience: Arc<AtomicUsize>,
+    pub telemetry: Telemetry,
 }
 
 impl Shared {
@@ -164,6 +167,7 @@ impl FleetHandle {
             max_resident: config.max_resident,
             max_vehicles: config.max_vehicles,
             metrics: FleetMetrics::default(),
+            telemetry: parts.telemetry,
             in_flight: Arc::default(),
             registered: RwLock::new(registered.clone()),
         });
@@ -233,7 +237,7 @@ impl FleetHandle {
             self.must_exist(vehicle)?;
         }
         let (reply, answer) = oneshot::channel();
-        self.post(vehicle, Letter::Ask(Box::new(ask), reply))?;
+        self.post(vehicle, Letter::Ask(Box::new(ask), reply, telemetry::current()))?;
         match tokio::time::timeout(ASK_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             // The actor died with the letter, or is slower than anyone should wait: it may or may not have happened.

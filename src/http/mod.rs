@@ -79,6 +79,7 @@ use crate::domain::{Timestamp, VehicleId};
 use crate::metrics::{Count, Level, Metrics, Reading, Timing};
 use crate::pki::Ca;
 use crate::store::{ReadError, Store};
+use crate::telemetry::Telemetry;
 use crate::token::{Keyset, Signer};
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
@@ -104,6 +105,7 @@ pub struct App {
     pub started_at: Timestamp,
     pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
     pub counters: Arc<Counters>,
 }
 
@@ -125,6 +127,7 @@ pub struct Parts {
     pub notifier: NotifierHandle,
     pub links: LinkPort,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
 }
 
 impl App {
@@ -145,6 +148,7 @@ impl App {
             notifier,
             links,
             metrics,
+            telemetry,
         } = parts;
         let started_at = clock.now();
         access.load(&*store, started_at)?;
@@ -175,6 +179,7 @@ impl App {
             started_at,
             payments,
             metrics,
+            telemetry,
             counters,
         })
     }

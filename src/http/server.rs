@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Extensions, ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App as WebApp, HttpResponse, HttpServer, web};
@@ -21,6 +22,7 @@ use super::App;
 use super::error::{Problem, Slug, no_such_route};
 use super::est::PeerCertificate;
 use crate::metrics::Pulses;
+use crate::telemetry::{Attribute, Kind, Open};
 
 /// A running server.
 pub struct Server {
@@ -141,6 +143,8 @@ async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({"status": "ready", "durable": durable, "applied": applied})))
 }
 
+/// W3C Trace Context.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Names, counts and times each request, and puts on what every answer carries.
@@ -158,11 +162,19 @@ async fn observe(
     let started = app.clock.elapsed();
     app.counters.in_flight.add(1);
     let in_flight = InFlight(app.clone());
-    let answer = next.call(request).await;
+    let traceparent = request.headers().get(&TRACEPARENT).and_then(|value| value.to_str().ok());
+    let traced = app.telemetry.request(traceparent);
+    let answer = match &traced {
+        None => next.call(request).await,
+        Some(open) => open.scope(next.call(request)).await,
+    };
     let took = app.clock.elapsed().saturating_sub(started);
     drop(in_flight);
     let mut answer = answer?;
     let status = answer.status();
+    if let Some(open) = traced {
+        trace(&app, open, &method, &answer, &id);
+    }
     app.counters.latency.record(took);
     if let Some(count) = app.counters.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
         count.inc();
@@ -178,6 +190,19 @@ async fn observe(
     }
     carry(answer.headers_mut(), id);
     Ok(answer)
+}
+
+/// Named by the route, of which there are few, and never by the path.
+fn trace(app: &App, open: Open, method: &Method, answer: &ServiceResponse<impl MessageBody>, id: &HeaderValue) {
+    let route = answer.request().match_pattern().unwrap_or_else(|| "unknown".into());
+    let status = answer.status();
+    let attributes = vec![
+        Attribute::text("http.request.method", method.to_string()),
+        Attribute::text("http.route", route.clone()),
+        Attribute::Number("http.response.status_code", i64::from(status.as_u16())),
+        Attribute::text("cardea.request.id", id.to_str().unwrap_or_default().to_owned()),
+    ];
+    app.telemetry.end(open, Kind::Server, format!("{method} {route}"), attributes, status.is_server_error());
 }
 
 /// Counts down when the answer is there, or when the client went away before.

@@ -22,6 +22,7 @@ use crate::store::{
     Append, AppendError, Appending, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded, Store,
     StoreHealth, StorePosition, Table,
 };
+use crate::telemetry::Telemetry;
 use crate::token::Signer;
 
 /// 2026-11-21T22:00:00Z
@@ -281,6 +282,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         verification: Arc::default(),
         started_at: Timestamp(NOW_MS),
         metrics: Metrics::new(),
+        telemetry: Telemetry::default(),
         counters: Arc::new(Counters::default()),
     };
     (app, store)
