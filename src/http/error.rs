@@ -52,8 +52,12 @@ pub enum Slug {
     NotReady,
     /// It may have happened.
     OutcomeUnknown,
+    /// The last one: see the count below.
     Internal,
 }
+
+// One that is added and not listed would be counted nowhere.
+const _: () = assert!(Slug::Internal as usize + 1 == Slug::ALL.len());
 
 impl Slug {
     /// In the order they are declared in, so that each is its own place.

@@ -179,8 +179,9 @@ async fn observe(
     if let Some(count) = app.counters.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
         count.inc();
     }
-    if let Some(problem) = answer.response().error().and_then(|error| error.as_error::<Problem>()) {
-        app.counters.problems[problem.slug as usize].inc();
+    let problem = answer.response().error().and_then(|error| error.as_error::<Problem>());
+    if let Some(count) = problem.and_then(|problem| app.counters.problems.get(problem.slug as usize)) {
+        count.inc();
     }
     let took_ms = took.as_millis() as u64;
     if status.is_server_error() {
