@@ -12,6 +12,8 @@ COPY console/ ./
 RUN ["npm", "run", "build"]
 
 FROM rust:1.95.0-slim-bookworm AS build
+# What the tag of the base stands for changes with its packages: a build takes them as they are patched then.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gcc make libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
@@ -19,6 +21,7 @@ COPY --from=console /src/console/dist console/dist
 RUN ["cargo", "build", "--locked", "--release", "--bin", "cardea"]
 
 FROM debian:12.12-slim
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --home-dir /var/lib/cardea --shell /usr/sbin/nologin cardea \
     && install -d -o cardea -g cardea -m 0750 /var/lib/cardea
