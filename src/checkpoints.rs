@@ -105,7 +105,7 @@ impl Witnesses {
             }
             let damaged =
                 |why: &dyn ToString| CheckpointError::Damaged { path: path.to_owned(), line, why: why.to_string() };
-            let checkpoint: Checkpoint = match serde_json::from_slice(&text) {
+            let checkpoint: Checkpoint = match serde_json::from_slice(text.trim_ascii_end()) {
                 Ok(checkpoint) => checkpoint,
                 // What a crash left of a line, closed by the next one that was written.
                 Err(error) if error.is_eof() => continue,

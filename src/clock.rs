@@ -42,6 +42,12 @@ impl Clock {
         Timestamp(self.0.wall_ms.load(Ordering::Relaxed)).plus_ms(elapsed_ms)
     }
 
+    /// [`Self::now`] in nanoseconds since the epoch, for spans that are shorter than a millisecond.
+    pub fn unix_ns(&self) -> u64 {
+        let wall_ns = self.0.wall_ms.load(Ordering::Relaxed).max(0).unsigned_abs().saturating_mul(1_000_000);
+        wall_ns.saturating_add(u64::try_from(self.0.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Since this clock started, never backwards: for measuring.
     pub fn elapsed(&self) -> std::time::Duration {
         self.0.started.elapsed()

@@ -35,6 +35,7 @@ pub struct Config {
     pub mqtt: Mqtt,
     pub http: Http,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
     pub fleet: Fleet,
     pub keys: Keys,
     pub card_guard: CardGuard,
@@ -238,6 +239,27 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+    }
+}
+
+/// Traces by OTLP over HTTP.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Nothing is traced without it.
+    #[serde(with = "empty_is_none")]
+    pub endpoint: Option<String>,
+    pub service_name: String,
+    /// Of the requests that bring no decision of their own.
+    pub sample_ratio: f64,
+    /// PEM bundle that the collector's certificate must chain to; empty = the system's.
+    #[serde(with = "empty_is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { endpoint: None, service_name: "cardea".into(), sample_ratio: 1.0, ca: None }
     }
 }
 

@@ -27,6 +27,8 @@ pub mod metrics;
 pub mod mqtt;
 pub mod pki;
 mod readings;
+pub mod telemetry;
+mod watchdog;
 
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
@@ -46,9 +48,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
+use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
 use crate::store::{LocalStore, Store};
+use crate::telemetry::Telemetry;
 use crate::token::{Keyset, Signer};
+use crate::watchdog::Watchdog;
 
 /// Why the gateway did not start, or ended otherwise than by a signal. The text names what to look at.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +116,8 @@ struct Gateway {
     https: http::Server,
     metrics: http::Server,
     checkpoints: Option<Arc<Checkpoints>>,
+    life: readings::Life,
+    telemetry: Telemetry,
 }
 
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
@@ -129,7 +136,10 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
             "metrics": format!("http://{metrics}"),
         })
     );
-    let outcome = serve(&gateway, &mut signals, &clock, &store).await;
+    let mut watchdog = Watchdog::start();
+    watchdog.ready(&how_it_does(&gateway, &store));
+    let outcome = serve(&gateway, &mut signals, &clock, &store, &mut watchdog).await;
+    watchdog.stopping();
     let checkpoints = gateway.checkpoints.take();
     drain(gateway).await;
     if let Some(checkpoints) = checkpoints {
@@ -161,19 +171,16 @@ fn start(
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
     let feed_arbiter = Arbiter::new();
+    let pulses = Pulses::default();
+    feed_arbiter.spawn(pulses.beat("feed"));
     let feed = Feed::start_in_arbiter(&feed_arbiter.handle(), move |_| feed);
 
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
     let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
-    let tell: mqtt::Tell = {
-        let fleet = Arc::clone(&fleet_slot);
-        Arc::new(move |vehicle, message| match fleet.get() {
-            Some(fleet) => fleet.tell(vehicle, message),
-            None => Err(actors::vehicle::TellError::Unavailable),
-        })
-    };
-    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell, clock.clone())?;
+    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
     let mint = Arc::clone(&signer);
+    let telemetry = Telemetry::start(&config.telemetry, clock.clone())
+        .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
     let fleet = FleetHandle::start(
         &config.fleet,
         fleet::Parts {
@@ -186,6 +193,7 @@ fn start(
             commands_feed: feed.clone().recipient(),
             alerts_feed: feed.clone().recipient(),
             audience,
+            telemetry: telemetry.clone(),
         },
     )?;
     // Set once, here.
@@ -197,10 +205,16 @@ fn start(
     }
 
     let checkpoints = start_checkpoints(&config, clock, store, &signer);
-    let guard = start_guard(&config, clock, store, &fleet, &feed)?;
+    let guard_thread = Arbiter::new();
+    guard_thread.spawn(pulses.beat("card-guard"));
+    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread)?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
+    let life = readings::life(store, &fleet, mqtt.turns(), pulses.clone());
+    let shown = Arc::clone(&life);
+    metrics.register(move || readings::turns(&shown));
+    telemetry.register(&metrics);
     guard.register(&metrics);
     notifier.register(&metrics);
     let access = http::access::Access::new(&config).map_err(RunError::Access)?;
@@ -222,15 +236,16 @@ fn start(
         notifier: notifier.clone(),
         links: link_port(mqtt.links()),
         metrics,
+        telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
-    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls)
+    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
-    let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?)
+    let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints })
+    Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry })
 }
 
 fn start_checkpoints(
@@ -245,6 +260,15 @@ fn start_checkpoints(
         Arc::new(Checkpoints::new(path, journal, Arc::clone(store) as Arc<dyn Store>, signer, clock.clone()));
     actix::spawn(Arc::clone(&checkpoints).follow(Duration::from_secs(config.audit.checkpoint_every_s)));
     Some(checkpoints)
+}
+
+/// What the gate tells before there is a fleet is told again.
+fn tell(fleet: &Arc<OnceLock<FleetHandle>>) -> mqtt::Tell {
+    let fleet = Arc::clone(fleet);
+    Arc::new(move |vehicle, message| match fleet.get() {
+        Some(fleet) => fleet.tell(vehicle, message),
+        None => Err(actors::vehicle::TellError::Unavailable),
+    })
 }
 
 /// HTTP does not know the gate.
@@ -280,6 +304,7 @@ fn start_guard(
     store: &Arc<LocalStore>,
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
+    thread: &Arbiter,
 ) -> Result<GuardHandle, RunError> {
     let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
@@ -297,7 +322,7 @@ fn start_guard(
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.clone().recipient(),
     };
-    Ok(GuardHandle::start(parts, &Arbiter::new().handle())?)
+    Ok(GuardHandle::start(parts, &thread.handle())?)
 }
 
 /// What the operator's file says now, else what is built in.
@@ -389,7 +414,7 @@ fn trust_withdrawn(revocation: http::Revocation) -> certs::Revocation {
 fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) -> CertificatePort {
     let config = Arc::clone(config);
     let (revoking, kicking) = (Arc::clone(certs), kicker.clone());
-    let (allowing, asking) = (Arc::clone(certs), Arc::clone(certs));
+    let [allowing, asking, bundled] = std::array::from_fn(|_| Arc::clone(certs));
     let (reloading, listed) = (Arc::clone(certs), kicker);
     CertificatePort {
         ca: Arc::new(move || read_ca(&config)),
@@ -404,6 +429,7 @@ fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) ->
                 allowing.except(vehicle, serial);
             }
         }),
+        bundle: Arc::new(move || bundled.bundle()),
         is_trusted: Arc::new(move |peer, now| asking.check(peer, now).is_ok()),
         reload: Arc::new(move || {
             let outcome = reload(&reloading, &listed);
@@ -455,9 +481,16 @@ impl Signals {
 }
 
 /// Until a signal ends it, or the journal can no longer promise.
-async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &LocalStore) -> Result<(), RunError> {
+async fn serve(
+    gateway: &Gateway,
+    signals: &mut Signals,
+    clock: &Clock,
+    store: &LocalStore,
+    watchdog: &mut Watchdog,
+) -> Result<(), RunError> {
     let kicker = gateway.mqtt.kicker();
-    let mut watch = tokio::time::interval(WATCH);
+    let mut watch = tokio::time::interval(watchdog.look_every().min(WATCH));
+    watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -473,15 +506,27 @@ async fn serve(gateway: &Gateway, signals: &mut Signals, clock: &Clock, store: &
                 if store.health().is_poisoned {
                     return Err(RunError::Poisoned);
                 }
+                watchdog.look(clock.elapsed(), (gateway.life)(), &how_it_does(gateway, store));
             }
         }
     }
 }
 
+/// A sentence for `systemctl status`.
+fn how_it_does(gateway: &Gateway, store: &LocalStore) -> String {
+    let (cars, health) = (gateway.mqtt.metrics().sessions.get(), store.health());
+    let ails = match (health.refusing, health.view_problem) {
+        (Some(why), _) => format!("promises are refused: {why}; "),
+        (None, Some(_)) => "queries wait for the view; ".to_owned(),
+        (None, None) => String::new(),
+    };
+    format!("{ails}{cars} cars connected")
+}
+
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.
 async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
-    let Gateway { mqtt, fleet, notifier, app, https, metrics, .. } = gateway;
+    let Gateway { mqtt, fleet, notifier, app, https, metrics, telemetry, .. } = gateway;
     if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
     }
@@ -491,5 +536,6 @@ async fn drain(gateway: Gateway) {
     mqtt.shutdown(GATE_STOP).await;
     fleet.drain(FLEET_DRAIN).await;
     notifier.stop().await;
+    telemetry.finish().await;
     metrics.stop().await;
 }

@@ -3,9 +3,11 @@
 //! Modules count with plain atomics ([`Count`], [`Level`]) and hand a closure to [`Metrics::register`]; so none of
 //! them needs to know Prometheus. Nothing is computed between scrapes.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -72,6 +74,49 @@ impl Timing {
         let counts = self.steps.iter().chain([&self.beyond]).map(|count| count.load(Ordering::Relaxed));
         let steps = Self::STEPS_S.into_iter().chain([f64::INFINITY]);
         Value::Histogram { sum: self.sum_us.load(Ordering::Relaxed) as f64 / 1e6, buckets: steps.zip(counts).collect() }
+    }
+}
+
+/// Signs of life of threads that come and go: each that beats is there, under its name, with what it counted.
+#[derive(Debug, Default, Clone)]
+pub struct Pulses(Arc<Mutex<Vec<Beating>>>);
+
+type Beating = (&'static str, Weak<Count>);
+
+/// A part of the gateway with a count that rises as long as it turns.
+pub type Turns = (String, u64);
+
+impl Pulses {
+    /// How often a thread with nothing to do shows that it could.
+    const BEAT: Duration = Duration::from_millis(200);
+
+    /// Beats until it is dropped, which a thread's end does: to be spawned on the thread that shall be seen.
+    pub fn beat(&self, name: &'static str) -> impl Future<Output = ()> + Send + 'static {
+        let count = Arc::<Count>::default();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, count)| count.strong_count() > 0);
+        all.push((name, Arc::downgrade(&count)));
+        async move {
+            let mut due = tokio::time::interval(Self::BEAT);
+            due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                due.tick().await;
+                count.inc();
+            }
+        }
+    }
+
+    /// Of those that are there: `name-0`, `name-1`, …
+    pub fn turns(&self) -> Vec<Turns> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut turns, mut numbers) = (Vec::new(), HashMap::<&str, usize>::new());
+        for (name, count) in all.iter() {
+            let Some(count) = count.upgrade() else { continue };
+            let number = numbers.entry(name).or_default();
+            turns.push((format!("{name}-{number}"), count.get()));
+            *number += 1;
+        }
+        turns
     }
 }
 
@@ -240,6 +285,20 @@ mod tests {
         let sum = text.lines().find_map(|line| line.strip_prefix("cardea_answer_seconds_sum "));
         let sum: f64 = sum.and_then(|sum| sum.parse().ok()).expect("a sum");
         assert!((sum - 60.042).abs() < 1e-9, "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_ended_is_no_longer_there() {
+        let pulses = Pulses::default();
+        let first = tokio::spawn(pulses.beat("http"));
+        tokio::spawn(pulses.beat("http"));
+        tokio::time::sleep(Pulses::BEAT * 3).await; // virtual time
+        let turns = pulses.turns();
+        assert_eq!(turns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["http-0", "http-1"]);
+        assert!(turns.iter().all(|(_, count)| *count >= 3), "{turns:?}");
+        first.abort();
+        assert!(first.await.is_err());
+        assert_eq!(pulses.turns().len(), 1);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What each part counts, under the names of `/metrics`. The parts keep plain atomics and know no metric names.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::actors::feed::FeedCounters;
 use crate::actors::fleet::FleetHandle;
-use crate::metrics::{Reading, Value};
+use crate::metrics::{Pulses, Reading, Turns, Value};
 use crate::mqtt::{MqttMetrics, Reason};
 use crate::store::Store;
 use crate::store::local::LocalStore;
@@ -17,6 +18,31 @@ fn load(counter: &AtomicU64) -> u64 {
 fn gauge(name: &'static str, help: &'static str, value: u64) -> Reading {
     // Exact up to 2^53, which no level here reaches.
     Reading::gauge(name, help, value as f64)
+}
+
+/// What turns while the gateway is well, with a count of each part's turns.
+pub type Life = Arc<dyn Fn() -> Vec<Turns> + Send + Sync>;
+
+/// Everything that must turn: the committer, the threads of vehicle actors, the routers, and whoever beats in `pulses`.
+pub fn life(
+    store: &Arc<LocalStore>,
+    fleet: &FleetHandle,
+    routers: impl Fn() -> Vec<Turns> + Send + Sync + 'static,
+    pulses: Pulses,
+) -> Life {
+    let (store, fleet) = (Arc::clone(store), fleet.clone());
+    Arc::new(move || {
+        let mut turns = vec![("committer".to_owned(), load(&store.metrics().committer_turns))];
+        turns.extend(fleet.sweeps().enumerate().map(|(index, sweeps)| (format!("vehicles-{index}"), sweeps)));
+        turns.extend(routers());
+        turns.extend(pulses.turns());
+        turns
+    })
+}
+
+/// Of each part, whether it turns.
+pub fn turns(life: &Life) -> Vec<Reading> {
+    vec![Reading::counters("turns", "Turns of each part, which an idle one takes too", "part", life())]
 }
 
 /// The store: promises, the disk, the view, the track.
@@ -37,6 +63,7 @@ pub fn store(store: &LocalStore) -> Vec<Reading> {
         counter("store_conflicts", "Appends refused: the stream had moved on", load(&counted.conflicts)),
         counter("store_fenced", "Appends refused: a newer claim exists", load(&counted.fenced)),
         counter("store_duplicates", "Appends answered from an idempotency key", load(&counted.duplicates)),
+        counter("store_view_waits", "Batches that waited for the view in vain", load(&counted.view_waits)),
         counter("store_head_errors", "Head file writes that failed", load(&counted.head_errors)),
         counter("store_answers_forgotten", "Idempotency answers beyond their bound", load(&counted.answers_forgotten)),
         counter("store_streams_forgotten", "Stream positions beyond their bound", load(&counted.streams_forgotten)),
@@ -57,28 +84,17 @@ pub fn store(store: &LocalStore) -> Vec<Reading> {
         "full",
         [("queue".into(), load(&counted.queue_refused)), ("disk".into(), load(&counted.disk_refused))],
     ));
-    readings.extend(syncs(counted));
+    readings.push(Reading::timing("store_append_seconds", "From an append to its being durable", &counted.promised));
+    readings.push(syncs(counted));
     readings
 }
 
 /// How long fdatasync takes: the floor under every promise.
-fn syncs(counted: &StoreMetrics) -> [Reading; 3] {
-    let mut below = 0;
-    let mut buckets = Vec::new();
-    for (index, bucket) in counted.sync_buckets.iter().enumerate() {
-        below += load(bucket);
-        let bound = SYNC_BUCKETS_US.get(index).map_or("+Inf".into(), |us| (*us as f64 / 1e6).to_string());
-        buckets.push((bound, below));
-    }
-    [
-        Reading::counters("store_sync_seconds_bucket", "fdatasync, cumulative by upper bound", "le", buckets),
-        Reading::counter("store_sync_seconds_count", "fdatasync calls", load(&counted.syncs)),
-        Reading {
-            name: "store_sync_microseconds",
-            help: "Time spent in fdatasync",
-            values: vec![(Vec::new(), Value::Counter(load(&counted.sync_us_total)))],
-        },
-    ]
+fn syncs(counted: &StoreMetrics) -> Reading {
+    let bounds = SYNC_BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets = bounds.zip(counted.sync_buckets.iter().map(load)).collect();
+    let histogram = Value::Histogram { sum: load(&counted.sync_us_total) as f64 / 1e6, buckets };
+    Reading { name: "store_sync_seconds", help: "Time of an fdatasync", values: vec![(Vec::new(), histogram)] }
 }
 
 /// The vehicles' actors.
@@ -102,6 +118,7 @@ pub fn fleet(fleet: &FleetHandle) -> Vec<Reading> {
         counter("appends_failed", "Steps of vehicles that were not stored", load(&counted.failed_appends)),
         counter("vehicle_restarts", "Vehicle actors started again from the store", load(&counted.restarts)),
         counter("vehicle_starts_failed", "Vehicle actors that could not be started", load(&counted.failed_starts)),
+        Reading::timing("command_seconds", "From a command's acceptance to the car's word on it", &counted.answered),
         Reading::counters(
             "commands_finished",
             "Commands by their final state",

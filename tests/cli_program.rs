@@ -308,3 +308,52 @@ fn bad_arguments_exit_2_and_help_exits_0() {
         assert_ok(&cardea(&arguments));
     }
 }
+
+/// One sentence for each key is written once: what is printed is the file that a test holds to the code.
+#[test]
+fn the_reference_is_the_file_that_a_fleet_starts_with_and_passes_the_check() {
+    let printed = cardea(&["config", "reference"]);
+    assert_ok(&printed);
+    let shipped = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/cardea.toml")).expect("the file");
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), shipped);
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let file = temp.path().join("cardea.toml");
+    fs::write(&file, &printed.stdout).expect("written");
+    assert_ok(&cardea(&["config", "check", "--config", &file.to_string_lossy()]));
+}
+
+#[test]
+fn a_check_prints_what_is_in_force_and_no_secret() {
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let file = temp.path().join("cardea.toml");
+    let text = r#"
+        http.workers = 3
+        payments.stripe.secrets = ["whsec_topsecret"]
+        payments.own.secrets = ["whsec_dG9wc2VjcmV0LXRvcHNlY3JldC10b3BzZWNyZXQ="]
+        payments.marqeta.secrets = ["topsecretuser:topsecretpassword-0123456789"]
+        oidc.client_secret = "topsecret"
+        [notifier]
+        webhooks = [{ name = "desk", url = "https://example.org/x", secrets = ["whsec_dG9wc2VjcmV0LXRvcHNlY3JldC10b3BzZWNyZXQ="] }]
+        smtp.host = "mail.example.org"
+        smtp.from = "cardea@example.org"
+        smtp.user = "cardea"
+        smtp.password = "topsecret"
+    "#;
+    fs::write(&file, text).expect("written");
+    let path = file.to_string_lossy();
+    let output = cardea(&["config", "check", "--config", &path, "--set", "mqtt.shards=5"]);
+    assert_ok(&output);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let values: toml::Table = printed.parse().expect("TOML");
+    assert_eq!(values["http"]["workers"].as_integer(), Some(3));
+    assert_eq!(values["mqtt"]["shards"].as_integer(), Some(5), "--set counts");
+    assert_eq!(values["mqtt"]["max_sessions"].as_integer(), Some(20_000), "what is left out has its default");
+    assert_eq!(values["data"]["dir"].as_str(), temp.path().join("data").to_str(), "where it really is");
+    assert_eq!(values["payments"]["stripe"]["secrets"][0].as_str(), Some("***"));
+    assert_eq!(values["payments"]["lithic"]["secrets"].as_array().map(Vec::len), Some(0), "that there is none shows");
+    assert!(!printed.contains("topsecret") && !printed.contains("dG9wc2Vjcm"), "{printed}");
+
+    fs::write(&file, "[telemetry]\nsample_ratio = 1.5\nendpoint = \"http://example.org/\"\n").expect("written");
+    let output = cardea(&["config", "check", "--config", &path]);
+    assert_bad_input(&output, &["telemetry.sample_ratio", "0 to 1", "telemetry.endpoint", "https"]);
+}

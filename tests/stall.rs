@@ -5,39 +5,11 @@
 mod kit;
 
 use cardea_simulator::car::CarHandle;
+use kit::halted::Halted;
 use kit::{Gateway, car, until};
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use serde_json::json;
 
 const CARS: usize = 8;
-
-/// One thread of the gateway, halted until this is dropped. All calls come from one thread, as the kernel wants it.
-struct Halted(Pid);
-
-impl Halted {
-    fn thread(process: u32, name: &str) -> Self {
-        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
-        let thread = threads
-            .map(|entry| entry.expect("a thread").path())
-            .find(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name))
-            .expect("a thread of this name");
-        let id = thread.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
-        let id = Pid::from_raw(id);
-        ptrace::seize(id, ptrace::Options::empty()).expect("our own child may be traced");
-        ptrace::interrupt(id).expect("it stops");
-        waitpid(id, Some(WaitPidFlag::__WALL)).expect("it has stopped");
-        Self(id)
-    }
-}
-
-impl Drop for Halted {
-    fn drop(&mut self) {
-        // The gateway may be gone already.
-        let _ = ptrace::detach(self.0, None);
-    }
-}
 
 async fn obeys(gateway: &Gateway, vehicle: &str) {
     let path = format!("/v1/vehicles/{vehicle}/commands?wait_ms=30000");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Module, our modules it may use, crates it may use (`None` = all but the next), crates it must never use.
 /// `lib.rs`, `main.rs` and `cli` know everybody and are not listed.
 type Rule = (&'static str, &'static [&'static str], Option<&'static [&'static str]>, &'static [&'static str]);
-const MODULES: [Rule; 16] = [
+const MODULES: [Rule; 18] = [
     ("domain", &["domain"], Some(&["std", "core", "serde", "jiff", "uuid"]), &[]),
     ("clock", &["domain"], None, EDGES),
     ("token", &["domain"], None, EDGES),
@@ -23,7 +23,7 @@ const MODULES: [Rule; 16] = [
     ("store", &["clock", "config", "domain", "metrics", "store"], None, &["actix", "actix_rt", "actix_web", "rumqttd"]),
     (
         "actors",
-        &["actors", "clock", "config", "domain", "https_client", "metrics", "store", "token"],
+        &["actors", "clock", "config", "domain", "https_client", "metrics", "store", "telemetry", "token"],
         None,
         &["actix_web", "rumqttd", "sled"],
     ),
@@ -42,6 +42,7 @@ const MODULES: [Rule; 16] = [
             "metrics",
             "pki",
             "store",
+            "telemetry",
             "token",
         ],
         None,
@@ -50,6 +51,8 @@ const MODULES: [Rule; 16] = [
     ("checkpoints", &["clock", "domain", "store", "token"], None, EDGES),
     ("fuzzing", &["http", "mqtt", "store", "token"], None, EDGES),
     ("readings", &["actors", "metrics", "mqtt", "store"], None, &["actix_web", "rumqttd", "sled"]),
+    ("telemetry", &["clock", "config", "https_client", "metrics", "telemetry"], None, EDGES),
+    ("watchdog", &["metrics"], None, EDGES),
     // What the simulator may use of `cardea`; a name with `::` allows that part only.
     ("simulator", &["clock", "domain", "mqtt::payload", "mqtt::topics", "token"], None, &["actix", "rumqttd", "sled"]),
 ];

@@ -23,7 +23,9 @@ use crate::domain::command::Command;
 use crate::domain::key::KeyGrant;
 use crate::domain::vehicle::{Request, Rules, Vehicle};
 use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
+use crate::metrics::Count;
 use crate::store::{ReadError, Store};
+use crate::telemetry::{self, Telemetry};
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
 pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
@@ -45,6 +47,7 @@ pub struct Shared {
     pub max_resident: usize,
     pub max_vehicles: usize,
     pub metrics: FleetMetrics,
+    pub telemetry: Telemetry,
     pub in_flight: Arc<AtomicUsize>,
     registered: RwLock<BTreeSet<VehicleId>>,
 }
@@ -60,6 +63,7 @@ pub struct Parts {
     pub commands_feed: Recipient<CommandChanged>,
     pub alerts_feed: Recipient<AlertChanged>,
     pub audience: Arc<AtomicUsize>,
+    pub telemetry: Telemetry,
 }
 
 impl Shared {
@@ -96,6 +100,8 @@ struct Shard {
     arbiter: ArbiterHandle,
     schedule: Arc<Schedule>,
     vehicles: RwLock<HashMap<VehicleId, Resident>>,
+    /// Sweeps so far: the thread turns.
+    sweeps: Count,
 }
 
 #[derive(Clone)]
@@ -161,11 +167,17 @@ impl FleetHandle {
             max_resident: config.max_resident,
             max_vehicles: config.max_vehicles,
             metrics: FleetMetrics::default(),
+            telemetry: parts.telemetry,
             in_flight: Arc::default(),
             registered: RwLock::new(registered.clone()),
         });
         let shards = (0..config.arbiters.max(1))
-            .map(|_| Shard { arbiter: Arbiter::new().handle(), schedule: Arc::default(), vehicles: RwLock::default() })
+            .map(|_| Shard {
+                arbiter: Arbiter::new().handle(),
+                schedule: Arc::default(),
+                vehicles: RwLock::default(),
+                sweeps: Count::default(),
+            })
             .collect();
         let mut made = None;
         Fleet::create(|ctx| {
@@ -225,7 +237,7 @@ impl FleetHandle {
             self.must_exist(vehicle)?;
         }
         let (reply, answer) = oneshot::channel();
-        self.post(vehicle, Letter::Ask(Box::new(ask), reply))?;
+        self.post(vehicle, Letter::Ask(Box::new(ask), reply, telemetry::current()))?;
         match tokio::time::timeout(ASK_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             // The actor died with the letter, or is slower than anyone should wait: it may or may not have happened.
@@ -344,6 +356,11 @@ impl FleetHandle {
 
     pub fn scheduled(&self) -> usize {
         self.0.shards.iter().map(|shard| shard.schedule.pending()).sum()
+    }
+
+    /// For each thread of vehicle actors, how often it looked who is due.
+    pub fn sweeps(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.shards.iter().map(|shard| shard.sweeps.get())
     }
 
     fn must_exist(&self, vehicle: &VehicleId) -> Result<(), AskError> {
@@ -596,6 +613,7 @@ async fn sweep(inner: Arc<Inner>, index: usize) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        inner.shards[index].sweeps.inc();
         let now = inner.shared.clock.now();
         for vehicle in inner.shards[index].schedule.due(now, SWEEP_MAX) {
             // One that is not in memory is woken for it.

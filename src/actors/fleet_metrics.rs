@@ -1,8 +1,11 @@
 //! Counters of the fleet; each limit shows here when it bites.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::domain::command::CommandState;
+use crate::domain::Timestamp;
+use crate::domain::command::{Command, CommandState};
+use crate::metrics::Timing;
 
 #[derive(Debug, Default)]
 pub struct FleetMetrics {
@@ -26,6 +29,8 @@ pub struct FleetMetrics {
     pub restarts: AtomicU64,
     pub failed_starts: AtomicU64,
     finished: [AtomicU64; 7],
+    /// From a command's acceptance until the car's own word on it.
+    pub answered: Timing,
 }
 
 impl FleetMetrics {
@@ -39,7 +44,12 @@ impl FleetMetrics {
         CommandState::Unknown,
     ];
 
-    pub(super) fn finished(&self, state: CommandState) {
+    pub(super) fn finished(&self, command: &Command, now: Timestamp) {
+        let state = command.state;
+        if matches!(state, CommandState::Succeeded | CommandState::Failed | CommandState::Rejected) {
+            let took_ms = now.0.saturating_sub(command.issued_at.0);
+            self.answered.record(Duration::from_millis(u64::try_from(took_ms).unwrap_or(0)));
+        }
         if let Some(index) = Self::FINAL.iter().position(|known| *known == state) {
             self.finished[index].fetch_add(1, Ordering::Relaxed);
         }

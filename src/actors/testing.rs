@@ -12,6 +12,7 @@ use crate::config;
 use crate::domain::key::Profile;
 use crate::domain::vehicle::Rules;
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 /// Takes what the fleet sends to cars and consoles.
 #[derive(Clone, Default)]
@@ -101,6 +102,7 @@ pub fn fleet_minting(
         commands_feed: addr.clone().recipient(),
         alerts_feed: addr.recipient(),
         audience: Arc::new(1.into()),
+        telemetry: Telemetry::default(),
     };
     let fleet = FleetHandle::start(config, parts).expect("the fleet starts");
     (fleet, recorder)

@@ -161,6 +161,7 @@ pub struct Certs {
     server: Arc<CurrentServerCert>,
     /// For those who show a certificate to HTTPS, which nobody has to.
     callers: Arc<CurrentVerifier>,
+    bundle: ArcSwap<Vec<CertificateDer<'static>>>,
     /// The CAs in force: CRC32C of their subjects, as in [`PeerIdentity::issuer`].
     roots: ArcSwap<HashSet<u32>>,
     /// CAs that were in force once and are not any more.
@@ -200,6 +201,7 @@ impl Certs {
             provider,
             server,
             callers: Arc::new(CurrentVerifier::new(trust.callers)),
+            bundle: ArcSwap::from_pointee(trust.bundle),
             roots: ArcSwap::from_pointee(trust.roots),
             orphaning: RwLock::default(),
             gate: ArcSwap::from_pointee(gate),
@@ -222,6 +224,7 @@ impl Certs {
         orphaning.extend(gone);
         drop(orphaning);
         self.roots.store(Arc::new(trust.roots));
+        self.bundle.store(Arc::new(trust.bundle));
         self.callers.replace(trust.callers);
         self.gate.store(Arc::new(gate));
         Ok(())
@@ -261,6 +264,11 @@ impl Certs {
     /// Does a CRL in force list this certificate?
     pub fn is_listed(&self, issuer: u32, serial: Serial) -> bool {
         self.listed.load().contains(&(issuer, serial))
+    }
+
+    /// Every CA in force.
+    pub fn bundle(&self) -> Arc<Vec<CertificateDer<'static>>> {
+        self.bundle.load_full()
     }
 
     /// Was this certificate signed by a CA that was taken out of the bundle since it was let in? (One with an intermediate
@@ -312,6 +320,7 @@ fn read_server(paths: &config::Certs, provider: &CryptoProvider) -> Result<Arc<C
 
 /// Who is trusted, as the files say now.
 struct Trust {
+    bundle: Vec<CertificateDer<'static>>,
     roots: HashSet<u32>,
     listed: Listed,
     /// For the gate: everybody must show a certificate.
@@ -324,7 +333,8 @@ impl Trust {
     fn read(paths: &config::Certs, provider: &Arc<CryptoProvider>) -> Result<Self, CertsError> {
         let mut store = RootCertStore::empty();
         let mut roots = HashSet::new();
-        for (place, certificate) in read_certificates(&paths.ca)?.into_iter().enumerate() {
+        let bundle = read_certificates(&paths.ca)?;
+        for (place, certificate) in bundle.iter().cloned().enumerate() {
             if let Ok((_, parsed)) = X509Certificate::from_der(&certificate) {
                 roots.insert(crc32c::crc32c(parsed.subject().as_raw()));
             }
@@ -349,7 +359,7 @@ impl Trust {
         };
         let cars = verifier().build().map_err(failed)?;
         let callers = verifier().allow_unauthenticated().build().map_err(failed)?;
-        Ok(Self { roots, listed, cars: Arc::new(NotingVerifier(cars)), callers })
+        Ok(Self { bundle, roots, listed, cars: Arc::new(NotingVerifier(cars)), callers })
     }
 }
 

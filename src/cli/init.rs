@@ -14,11 +14,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
+use super::config::REFERENCE;
 use super::new_files::NewFiles;
 
-/// The file that documents every key is the file a fleet starts with.
-const TEMPLATE: &str = include_str!("../../config/cardea.toml");
 const HASH_KEY: &str = "bootstrap_admin_sha256 = \"\"";
+const DATA_KEY: &str = "dir = \"data\"";
 const MAX_HOSTS: usize = 64;
 
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub struct Init {
     /// A further name or address of the gateway, for its certificate (always in it: localhost, 127.0.0.1, ::1)
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
+    /// Where the gateway shall keep its data, made at its first start; left out: `data` beside the config
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 /// What is printed, once.
@@ -46,9 +49,13 @@ impl Init {
         if dir.is_empty() {
             return Err(Failure::bad_input(&"--dir is empty; expected a folder to make"));
         }
+        let data = match &self.data {
+            None => None,
+            Some(data) => Some(data.to_str().ok_or_else(|| Failure::bad_input(&"--data is not UTF-8"))?),
+        };
         refuse_unless_empty(&self.dir)?;
         let mut files = NewFiles::default();
-        let admin_key = self.make(&mut files, &hosts)?;
+        let admin_key = self.make(&mut files, &hosts, data)?;
         let (config, ca) = (self.dir.join("cardea.toml"), self.dir.join("certs/ca.pem"));
         let made = serde_json::to_string(&Made { config: &config, admin_key: &admin_key, ca: &ca })
             .map_err(|error| Failure::failed(&error))?;
@@ -75,7 +82,7 @@ impl Init {
     }
 
     /// Makes every file and returns the admin's API key.
-    fn make(&self, files: &mut NewFiles, hosts: &[String]) -> Result<String, Failure> {
+    fn make(&self, files: &mut NewFiles, hosts: &[String], data: Option<&str>) -> Result<String, Failure> {
         let failed = |error: PkiError| Failure::failed(&error);
         let now = Clock::start().now();
         let ca = Ca::create(now).map_err(failed)?;
@@ -92,14 +99,19 @@ impl Init {
         files.public(&certs.join("server.pem"), &server.cert_pem)?;
         files.private(&certs.join("signing.key.pem"), &signing_key)?;
         // Private as well: webhook secrets will be written into it.
-        files.private(&self.dir.join("cardea.toml"), &config_text(&pki::api_key_sha256(&admin_key)))?;
+        files.private(&self.dir.join("cardea.toml"), &config_text(&pki::api_key_sha256(&admin_key), data))?;
         config::load(&self.dir.join("cardea.toml"), &[]).map_err(|error| Failure::failed(&error))?;
         Ok(admin_key)
     }
 }
 
-fn config_text(admin_sha256: &str) -> String {
-    TEMPLATE.replacen(HASH_KEY, &format!("bootstrap_admin_sha256 = \"{admin_sha256}\""), 1)
+fn config_text(admin_sha256: &str, data: Option<&str>) -> String {
+    let text = REFERENCE.replacen(HASH_KEY, &format!("bootstrap_admin_sha256 = \"{admin_sha256}\""), 1);
+    match data {
+        None => text,
+        // Quoted as TOML wants it, whatever is in the name.
+        Some(data) => text.replacen(DATA_KEY, &format!("dir = {}", toml::Value::from(data)), 1),
+    }
 }
 
 fn refuse_unless_empty(dir: &Path) -> Result<(), Failure> {
@@ -120,7 +132,16 @@ mod tests {
     #[test]
     fn hash_of_the_admin_key_lands_in_the_config() {
         let hash = pki::api_key_sha256("ck_x");
-        let config = config::parse(&config_text(&hash), Path::new("c.toml"), &[]).expect("valid");
+        let config = config::parse(&config_text(&hash, None), Path::new("c.toml"), &[]).expect("valid");
         assert_eq!(config.http.bootstrap_admin_sha256, Some(hash));
+    }
+
+    #[test]
+    fn the_data_folder_is_where_it_was_asked_for() {
+        for data in ["/var/lib/cardea/data", "/srv/a \"b\"\\c"] {
+            let config =
+                config::parse(&config_text("", Some(data)), Path::new("/etc/cardea/c.toml"), &[]).expect("valid");
+            assert_eq!(config.data.dir, Path::new(data));
+        }
     }
 }

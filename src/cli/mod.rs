@@ -4,6 +4,7 @@
 //! 1 failed, 2 bad arguments or config. No command leaves half of what it makes.
 
 mod backup;
+mod config;
 mod doctor;
 mod enroll;
 mod init;
@@ -13,7 +14,6 @@ mod new_files;
 use std::fmt;
 use std::path::PathBuf;
 
-use cardea::config;
 use clap::{Args, Parser, Subcommand};
 
 pub const FAILED: u8 = 1;
@@ -41,6 +41,9 @@ enum Command {
     Restore(backup::Restore),
     /// Look at config, certificates, keys, ports, clock, disk and journal, and say what is wrong and what to do
     Doctor(doctor::Doctor),
+    /// Print the reference of the config, or check a file of your own
+    #[command(subcommand)]
+    Config(config::Config),
     /// Check or export the journal, offline
     #[command(subcommand)]
     Journal(journal::Journal),
@@ -64,8 +67,8 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<config::Config, Failure> {
-        config::load(&self.config, &self.set).map_err(|error| Failure::bad_input(&error))
+    fn load(&self) -> Result<cardea::config::Config, Failure> {
+        cardea::config::load(&self.config, &self.set).map_err(|error| Failure::bad_input(&error))
     }
 }
 
@@ -78,6 +81,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Config(config) => config.run(),
         Command::Journal(journal) => journal.run(),
     }
 }

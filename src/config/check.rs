@@ -10,7 +10,7 @@ use std::path::Path;
 use base64::Engine;
 
 use super::check_notifier::{is_https, notifier};
-use super::{Config, FormSettings, Keys, Map, Oidc, Payments};
+use super::{Config, FormSettings, Keys, Map, Oidc, Payments, Telemetry};
 use crate::domain::key::Profile;
 
 /// Every problem as (dotted key, what was found and expected).
@@ -28,6 +28,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     notifier(&mut checks, config);
     oidc(&mut checks, &config.oidc);
     map(&mut checks, &config.map);
+    telemetry(&mut checks, &config.telemetry);
     checks.problems
 }
 
@@ -73,6 +74,23 @@ fn map(checks: &mut Checks, map: &Map) {
         checks.refuse("map.attribution", "expected at most 256 bytes");
     }
     checks.range("map.max_zoom", map.max_zoom, 1..=24);
+}
+
+fn telemetry(checks: &mut Checks, telemetry: &Telemetry) {
+    let Telemetry { endpoint, service_name, sample_ratio, .. } = telemetry;
+    if endpoint.as_ref().is_some_and(|url| !is_https(url) || url.len() > 2_048) {
+        checks.refuse(
+            "telemetry.endpoint",
+            "expected an https address (http to a loopback address only), without a log-in, like \
+             \"http://127.0.0.1:4318/v1/traces\"",
+        );
+    }
+    if !(1..=256).contains(&service_name.len()) || service_name.chars().any(char::is_control) {
+        checks.refuse("telemetry.service_name", "expected 1 to 256 bytes");
+    }
+    if !(0.0..=1.0).contains(sample_ratio) {
+        checks.refuse("telemetry.sample_ratio", format!("{sample_ratio} is out of range; expected 0 to 1"));
+    }
 }
 
 /// Nothing of it is looked at where there is no issuer.

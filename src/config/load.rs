@@ -134,6 +134,7 @@ impl Config {
             &mut self.notifier.ca,
             &mut self.notifier.smtp.ca,
             &mut self.oidc.ca,
+            &mut self.telemetry.ca,
             &mut self.map.pmtiles,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();

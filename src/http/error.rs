@@ -53,10 +53,40 @@ pub enum Slug {
     NotReady,
     /// It may have happened.
     OutcomeUnknown,
+    /// The last one: see the count below.
     Internal,
 }
 
+// One that is added and not listed would be counted nowhere.
+const _: () = assert!(Slug::Internal as usize + 1 == Slug::ALL.len());
+
 impl Slug {
+    /// In the order they are declared in, so that each is its own place.
+    pub const ALL: [Self; 22] = [
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Invalid,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::TooLarge,
+        Self::HeadersTooLarge,
+        Self::UnsupportedMediaType,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::CapabilityMissing,
+        Self::VehicleBusy,
+        Self::NotAvailable,
+        Self::ProfileNotAllowed,
+        Self::Expired,
+        Self::DuplicateKeyReuse,
+        Self::TooManyRequests,
+        Self::StorageUnavailable,
+        Self::NotReady,
+        Self::OutcomeUnknown,
+        Self::Internal,
+    ];
+
     /// As it stands at the end of a problem's `type`.
     pub fn name(self) -> &'static str {
         self.parts().0

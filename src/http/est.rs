@@ -149,12 +149,7 @@ fn token(app: &App, id: &str) -> String {
     description = "Every CA that cars' certificates may come from, as certs-only CMS (RFC 7030, 4.1): base64 of DER",
     body = String, content_type = "application/pkcs7-mime")))]
 pub async fn ca_certificates(app: web::Data<App>) -> Result<HttpResponse, Problem> {
-    let path = app.config.certs.ca.clone();
-    let read = off_thread(move || std::fs::read(path)).await?;
-    let pem = read.map_err(|error| Problem::internal("CA bundle", &error))?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|error| Problem::internal("CA bundle", &error))?;
-    answer(&certificates)
+    answer(&(app.certificates.bundle)())
 }
 
 #[utoipa::path(post, path = "/.well-known/est/simpleenroll", tag = "est",

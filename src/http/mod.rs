@@ -35,6 +35,7 @@ mod keys;
 mod keyset;
 #[cfg(test)]
 mod lending_tests;
+mod levels;
 mod link_log;
 mod map;
 mod mds;
@@ -62,6 +63,7 @@ use std::sync::Arc;
 use actix::Addr;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, Responder, Route, guard, web};
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -85,6 +87,7 @@ use crate::domain::{Timestamp, VehicleId};
 use crate::metrics::{Count, Level, Metrics, Reading, Timing};
 use crate::pki::Ca;
 use crate::store::{ReadError, Store};
+use crate::telemetry::Telemetry;
 use crate::token::{Keyset, Signer};
 
 /// What every handler may use; cheap to clone. Handlers take it as `web::Data<App>`.
@@ -110,6 +113,7 @@ pub struct App {
     pub started_at: Timestamp,
     pub payments: Arc<payments::PaymentEdge>,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
     pub counters: Arc<Counters>,
 }
 
@@ -131,6 +135,7 @@ pub struct Parts {
     pub notifier: NotifierHandle,
     pub links: LinkPort,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
 }
 
 impl App {
@@ -151,6 +156,7 @@ impl App {
             notifier,
             links,
             metrics,
+            telemetry,
         } = parts;
         let started_at = clock.now();
         access.load(&*store, started_at)?;
@@ -161,6 +167,7 @@ impl App {
         let payments = Arc::new(payments::PaymentEdge::new(&config.payments));
         let edge = Arc::clone(&payments);
         metrics.register(move || edge.counters.readings());
+        levels::register(&metrics, Arc::clone(&config), clock.clone(), started_at);
         Ok(Self {
             store,
             fleet,
@@ -180,6 +187,7 @@ impl App {
             started_at,
             payments,
             metrics,
+            telemetry,
             counters,
         })
     }
@@ -197,6 +205,8 @@ pub struct CertificatePort {
     pub revoke: Arc<dyn Fn(Revocation) -> Done<()> + Send + Sync>,
     /// Lets a new certificate (by hex serial) of a revoked vehicle in.
     pub allow: Arc<Allow>,
+    /// Every CA whose certificates are trusted now.
+    pub bundle: Arc<dyn Fn() -> Arc<Vec<CertificateDer<'static>>> + Send + Sync>,
     /// May somebody who showed this certificate come in now?
     pub is_trusted: Arc<dyn Fn(&PeerIdentity, Timestamp) -> bool + Send + Sync>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
@@ -255,18 +265,29 @@ pub struct Counters {
     pub rate_limited: Count,
     /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub answers: [Count; 5],
+    /// Answers that were a problem, in the order of [`error::Slug::ALL`].
+    pub problems: [Count; error::Slug::ALL.len()],
     pub in_flight: Level,
     /// From the request's head to the answer's head.
     pub latency: Timing,
 }
 
 impl Counters {
+    pub fn count(&self, problem: error::Slug) {
+        if let Some(count) = self.problems.get(problem as usize) {
+            count.inc();
+        }
+    }
+
     /// For [`Metrics::register`].
     pub fn readings(&self) -> Vec<Reading> {
         const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         let answers = CLASSES.iter().zip(&self.answers).map(|(class, count)| ((*class).to_owned(), count.get()));
+        let problems = error::Slug::ALL.iter().zip(&self.problems);
+        let problems = problems.map(|(slug, count)| (slug.name().to_owned(), count.get()));
         vec![
             Reading::counters("http_answers", "Answers by status class", "class", answers),
+            Reading::counters("http_problems", "Answers that were a problem, by its kind", "problem", problems),
             Reading::gauge("http_requests_in_flight", "Requests being answered", self.in_flight.get() as f64),
             Reading::counter("http_unauthenticated", "Requests with an unknown API key", self.unauthenticated.get()),
             Reading::counter(

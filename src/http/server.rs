@@ -11,8 +11,8 @@ use actix_http::error::DispatchError;
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App as WebApp, HttpResponse, HttpServer, ResponseError, web};
 use serde_json::json;
@@ -28,6 +28,8 @@ use super::connection::{self, Connection, HEAD_TIMEOUT, KEEP_ALIVE, Phase};
 use super::console::Consoles;
 use super::error::{Problem, Slug, no_such_route};
 use super::est::PeerCertificate;
+use crate::metrics::Pulses;
+use crate::telemetry::{Attribute, Kind, Open};
 
 /// A running server.
 pub struct Server {
@@ -54,7 +56,12 @@ const SHUTDOWN_S: u64 = 6;
 const MAX_HANDSHAKES: usize = 128;
 
 /// Starts HTTPS on the running actix system.
-pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
+pub fn serve(
+    app: App,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    pulses: Pulses,
+) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
     let consoles = Arc::clone(&app.consoles);
@@ -72,6 +79,8 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
         .shutdown_timeout(SHUTDOWN_S)
         .disable_signals()
         .listen("https", listener, move || {
+            // Made once in each worker, on its thread.
+            actix_web::rt::spawn(pulses.beat("http"));
             let (acceptor, ends) = (acceptor.clone(), Arc::clone(&ends));
             let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
             let accept = fn_service(move |socket: TcpStream| {
@@ -104,11 +113,12 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
-pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server> {
+pub fn serve_metrics(app: App, listener: TcpListener, pulses: Pulses) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let consoles = Arc::clone(&app.consoles);
     let data = web::Data::new(app);
     let server = HttpServer::new(move || {
+        actix_web::rt::spawn(pulses.beat("operator"));
         WebApp::new()
             .app_data(data.clone())
             .route("/metrics", web::get().to(metrics))
@@ -157,6 +167,8 @@ async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({"status": "ready", "durable": durable, "applied": applied})))
 }
 
+/// W3C Trace Context.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Names, counts and times each request, and puts on what every answer carries.
@@ -179,9 +191,15 @@ async fn observe(
     let started = app.clock.elapsed();
     app.counters.in_flight.add(1);
     let in_flight = InFlight(app.clone());
-    let answer = match refusal(&app, &request, from) {
-        Some(problem) => Ok(request.into_response(problem.error_response()).map_into_right_body()),
-        None => next.call(request).await.map(ServiceResponse::map_into_left_body),
+    let traceparent = request.headers().get(&TRACEPARENT).and_then(|value| value.to_str().ok());
+    let traced = app.telemetry.request(traceparent);
+    let answer = match (refusal(&app, &request, from), &traced) {
+        (Some(problem), _) => {
+            app.counters.count(problem.slug);
+            Ok(request.into_response(problem.error_response()).map_into_right_body())
+        }
+        (None, None) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        (None, Some(open)) => open.scope(next.call(request)).await.map(ServiceResponse::map_into_left_body),
     };
     let took = app.clock.elapsed().saturating_sub(started);
     drop(in_flight);
@@ -191,9 +209,15 @@ async fn observe(
     }
     let mut answer = answer?;
     let status = answer.status();
+    if let Some(open) = traced {
+        trace(&app, open, &method, &answer, &id);
+    }
     app.counters.latency.record(took);
     if let Some(count) = app.counters.answers.get(usize::from(status.as_u16() / 100).wrapping_sub(1)) {
         count.inc();
+    }
+    if let Some(problem) = answer.response().error().and_then(|error| error.as_error::<Problem>()) {
+        app.counters.count(problem.slug);
     }
     let took_ms = took.as_millis() as u64;
     if status.is_server_error() {
@@ -217,6 +241,19 @@ fn refusal(app: &App, request: &ServiceRequest, from: Option<IpAddr>) -> Option<
     let retry_after_s = app.access.addresses.take(neighbourhood(from), app.clock.now()).err()?;
     app.counters.rate_limited.inc();
     Some(Problem::new(Slug::TooManyRequests, "this address asks too often").retry_after(retry_after_s))
+}
+
+/// Named by the route, of which there are few, and never by the path.
+fn trace(app: &App, open: Open, method: &Method, answer: &ServiceResponse<impl MessageBody>, id: &HeaderValue) {
+    let route = answer.request().match_pattern().unwrap_or_else(|| "unknown".into());
+    let status = answer.status();
+    let attributes = vec![
+        Attribute::text("http.request.method", method.to_string()),
+        Attribute::text("http.route", route.clone()),
+        Attribute::Number("http.response.status_code", i64::from(status.as_u16())),
+        Attribute::text("cardea.request.id", id.to_str().unwrap_or_default().to_owned()),
+    ];
+    app.telemetry.end(open, Kind::Server, format!("{method} {route}"), attributes, status.is_server_error());
 }
 
 /// Counts down when the answer is there, or when the client went away before.

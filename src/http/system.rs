@@ -95,9 +95,9 @@ pub struct ConsolesBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CertificateBody {
     /// The configuration's key, with the certificate's name.
-    name: String,
+    pub(super) name: String,
     #[schema(value_type = String, format = DateTime)]
-    expires_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 /// The level of each gauge, summed over its labels.
@@ -121,7 +121,7 @@ impl Levels {
 }
 
 /// Gauges that have a bound, with it.
-fn bounds(config: &Config) -> [(&'static str, usize); 6] {
+pub(super) fn bounds(config: &Config) -> [(&'static str, usize); 6] {
     let Config { data, mqtt, http, fleet, .. } = config;
     [
         ("store_queue", data.queue_max),
@@ -203,7 +203,7 @@ fn ailments(health: &StoreHealth, levels: &Levels) -> Vec<String> {
 }
 
 /// Every certificate of the gateway's own files, and what could not be read.
-fn certificates(config: &Config) -> (Vec<CertificateBody>, Vec<String>) {
+pub(super) fn certificates(config: &Config) -> (Vec<CertificateBody>, Vec<String>) {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for (key, path) in [("certs.server", &config.certs.server), ("certs.ca", &config.certs.ca)] {
         match std::fs::read_to_string(path).map_err(|error| error.to_string()).and_then(|pem| pki::ends(&pem)) {

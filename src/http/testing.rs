@@ -22,6 +22,7 @@ use crate::store::{
     Append, AppendError, Appending, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded, Store,
     StoreHealth, StorePosition, Table,
 };
+use crate::telemetry::Telemetry;
 use crate::token::Signer;
 
 /// 2026-11-21T22:00:00Z
@@ -271,6 +272,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
             ca: Arc::new(|| None),
             revoke: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
             allow: Arc::new(|_, _| ()),
+            bundle: Arc::new(Default::default),
             is_trusted: Arc::new(|_, _| true),
             reload: Arc::new(|| Box::pin(std::future::ready(Ok("nothing".into())))),
             lock: Arc::default(),
@@ -284,6 +286,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         verification: Arc::default(),
         started_at: Timestamp(NOW_MS),
         metrics: Metrics::new(),
+        telemetry: Telemetry::default(),
         counters: Arc::new(Counters::default()),
     };
     (app, store)

@@ -35,6 +35,7 @@ use crate::certs::Certs;
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::VehicleId;
+use crate::metrics::{Pulses, Turns};
 use gate::Shared;
 use outbound::Outbound;
 use router::{Parts, Slot};
@@ -65,7 +66,13 @@ pub struct MqttHandle {
 
 /// Starts routers and the way out to the cars, within a running actix system; no car can connect before
 /// [`MqttHandle::listen`]. `tell` may be called from then on.
-pub fn start(config: &config::Mqtt, certs: Arc<Certs>, tell: Tell, clock: Clock) -> Result<MqttHandle, StartError> {
+pub fn start(
+    config: &config::Mqtt,
+    certs: Arc<Certs>,
+    tell: Tell,
+    clock: Clock,
+    pulses: &Pulses,
+) -> Result<MqttHandle, StartError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.threads.max(1))
         .thread_name("gate")
@@ -91,6 +98,7 @@ pub fn start(config: &config::Mqtt, certs: Arc<Certs>, tell: Tell, clock: Clock)
     let shared = Arc::new(Shared::new(config.clone(), certs, tell, clock, metrics, slots));
     runtime.spawn(Arc::clone(&shared).tick());
     let arbiter = Arbiter::new();
+    arbiter.spawn(pulses.beat("outbound"));
     let outbound = Outbound::start_on(&arbiter, Arc::clone(&shared));
     Ok(MqttHandle { shared, runtime: Some(runtime), outbound, arbiter, listener: None })
 }
@@ -123,6 +131,16 @@ impl MqttHandle {
 
     pub fn metrics(&self) -> Arc<MqttMetrics> {
         Arc::clone(&self.shared.metrics)
+    }
+
+    /// What turns here: both ways through each router.
+    pub fn turns(&self) -> impl Fn() -> Vec<Turns> + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let slots = shared.slots.iter();
+            let beats = slots.flat_map(|slot| slot.beats().map(|(way, beat)| (slot.index, way, beat)));
+            beats.map(|(index, way, beat)| (format!("router-{index}-{way}"), beat)).collect()
+        }
     }
 
     /// What became of each car's connections.

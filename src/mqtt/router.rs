@@ -469,6 +469,12 @@ impl Slot {
         self.shard.load_full()
     }
 
+    /// The newest heartbeat that came through, from cars and to them; another one behind a new router.
+    pub(super) fn beats(&self) -> [(&'static str, u64); 2] {
+        let shard = self.shard();
+        [("up", &shard.up), ("down", &shard.down)].map(|(way, credit)| (way, credit.beat.load(Ordering::SeqCst)))
+    }
+
     /// Ends the shard's threads; for the end of the gateway.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::SeqCst);

@@ -48,6 +48,8 @@ pub struct Request {
     pub idempotency: Option<(Name, Idempotency)>,
     pub body: Vec<u8>,
     pub reply: oneshot::Sender<Answer>,
+    /// Since it was queued.
+    pub waits: Stopwatch,
 }
 
 /// An admitted request with its place in the batch.
@@ -93,6 +95,7 @@ impl Committer {
     pub fn run(mut self) -> Journal {
         let _guard = PoisonOnPanic(Arc::clone(&self.shared));
         loop {
+            count(&self.shared.metrics.committer_turns);
             let is_stopping = self.shared.stop_reason.get().is_some();
             // What is in the queue when the store stops is finished; then nothing is waited for any more.
             let next = if is_stopping { self.queue.try_recv().ok() } else { self.queue.recv_timeout(IDLE).ok() };
@@ -278,6 +281,7 @@ impl Committer {
         let mut ledger = self.shared.ledger();
         for Staged { request, number, place, hash } in staged {
             let request = *request;
+            metrics.promised.record(request.waits.elapsed());
             self.shared.reader.note(number, place);
             ledger.streams.note(request.stream_name, number, applied, metrics);
             if let Some((key, _)) = request.idempotency {

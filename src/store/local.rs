@@ -380,6 +380,7 @@ impl Store for LocalStore {
             idempotency: step.idempotency.map(|idempotency| (namer.name(&idempotency.key), idempotency)),
             body,
             reply,
+            waits: Stopwatch::start(),
         };
         // Counted first: the committer takes it off again as soon as it has the request.
         self.shared.queued.fetch_add(1, Ordering::Relaxed);

@@ -3,19 +3,24 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::metrics::Timing;
+
 /// Upper bounds in us of the sync histogram's buckets; the last bucket has none.
 pub const SYNC_BUCKETS_US: [u64; 11] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000];
 
 #[derive(Debug, Default)]
 pub struct StoreMetrics {
+    /// Turns of the committer's loop, which an idle one takes too.
+    pub committer_turns: AtomicU64,
     /// Records made durable.
     pub appends: AtomicU64,
     pub batches: AtomicU64,
     /// Records in the largest batch so far.
     pub batch_max: AtomicU64,
     pub journal_bytes: AtomicU64,
-    pub syncs: AtomicU64,
     pub sync_us_total: AtomicU64,
+    /// From an append until it is durable.
+    pub promised: Timing,
     /// Not cumulative: each sync is counted in the first bucket of [`SYNC_BUCKETS_US`] that holds it.
     pub sync_buckets: [AtomicU64; SYNC_BUCKETS_US.len() + 1],
     /// Appends refused because the queue was full, and because the disk was.
@@ -52,7 +57,6 @@ pub struct StoreMetrics {
 impl StoreMetrics {
     pub(super) fn synced(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.syncs.fetch_add(1, Ordering::Relaxed);
         self.sync_us_total.fetch_add(us, Ordering::Relaxed);
         let bucket = SYNC_BUCKETS_US.partition_point(|bound| *bound < us);
         self.sync_buckets[bucket].fetch_add(1, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use cardea::clock::Clock;
 use cardea::config;
 use cardea::domain::command::{Order, ToCar};
 use cardea::domain::{CommandId, Timestamp, VehicleId};
+use cardea::metrics::Pulses;
 use cardea::mqtt::{self, Kicker, MqttMetrics, Reason};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
@@ -183,7 +184,7 @@ pub fn start_gate(adjust: impl FnOnce(&mut config::Mqtt)) -> Gate {
     let thread = std::thread::spawn(move || {
         System::new().block_on(async move {
             let tell: mqtt::Tell = Arc::new(move |vehicle, message| inner_told.take(vehicle, message));
-            let mut handle = mqtt::start(&config, inner_certs, tell, Clock::start()).unwrap();
+            let mut handle = mqtt::start(&config, inner_certs, tell, Clock::start(), &Pulses::default()).unwrap();
             let addr = handle.listen().unwrap();
             ready.send((addr, handle.outbound(), handle.kicker(), handle.metrics())).unwrap();
             let _ = stopped.await;

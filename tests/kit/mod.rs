@@ -3,6 +3,7 @@
 
 pub mod car;
 pub mod console;
+pub mod halted;
 pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
@@ -46,8 +47,7 @@ pub struct Gateway {
     dir: TempDir,
     child: Option<Child>,
     sets: Vec<String>,
-    /// Of the environment; what it logs.
-    rust_log: Option<&'static str>,
+    envs: Vec<(String, String)>,
     pub admin_key: String,
     pub http: String,
     pub mqtt: SocketAddr,
@@ -78,15 +78,16 @@ impl Gateway {
 
     /// With `--set` overrides; ports are free ones, and the payment network's secret is set.
     pub async fn start_with(sets: &[&str]) -> Self {
-        Self::begin(sets, None)
+        Self::start_in(&[], sets).await
     }
 
     /// As [`Self::start_with`], and it logs all that it and its libraries have to say.
     pub async fn start_talkative(sets: &[&str]) -> Self {
-        Self::begin(sets, Some("trace"))
+        Self::start_in(&[("RUST_LOG", "trace")], sets).await
     }
 
-    fn begin(sets: &[&str], rust_log: Option<&'static str>) -> Self {
+    /// With variables of its environment, too.
+    pub async fn start_in(envs: &[(&str, &str)], sets: &[&str]) -> Self {
         install_tls();
         let (dir, admin_key) = init();
         let ca = std::fs::read(dir.path().join("fleet/certs/ca.pem")).expect("the CA");
@@ -99,7 +100,7 @@ impl Gateway {
             dir,
             child: None,
             sets: sets.iter().map(|set| (*set).to_owned()).collect(),
-            rust_log,
+            envs: envs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             admin_key,
             http: String::new(),
             mqtt: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -135,6 +136,7 @@ impl Gateway {
     /// Starts the process (again) and waits for its `ready` line; the log and exit status if it ends instead.
     pub fn launch(&mut self) -> Result<(), (String, ExitStatus)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cardea"));
+        command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.arg("serve").arg("--config").arg(self.config());
         for listen in ["http.listen", "mqtt.listen", "metrics.listen"] {
             command.arg("--set").arg(format!("{listen}=127.0.0.1:0"));
@@ -142,9 +144,6 @@ impl Gateway {
         command.arg("--set").arg(format!("payments.stripe.secrets=[\"{STRIPE_SECRET}\"]"));
         for set in &self.sets {
             command.arg("--set").arg(set);
-        }
-        if let Some(rust_log) = self.rust_log {
-            command.env("RUST_LOG", rust_log);
         }
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");

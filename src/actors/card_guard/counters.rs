@@ -89,7 +89,7 @@ impl GuardCounters {
             counter("payment_bad_messages", "Payment messages that cannot be understood", &self.bad_messages),
             counter("payment_other_messages", "Payment messages of other types", &self.other_messages),
             counter("payment_repeated_messages", "Payment messages that came again", &self.repeated_messages),
-            counter("payment_postings", "Captures, reversals and other postings taken", &self.postings),
+            counter("card_postings", "Captures, reversals and other postings taken", &self.postings),
             counter("payment_repeated_postings", "Postings that came again", &self.repeated_postings),
             counter("payment_postings_not_kept", "Postings beyond an authorisation's list", &self.postings_not_kept),
             counter("payment_postings_busy", "Postings refused because too many were in flight", &self.postings_busy),

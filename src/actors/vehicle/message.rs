@@ -14,6 +14,7 @@ use crate::domain::rental::{Rental, UsageRequest};
 use crate::domain::twin::{Report, Twin};
 use crate::domain::vehicle::{Request, Vehicle};
 use crate::domain::{CommandId, Principal, Refusal, Timestamp, VehicleId};
+use crate::telemetry::SpanContext;
 
 /// What reaches a vehicle's actor from its car, in the order the car's session had it.
 #[derive(Debug)]
@@ -146,7 +147,8 @@ pub struct Written {
 pub(in crate::actors) enum Letter {
     /// The second field gives the observation budget back when the letter is done with or lost.
     FromCar(FromCar, Option<Budget>),
-    Ask(Box<Ask>, Reply),
+    /// With the span of the request, if it is traced.
+    Ask(Box<Ask>, Reply, Option<SpanContext>),
     Snapshot(oneshot::Sender<Snapshot>),
     /// Replies with the command once it is final, or as it is when the asker has gone.
     Await(CommandId, oneshot::Sender<Option<Command>>),

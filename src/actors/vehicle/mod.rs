@@ -8,6 +8,7 @@ mod message;
 mod step;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod track_pen;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
 pub(in crate::actors) use message::{Letter, Reply};
+use traces::Traces;
 use track_pen::{Point, TrackPen};
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
@@ -34,6 +36,7 @@ use crate::domain::{
     CommandId, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp, VehicleId,
 };
 use crate::store::{AppendError, Epoch, Observation, StorePosition};
+use crate::telemetry::{Open, SpanContext};
 
 /// What an actor starts from.
 pub(in crate::actors) struct Start {
@@ -63,6 +66,7 @@ pub struct VehicleActor {
     lazy_at: Option<Timestamp>,
     due_at: Option<Timestamp>,
     track: TrackPen,
+    traces: Traces,
     is_publish_due: bool,
     events_since_state: usize,
     is_state_due: bool,
@@ -130,6 +134,7 @@ impl VehicleActor {
             lazy_at: None,
             due_at: None,
             track: TrackPen::default(),
+            traces: Traces::default(),
             is_publish_due: false,
             events_since_state: 0,
             is_state_due: false,
@@ -171,12 +176,13 @@ impl VehicleActor {
     /// Everybody who is concerned hears of what is now true.
     fn after_apply(&mut self, events: &[Event]) {
         let touched = Touched::by(events);
-        let mut has_moved = false;
+        let (mut has_moved, mut finished) = (false, Vec::new());
         for id in touched.commands() {
             has_moved = true;
             let Some(command) = self.vehicle.command(id) else { continue };
             if command.state.is_final() {
-                self.shared.metrics.finished(command.state);
+                self.shared.metrics.finished(command, self.now());
+                finished.push(id);
             }
             if self.shared.audience.load(Ordering::Relaxed) > 0 {
                 let changed = CommandChanged { vehicle: self.id.clone(), command: command.clone() };
@@ -185,6 +191,7 @@ impl VehicleActor {
                 }
             }
         }
+        finished.into_iter().for_each(|id| self.trace_finished(id));
         for alert in touched.alerts() {
             let changed =
                 rows::json(alert).map(|body| AlertChanged { id: alert.alert_id, open: true, body: body.into() });
@@ -308,6 +315,7 @@ impl VehicleActor {
         let mut sent = waiting;
         let count = sent.iter().take_while(|id| self.send(**id)).count();
         let not_sent = sent.split_off(count);
+        self.trace_sent(&sent);
         if !not_sent.is_empty() {
             self.sweep_in(LAZY_MS);
         }
@@ -438,8 +446,9 @@ impl VehicleActor {
         self.publish();
     }
 
-    fn on_ask(&mut self, ask: Ask, reply: Reply, ctx: &mut Context<Self>) {
+    fn on_ask(&mut self, ask: Ask, reply: Reply, of: Option<SpanContext>, ctx: &mut Context<Self>) {
         let Ask { request, by, idempotency } = ask;
+        let traced = self.shared.telemetry.child(of);
         let wanted = Wanted::of(&request);
         let events = match self.decide(request) {
             Ok(events) => events,
@@ -448,8 +457,15 @@ impl VehicleActor {
         if events.is_empty() && idempotency.is_none() {
             return answer(reply, self.answer_now(wanted));
         }
+        let within = traced.as_ref().map(Open::context);
+        let commands = within.map_or_else(Vec::new, |_| Touched::by(&events).commands().collect());
+        let append = self.shared.telemetry.child(within);
         let step = self.stage(events, by, idempotency.map(|key| (key, wanted)));
         self.commit(step, ctx, move |actor, ctx, outcome| {
+            actor.trace_step(append, traced, &outcome);
+            if let (Some(of), true) = (of, outcome.is_ok()) {
+                actor.trace(commands, of);
+            }
             let result = match outcome {
                 Ok(()) => {
                     actor.shared.known_if_registered(&actor.vehicle);
@@ -616,9 +632,12 @@ impl Handler<Letter> for VehicleActor {
                 }
                 FromCar::LinkUp { epoch, address } => self.on_link_up(epoch, address, ctx),
                 FromCar::LinkDown { epoch } => self.on_link_down(epoch, ctx),
-                FromCar::Delivered { command_id } => self.lazily(Request::Delivered { command_id }, ctx),
+                FromCar::Delivered { command_id } => {
+                    self.trace_delivered(command_id);
+                    self.lazily(Request::Delivered { command_id }, ctx);
+                }
             },
-            Letter::Ask(ask, reply) => self.on_ask(*ask, reply, ctx),
+            Letter::Ask(ask, reply, of) => self.on_ask(*ask, reply, of, ctx),
             Letter::Snapshot(reply) => {
                 // The asker may have gone.
                 let _ = reply.send(self.snapshot());

@@ -24,7 +24,7 @@ use crate::http::access::rate::{Bucket, Rate};
 use crate::http::access::sha256;
 use crate::http::error::{Problem, Slug};
 use crate::http::wire::{announced_length, read_body};
-use crate::metrics::{Count, Reading};
+use crate::metrics::{Count, Reading, Timing};
 
 /// The forms in the order of [`PaymentForm::PLACE`].
 pub const SOURCES: [&str; 4] = ["stripe", "own", "marqeta", "lithic"];
@@ -52,6 +52,8 @@ pub struct PaymentCounters {
     pub postings: [Count; SOURCES.len()],
     /// Messages that could not be understood, and not be recorded either.
     pub lost: Count,
+    /// From a question's message until its answer.
+    pub answers: Timing,
 }
 
 impl PaymentCounters {
@@ -67,6 +69,7 @@ impl PaymentCounters {
             by_source("payment_fallbacks", "Questions answered by the configured fallback", &self.fallbacks),
             by_source("payment_unreadable", "Payment messages that could not be understood", &self.unreadable),
             by_source("payment_postings", "Postings taken", &self.postings),
+            Reading::timing("payment_answer_seconds", "Time until a question's answer", &self.answers),
             Reading::counter("payment_lost", "Unreadable messages that could not be recorded", self.lost.get()),
         ]
     }
@@ -113,6 +116,7 @@ pub async fn receive<F: PaymentForm>(
     form: F,
 ) -> Result<HttpResponse, Problem> {
     let settings = F::settings(&app.config.payments);
+    let begun = app.clock.elapsed();
     if settings.secrets.is_empty() {
         return Err(Problem::new(Slug::NotFound, format!("payments of the form {} are not configured", F::SOURCE)));
     }
@@ -137,7 +141,11 @@ pub async fn receive<F: PaymentForm>(
             Ok(reception.form.acknowledge(reception.repeated(), None))
         }
         Ok(Message::Postings(postings)) => reception.post(postings).await,
-        Ok(Message::Question(question)) => Ok(reception.ask(*question).await),
+        Ok(Message::Question(question)) => {
+            let answer = reception.ask(*question).await;
+            counters.answers.record(app.clock.elapsed().saturating_sub(begun));
+            Ok(answer)
+        }
     }
 }
 
