@@ -193,6 +193,7 @@ impl App {
     }
 }
 
+type IsTrusted = dyn Fn(&PeerIdentity, Timestamp) -> bool + Send + Sync;
 type Allow = dyn Fn(&VehicleId, &str) + Send + Sync;
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -208,7 +209,7 @@ pub struct CertificatePort {
     /// Every CA whose certificates are trusted now.
     pub bundle: Arc<dyn Fn() -> Arc<Vec<CertificateDer<'static>>> + Send + Sync>,
     /// May somebody who showed this certificate come in now?
-    pub is_trusted: Arc<dyn Fn(&PeerIdentity, Timestamp) -> bool + Send + Sync>,
+    pub is_trusted: Arc<IsTrusted>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,
     /// Issuing and revoking read a row and write it: one at a time.
@@ -307,16 +308,31 @@ pub struct Entry {
 }
 
 /// The whole route table. Other subjects add their lines at their place; a fixed segment comes before a placeholder.
-#[rustfmt::skip]
+/// The router tries the paths from the top, and a payment network waits for its own.
 pub fn table() -> Vec<Entry> {
+    [of_machines(), of_the_fleet(), of_the_house()].into_iter().flatten().collect()
+}
+
+/// For payment networks and for cars without a certificate.
+#[rustfmt::skip]
+fn of_machines() -> Vec<Entry> {
     vec![
-        // The router tries the paths from the top, and a payment network waits for these.
         at("/v1/payments/stripe").post(payments::stripe),
         at("/v1/payments/authorizations").post(payments::authorizations),
         at("/v1/payments/captures").post(payments::captures),
         at("/v1/payments/reversals").post(payments::reversals),
         at("/v1/payments/marqeta").post(payments::marqeta),
         at("/v1/payments/lithic").post(payments::lithic),
+        at("/.well-known/est/cacerts").get(est::ca_certificates),
+        at("/.well-known/est/simpleenroll").post(est::enroll),
+        at("/.well-known/est/simplereenroll").post(est::reenroll),
+    ]
+}
+
+/// Vehicles, who uses them, and what is bought for them.
+#[rustfmt::skip]
+fn of_the_fleet() -> Vec<Entry> {
+    vec![
         at("/v1/vehicles").get(vehicles::list).post(vehicles::register),
         at("/v1/vehicles/available").get(available::list),
         at("/v1/vehicles/{id}").get(vehicles::get).patch(vehicles::change),
@@ -324,9 +340,6 @@ pub fn table() -> Vec<Entry> {
         at("/v1/vehicles/{id}/link-log").get(link_log::get),
         at("/v1/vehicles/{id}/certificate").post(certificates::issue).delete(certificates::revoke),
         at("/v1/vehicles/{id}/enrolment-tokens").post(est::issue_token).delete(est::withdraw_tokens),
-        at("/.well-known/est/cacerts").get(est::ca_certificates),
-        at("/.well-known/est/simpleenroll").post(est::enroll),
-        at("/.well-known/est/simplereenroll").post(est::reenroll),
         at("/v1/vehicles/{id}/commands").post(commands::order),
         at("/v1/commands").get(commands::list).post(commands::order_many),
         at("/v1/commands/{id}").get(commands::get).delete(commands::cancel),
@@ -345,14 +358,6 @@ pub fn table() -> Vec<Entry> {
         at("/v1/keys/{id}/actions").post(keys::act),
         at("/v1/keys/{id}/delegations").post(delegations::tell),
         at("/v1/keys/{id}/delegations/{delegated}").delete(delegations::revoke),
-        at("/v1/api-keys").get(access::api_keys::list).post(access::api_keys::create),
-        at("/v1/api-keys/{id}").delete(access::api_keys::delete),
-        at("/v1/users").get(access::users::list).post(access::users::create),
-        at("/v1/users/{id}").patch(access::users::change).delete(access::users::delete),
-        at("/v1/audit").get(audit::list),
-        at("/v1/audit/verification").get(verification::get).post(verification::start),
-        at("/v1/system").get(system::get),
-        at("/v1/certificates/reload").post(certificates::reload),
         at("/v1/cards").get(cards::list).post(cards::add),
         at("/v1/cards/{id}").get(cards::get).patch(cards::change).delete(cards::remove),
         at("/v1/stations").get(stations::list).post(stations::add),
@@ -374,6 +379,21 @@ pub fn table() -> Vec<Entry> {
         at("/v1/notifications/test").post(notifications::test),
         at("/v1/notifications/dead").get(notifications::dead),
         at("/v1/notifications/dead/{id}/retry").post(notifications::retry),
+    ]
+}
+
+/// Who may call, what the gateway says of itself, and its pages.
+#[rustfmt::skip]
+fn of_the_house() -> Vec<Entry> {
+    vec![
+        at("/v1/api-keys").get(access::api_keys::list).post(access::api_keys::create),
+        at("/v1/api-keys/{id}").delete(access::api_keys::delete),
+        at("/v1/users").get(access::users::list).post(access::users::create),
+        at("/v1/users/{id}").patch(access::users::change).delete(access::users::delete),
+        at("/v1/audit").get(audit::list),
+        at("/v1/audit/verification").get(verification::get).post(verification::start),
+        at("/v1/system").get(system::get),
+        at("/v1/certificates/reload").post(certificates::reload),
         at("/v1/keyset").get(keyset::get),
         at("/v1/session").post(log_in::log_in).get(log_in::read).delete(log_in::log_out),
         at("/v1/sessions").delete(log_in::end_all),
