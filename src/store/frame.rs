@@ -13,6 +13,9 @@ pub const FRAME_LEN: usize = 64;
 /// The most one body may hold: 2 MiB of events and view changes, and as much for names and an answer.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// What follows up to the header's checksum is spare, and zero.
+const HEADER_USED: usize = 72;
+
 const MAGIC: [u8; 8] = *b"CARDEA\0J";
 const FORMAT: u32 = 1;
 /// Opens each frame. 0xFF never occurs in UTF-8, so no payload can hold something that looks like a frame.
@@ -65,6 +68,9 @@ impl Header {
         }
         if u32_at(bytes, 12) != kind as u32 {
             return Err("the segment is of another kind");
+        }
+        if bytes[HEADER_USED..HEADER_LEN - 4].iter().any(|byte| *byte != 0) {
+            return Err("the segment header holds something where nothing belongs");
         }
         Ok(Self { kind, id: array(&bytes[16..32]), first: u64_at(bytes, 32), previous: array(&bytes[40..72]) })
     }
@@ -135,6 +141,11 @@ pub fn decode_written(bytes: &[u8]) -> Result<Frame, &'static str> {
     let whole = bytes.get(..FRAME_LEN + body_len).ok_or("the record is cut")?;
     if u32_at(head, 8) != checksum(whole) {
         return Err("the record fails its checksum");
+    }
+    // The spare bytes are the only ones that the hash does not cover: a forger who makes the checksum right could write
+    // there without a trace.
+    if u32_at(head, 12) != 0 {
+        return Err("the record's spare bytes are not zero");
     }
     Ok(Frame { number: u64_at(head, 16), durable: u64_at(head, 24), hash: array(&head[32..64]), body_len })
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+pub mod forger;
+
 use std::path::Path;
 use std::sync::Arc;
 
