@@ -495,6 +495,8 @@ fn scripts_can_be_run() {
     let mut scripts = files("scripts");
     assert!(scripts.contains(&"scripts/test".to_owned()));
     scripts.push(".ci/run".to_owned());
+    // What they import is not run by itself.
+    scripts.retain(|file| !file.ends_with(".py"));
     let mode = |file: &str| fs::metadata(root().join(file)).map_or(0, |found| found.permissions().mode());
     assert_none(&scripts.iter().flat_map(|file| not_executable(file, mode(file))).collect::<Vec<_>>());
 }
