@@ -5,9 +5,11 @@ mod kit;
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use kit::console::Console;
 use kit::{Gateway, PATIENCE, car, until};
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 const SPEED: &str = "Vehicle.Speed";
 
@@ -167,4 +169,24 @@ async fn consoles_that_never_read_cost_bounded_memory_and_then_converge() {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, converging).await.is_ok(), "the console never came to the newest state");
+}
+
+/// A stop used to wait three seconds for every console, and then cut it off without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_consoles_to_come_back() {
+    let mut gateway = Gateway::start().await;
+    let mut console = Console::open(&gateway).await;
+    console.hear().await;
+    assert!(gateway.stop().success());
+    let farewell = async {
+        loop {
+            match console.socket.next().await {
+                Some(Ok(Message::Close(Some(why)))) => return u16::from(why.code),
+                Some(Ok(_)) => {}
+                other => panic!("it ended without a word: {other:?}"),
+            }
+        }
+    };
+    // Service restart.
+    assert_eq!(tokio::time::timeout(PATIENCE, farewell).await.expect("in time"), 1012);
 }

@@ -13,6 +13,7 @@ class Closed(Exception):
 class Console:
     def __init__(self, reader, writer):
         self.reader, self.writer, self.frames, self.bytes = reader, writer, 0, 0
+        self.hearing = None
 
     @classmethod
     async def open(cls, https):
@@ -65,14 +66,27 @@ class Console:
                 self.say({"type": "ack", "seq": frame["seq"]})
             return frame
 
+    async def hear_for(self, seconds):
+        """The next JSON frame, or None when there is none in time. A frame that has begun is never given up in the middle."""
+        self.hearing = self.hearing or asyncio.ensure_future(self.hear())
+        done, _ = await asyncio.wait({self.hearing}, timeout=seconds)
+        if not done:
+            return None
+        heard, self.hearing = self.hearing, None
+        return heard.result()
+
     async def leave(self):
         """A close as it should be."""
         self.send(8, (1000).to_bytes(2, "big"))
         try:
             while True:
-                await asyncio.wait_for(self.hear(), 5)
-        except (Closed, asyncio.TimeoutError):
-            self.vanish()
+                if await self.hear_for(5) is None:
+                    break
+        except Closed:
+            pass
+        self.vanish()
 
     def vanish(self):
+        if self.hearing:
+            self.hearing.cancel()
         self.writer.transport.abort()

@@ -1,11 +1,13 @@
 """HTTPS with kept connections, told exactly: what was surely not sent, what has no answer, and what was half an answer."""
 import asyncio
+import collections
 import json
 import ssl
 import time
 from urllib.parse import urlsplit
 
 ANSWER_TIMEOUT_S = 40
+IDLE_S = 50
 
 
 class NotAnswered(Exception):
@@ -43,7 +45,7 @@ class Line:
     """One connection."""
 
     def __init__(self, reader, writer):
-        self.reader, self.writer, self.has_served = reader, writer, False
+        self.reader, self.writer, self.used_at = reader, writer, time.monotonic()
 
     async def ask(self, head, body):
         try:
@@ -58,7 +60,6 @@ class Line:
             body = await self.rest(headers)
         except (OSError, EOFError, ssl.SSLError, asyncio.LimitOverrunError) as error:
             raise HalfAnswer(str(error)) from error
-        self.has_served = True
         return Answer(int(head[0].split()[1]), headers, body), headers.get("connection", "").lower() != "close"
 
     async def rest(self, headers):
@@ -76,7 +77,7 @@ class Https:
     def __init__(self, base, ca, token):
         address = urlsplit(base)
         self.host, self.port, self.token = address.hostname, address.port, token
-        self.tls, self.idle = trust(ca), []
+        self.tls, self.idle = trust(ca), collections.deque()
 
     async def connect(self):
         try:
@@ -96,32 +97,45 @@ class Https:
             lines.append("Content-Type: application/json")
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        # What the gateway is about to close for having been idle (75 s) is not used.
+        fresh = time.monotonic() - IDLE_S
+        while self.idle and self.idle[0].used_at < fresh:
+            self.idle.popleft().writer.transport.abort()
         line = self.idle.pop() if self.idle else await self.connect()
         try:
             answer, stays = await asyncio.wait_for(line.ask(head, content), ANSWER_TIMEOUT_S)
         except asyncio.TimeoutError as error:
             line.writer.transport.abort()
             raise NotAnswered(f"{method} {path}: no answer within {ANSWER_TIMEOUT_S} s") from error
+        except NotAnswered:
+            # The others of that life of the gateway are as dead.
+            line.writer.transport.abort()
+            self.close()
+            raise
         except BaseException:
             line.writer.transport.abort()
             raise
         if stays:
+            line.used_at = time.monotonic()
             self.idle.append(line)
         else:
             line.writer.close()
         return answer
 
-    async def until_answered(self, method, path, body=None, headers=None, signed=None, patience_s=60, tell=lambda what: None):
-        """Repeats what has no answer yet or is told to come again (503), unchanged. `tell` hears of each such time."""
+    async def until_answered(self, method, path, body=None, headers=None, signed=None, patience_s=60,
+                             tell=lambda what, asked_at: None):
+        """Repeats what has no answer yet or is told to come again (503), unchanged. `tell` hears of each such time, and when
+        the request was sent."""
         deadline, pause = time.monotonic() + patience_s, 0.05
         while True:
+            asked_at = time.monotonic()
             try:
                 answer = await self.ask(method, path, body, headers, signed)
                 if answer.status != 503 or time.monotonic() > deadline:
                     return answer
-                tell("503")
+                tell("503", asked_at)
             except NotAnswered as error:
-                tell("refused" if isinstance(error, NotConnected) else "closed unanswered")
+                tell("refused" if isinstance(error, NotConnected) else "closed unanswered", asked_at)
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(pause)

@@ -46,6 +46,8 @@ class Load:
         self.rentable = [vehicle for vehicle in vehicles if vehicle not in set(cards)]
         self.answers, self.faults, self.retries = collections.Counter(), [], collections.Counter()
         self.consoles, self.console_frames, self.console_ends = 0, 0, collections.Counter()
+        # When each request was sent that the gateway closed the connection of without an answer.
+        self.unanswered = []
         self.tasks, self.skipped, self.is_over = set(), 0, False
 
     # Requests
@@ -54,8 +56,7 @@ class Load:
         """The answer when it is a success, else None; everything is counted."""
         headers = dict(headers or {}, **({"Idempotency-Key": key} if key else {}))
         try:
-            answer = await self.https.until_answered(method, path, body, headers, signed,
-                                                     tell=lambda what: self.retries.update([what]))
+            answer = await self.https.until_answered(method, path, body, headers, signed, tell=self.asks_again)
         except HalfAnswer as error:
             return self.fault(f"{name}: half an answer: {error}")
         except NotAnswered as error:
@@ -66,6 +67,11 @@ class Load:
         if answer.status != 409 or answer.problem() not in EXPECTED:
             self.fault(f"{name}: {method} {path} {body}: {answer.status} {answer.body}")
         return None
+
+    def asks_again(self, why, asked_at):
+        self.retries[why] += 1
+        if why == "closed unanswered":
+            self.unanswered.append(asked_at)
 
     def fault(self, what):
         self.faults.append(what)
@@ -186,10 +192,7 @@ class Load:
         socket.say({"type": "subscribe", "form": self.dice.choice(["summary", "full"])})
         end = time.monotonic() + self.dice.uniform(10, 60)
         while time.monotonic() < end and not self.is_over:
-            try:
-                await asyncio.wait_for(socket.hear(), 5)
-            except asyncio.TimeoutError:
-                pass
+            await socket.hear_for(5)
             if self.dice.random() < 0.02:
                 socket.say({"type": "command", "id": "c", "vehicle_id": self.dice.choice(self.vehicles),
                             "command": {"type": "locate", "ttl_s": TTL_S}})

@@ -1,12 +1,14 @@
 //! `GET /v1/console`: who may open a console's WebSocket, and how many at once. The session itself is
 //! [`console_session`](super::console_session).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::WsResponseBuilder;
 use serde::Deserialize;
+use tokio::sync::watch;
 use utoipa::IntoParams;
 
 use super::App;
@@ -22,6 +24,8 @@ use crate::metrics::{Count, Metrics, Reading};
 #[derive(Debug, Default)]
 pub struct Consoles {
     open: AtomicUsize,
+    /// True once the gateway stops.
+    ending: watch::Sender<bool>,
     pub counters: ConsoleCounters,
 }
 
@@ -53,6 +57,18 @@ impl Consoles {
         let taken =
             self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
         taken.is_ok().then(|| Seat(self.clone()))
+    }
+
+    /// Tells every console to come back later: a stop would wait for them as for requests that are being answered.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Completes when the gateway stops.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut ending = self.ending.subscribe();
+        // An error says that whoever could tell is gone, and so is the gateway.
+        async move { drop(ending.wait_for(|is_ending| *is_ending).await) }
     }
 
     pub fn count(&self) -> usize {

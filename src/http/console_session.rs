@@ -357,6 +357,8 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Context) {
         tracing::info!(subject = %self.caller.principal.subject, "console opened");
         ctx.run_interval(PING_EVERY, Self::beat);
+        let ended = self.app.consoles.ended().into_actor(self);
+        ctx.spawn(ended.map(|(), session, ctx| session.close(CloseCode::Restart, "the gateway stops", ctx)));
         let (feed, poke) = (self.app.feed.clone(), ctx.address().recipient());
         let attached = async move { feed.send(Attach(poke)).await };
         ctx.wait(attached.into_actor(self).map(|attached, session, ctx| match attached {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::App;
 use super::address::{self, neighbourhood};
 use super::connection::{self, Connection, HEAD_TIMEOUT, KEEP_ALIVE, Phase};
+use super::console::Consoles;
 use super::error::{Problem, Slug, no_such_route};
 use super::est::PeerCertificate;
 
@@ -34,12 +35,14 @@ pub struct Server {
     handle: ServerHandle,
     /// Tells connections without a request that they may close.
     ending: Arc<Notify>,
+    consoles: Arc<Consoles>,
 }
 
 impl Server {
     /// Accepts nothing more, lets what is being answered finish for up to [`SHUTDOWN_S`], and ends.
     pub async fn stop(&self) {
         self.ending.notify_waiters();
+        self.consoles.end();
         self.handle.stop(true).await;
     }
 }
@@ -54,6 +57,7 @@ const MAX_HANDSHAKES: usize = 128;
 pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
     let config = Arc::clone(&app.config);
+    let consoles = Arc::clone(&app.consoles);
     let data = web::Data::new(app);
     let workers = config.http.workers.max(1);
     let mut tls = (*tls).clone();
@@ -96,12 +100,13 @@ pub fn serve(app: App, listener: TcpListener, tls: Arc<rustls::ServerConfig>) ->
         .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle, ending })
+    Ok(Server { address, handle, ending, consoles })
 }
 
 /// Starts the operator's own address: plain HTTP, no authentication, loopback unless the operator says otherwise.
 pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server> {
     let address = listener.local_addr()?;
+    let consoles = Arc::clone(&app.consoles);
     let data = web::Data::new(app);
     let server = HttpServer::new(move || {
         WebApp::new()
@@ -121,7 +126,7 @@ pub fn serve_metrics(app: App, listener: TcpListener) -> std::io::Result<Server>
     .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle, ending: Arc::default() })
+    Ok(Server { address, handle, ending: Arc::default(), consoles })
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {

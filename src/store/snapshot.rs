@@ -45,14 +45,14 @@ impl Found {
 
 /// Reads the rows in key order.
 #[derive(Debug)]
-pub struct Rows {
-    file: BufReader<File>,
+pub struct Rows<R = BufReader<File>> {
+    file: R,
     crc: u32,
     count: u64,
     is_over: bool,
 }
 
-impl Rows {
+impl<R: Read> Rows<R> {
     fn take(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.file.read_exact(&mut bytes)?;
@@ -75,6 +75,15 @@ impl Rows {
         }
         self.count += 1;
         Ok(Some((self.take(key_len as usize)?, self.take(value_len)?)))
+    }
+}
+
+/// For [`crate::fuzzing`]: rows as a start reads them, from whatever bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn read_anything(bytes: &[u8]) {
+    let mut rows = Rows { file: bytes, crc: 0, count: 0, is_over: false };
+    while let Ok(Some((_, value))) = rows.next_row() {
+        let _ = super::row::Row::parse(&value);
     }
 }
 
@@ -165,7 +174,7 @@ pub fn make(
                 break;
             }
         }
-        let found = write(dir, journal, base.as_ref(), pass).map_err(failed)?;
+        let Some(found) = write(dir, journal, base.as_ref(), pass, go_on).map_err(failed)? else { return Ok(from) };
         prune(dir);
         base = Some(found);
     }
@@ -192,7 +201,14 @@ impl Pass {
     }
 }
 
-fn write(dir: &Path, journal: [u8; 16], base: Option<&Found>, pass: Pass) -> io::Result<Found> {
+/// `None`: it was told to stop, and left things as they were.
+fn write(
+    dir: &Path,
+    journal: [u8; 16],
+    base: Option<&Found>,
+    pass: Pass,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<Option<Found>> {
     let folder = dir.join(DIR);
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(format!("{:020}.snap", pass.position));
@@ -204,20 +220,31 @@ fn write(dir: &Path, journal: [u8; 16], base: Option<&Found>, pass: Pass) -> io:
     out.put(&pass.position.to_le_bytes())?;
     out.put(&pass.hash)?;
     let found = Found { path: path.clone(), position: pass.position, hash: pass.hash };
-    merge(&mut out, base, pass)?;
+    if !merge(&mut out, base, pass, go_on)? {
+        drop(out);
+        std::fs::remove_file(&fresh)?;
+        return Ok(None);
+    }
     out.finish()?;
     std::fs::rename(&fresh, &path)?;
     segment::sync_dir(&folder)?;
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// Writes the base's rows with the changes laid over them, both in key order.
-fn merge(out: &mut Out, base: Option<&Found>, pass: Pass) -> io::Result<()> {
+/// False: it was told to stop before it was through.
+fn merge(out: &mut Out, base: Option<&Found>, pass: Pass, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let mut rows = base.map(Found::rows).transpose()?;
     let mut next_old = || rows.as_mut().map_or(Ok(None), Rows::next_row);
     let mut old = next_old()?;
     for (key, value) in pass.changes {
+        if !go_on() {
+            return Ok(false);
+        }
         while let Some((old_key, old_value)) = old.take_if(|(old_key, _)| *old_key < key) {
+            if !go_on() {
+                return Ok(false);
+            }
             out.row(&old_key, &old_value)?;
             old = next_old()?;
         }
@@ -229,10 +256,13 @@ fn merge(out: &mut Out, base: Option<&Found>, pass: Pass) -> io::Result<()> {
         }
     }
     while let Some((key, value)) = old {
+        if !go_on() {
+            return Ok(false);
+        }
         out.row(&key, &value)?;
         old = next_old()?;
     }
-    Ok(())
+    Ok(true)
 }
 
 struct Out {
@@ -272,5 +302,65 @@ fn prune(dir: &Path) {
         if let Err(error) = std::fs::remove_file(path) {
             tracing::warn!(snapshot = %path.display(), %error, "an old snapshot cannot be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::value::RawValue;
+
+    use super::super::head::Stored;
+    use super::super::{Append, Expected, LocalStore, Store, Table, ViewChange, head, journal};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Data;
+    use crate::domain::{Principal, Timestamp};
+
+    fn step(n: usize) -> Append {
+        let row = RawValue::from_string(format!("{{\"n\":{n}}}")).unwrap();
+        Append {
+            stream: "s".into(),
+            expected: Expected::Any,
+            fence: None,
+            at: Timestamp(1),
+            by: Principal::gateway(),
+            idempotency: None,
+            events: Vec::new(),
+            view: vec![ViewChange { table: Table::Commands, key: n.to_string(), row: row.into() }],
+        }
+    }
+
+    /// A stop of the gateway gives the last snapshot up when there is too much to do; it used to wait for however long
+    /// that took.
+    #[tokio::test]
+    async fn a_snapshot_that_is_told_to_stop_leaves_everything_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = Data { dir: dir.path().to_owned(), min_free_mib: 1, segment_mib: 1, ..Data::default() };
+        let store = LocalStore::open(&data, Clock::start()).unwrap();
+        for n in 0..5 {
+            store.append(step(n)).await.unwrap();
+        }
+        store.close();
+        let Ok(Stored::Known(head)) = head::read(dir.path()) else { panic!("a head") };
+        let reader = Reader::new(dir.path().join(journal::DIR));
+        let files = || std::fs::read_dir(dir.path().join(DIR)).map_or(0, Iterator::count);
+        std::fs::remove_dir_all(dir.path().join(DIR)).unwrap();
+        let make = |until: u64, steps: usize| {
+            let left = Cell::new(steps);
+            let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+            make(dir.path(), head.id, &reader, until, &go_on).unwrap()
+        };
+        // While it reads the journal, and while it writes.
+        for steps in 0..6 {
+            assert_eq!((make(3, steps), files()), (0, 0), "{steps} steps");
+        }
+        assert_eq!((make(3, 6), files()), (3, 1));
+        // The rows of the one before, which nothing changes, are steps as well.
+        for steps in 0..7 {
+            assert_eq!((make(5, steps), files()), (3, 1), "{steps} steps");
+        }
+        assert_eq!((make(5, 100), files()), (5, 2));
     }
 }
