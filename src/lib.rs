@@ -19,6 +19,8 @@ pub mod actors;
 
 pub mod certs;
 pub mod checkpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 mod https_client;
 pub mod metrics;

@@ -5,6 +5,8 @@
 
 mod claims;
 mod delegation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod holder;
 mod keyset;
 #[cfg(test)]

@@ -128,6 +128,24 @@ impl FrameId {
     }
 }
 
+/// Body for [`crate::fuzzing`]: a console's frame read, and what is made of it before anybody is asked.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match super::wire::parse_json::<FromConsole>(text.as_bytes()) {
+        Ok(FromConsole::Command { command, .. }) => drop(command.order()),
+        Ok(FromConsole::Subscribe { area: Some(corners), .. }) => {
+            let is_taken = crate::actors::feed::Area::new(corners).is_some();
+            assert!(!is_taken || corners.iter().all(|corner| corner.is_finite()), "an area of no place was taken");
+        }
+        Ok(_) => {}
+        Err(problem) => {
+            let reply = Reply::refused(FrameId::of_malformed(text), problem.body());
+            assert!(serde_json::to_string(&reply).is_ok_and(|json| json.len() < 2 * bytes.len() + 4_096));
+        }
+    }
+}
+
 /// `{"type":"reply","id":7,"ok":true,"command":{…}}` or `{"type":"reply","id":7,"ok":false,"problem":{…}}`
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename = "reply")]

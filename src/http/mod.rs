@@ -67,6 +67,11 @@ use utoipa::ToSchema;
 
 use access::log_in;
 pub use server::{Server, serve, serve_metrics};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {
+    console_frames::fuzz as fuzz_console, payments::fuzzing::webhook as fuzz_webhook,
+    stations::fuzzing::stations as fuzz_stations,
+};
 
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;

@@ -10,6 +10,8 @@ mod fields;
 mod form;
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod given;
 #[cfg(test)]
 mod golden_tests;

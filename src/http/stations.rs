@@ -1,6 +1,8 @@
 //! `/v1/stations`: the directory that gives a purchase its place, by hand or imported whole.
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod import;
 mod mapping;
 

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::{Connect, Error as CodecError, Packet, Protocol};
 use rustls::HandshakeKind;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -297,7 +297,7 @@ fn identify(io: &Io) -> Option<PeerIdentity> {
 }
 
 /// Reads the first packet; what comes after it stays in `bytes`.
-async fn read_connect(io: &mut Io, bytes: &mut BytesMut) -> Result<Connect, Reason> {
+pub(super) async fn read_connect(io: &mut (impl AsyncRead + Unpin), bytes: &mut BytesMut) -> Result<Connect, Reason> {
     loop {
         if bytes.first().is_some_and(|first| *first != 0x10) {
             return Err(Reason::NotConnect);
@@ -352,7 +352,12 @@ async fn answer(io: &mut Io, code: u8, shared: &Shared) -> bool {
 }
 
 /// Gives the car its seat and tells that it is here.
-fn seat(connect: &Connect, peer: &PeerIdentity, address: IpAddr, shared: &Arc<Shared>) -> Result<Arc<Seat>, Reason> {
+pub(super) fn seat(
+    connect: &Connect,
+    peer: &PeerIdentity,
+    address: IpAddr,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Seat>, Reason> {
     if connect.client_id != peer.vehicle.as_str() {
         return Err(Reason::ForeignClientId);
     }
@@ -395,7 +400,7 @@ fn seat(connect: &Connect, peer: &PeerIdentity, address: IpAddr, shared: &Arc<Sh
 }
 
 /// Ends a session for everybody else. One that was taken over leaves in silence: the car is still here.
-fn leave(seat: &Arc<Seat>, reason: Reason, shared: &Arc<Shared>) {
+pub(super) fn leave(seat: &Arc<Seat>, reason: Reason, shared: &Arc<Shared>) {
     shared.metrics.count(reason);
     let (at, epoch) = (shared.clock.now(), seat.epoch);
     shared.links.note(&seat.vehicle, at, LinkChange::Disconnected { epoch, reason });

@@ -6,6 +6,8 @@
 //! touches the store or HTTP.
 
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gate;
 mod inbound;
 pub mod link_log;

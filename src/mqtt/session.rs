@@ -44,8 +44,9 @@ const FRAME_EXTRA: usize = 4 + topics::MAX_LEN;
 /// rate without it waiting for its PUBACKs.
 const FLOOD_MS: u32 = 10_000;
 
-pub(super) struct Session {
-    io: Box<Io>,
+/// On a car's TLS stream, or on whatever else bytes come from.
+pub(super) struct Session<I = Io> {
+    io: Box<I>,
     seat: Arc<Seat>,
     shard: Arc<Shard>,
     shared: Arc<Shared>,
@@ -74,9 +75,9 @@ struct Rate {
     paused_ms: u32,
 }
 
-impl Session {
+impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
     /// `rest`: what came after the CONNECT.
-    pub(super) fn new(io: Box<Io>, seat: Arc<Seat>, shard: Arc<Shard>, shared: Arc<Shared>, rest: &[u8]) -> Self {
+    pub(super) fn new(io: Box<I>, seat: Arc<Seat>, shard: Arc<Shard>, shared: Arc<Shared>, rest: &[u8]) -> Self {
         let rate = Rate { tokens: shared.config.rate_burst.max(1).into(), at: shared.now(), paused_ms: 0 };
         let telemetry = from_topic(&seat, Channel::Telemetry);
         Self {
@@ -357,7 +358,7 @@ impl Session {
     }
 }
 
-impl Future for Session {
+impl<I: AsyncRead + AsyncWrite + Unpin> Future for Session<I> {
     type Output = Reason;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reason> {

@@ -43,8 +43,12 @@ pub fn read(dir: &Path) -> io::Result<Stored> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::Absent),
         Err(error) => return Err(error),
     };
-    let newest = bytes.chunks(SLOT_LEN).filter_map(decode).max_by_key(|(sequence, _)| *sequence);
-    Ok(newest.map_or(Stored::Unreadable, |(_, head)| Stored::Known(head)))
+    Ok(newest(&bytes).map_or(Stored::Unreadable, Stored::Known))
+}
+
+/// The newest whole slot in the file's bytes.
+pub fn newest(bytes: &[u8]) -> Option<Head> {
+    bytes.chunks(SLOT_LEN).filter_map(decode).max_by_key(|(sequence, _)| *sequence).map(|(_, head)| head)
 }
 
 /// Writes heads; one owner at a time.

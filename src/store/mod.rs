@@ -10,6 +10,8 @@ pub mod backup;
 mod committer;
 mod feed;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 mod journal;
 mod ledger;

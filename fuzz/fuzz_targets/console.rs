@@ -1,0 +1,4 @@
+//! A console's frames. The body is `cardea::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| cardea::fuzzing::run("console", input));

@@ -1,0 +1,4 @@
+//! Station directories and their mappings. The body is `cardea::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| cardea::fuzzing::run("stations", input));

@@ -1,0 +1,4 @@
+//! Key tokens, delegated ones, claims, and phones' keys. The body is `cardea::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| cardea::fuzzing::run("token", input));

@@ -1,0 +1,4 @@
+//! The payment networks' messages and their proofs. The body is `cardea::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| cardea::fuzzing::run("webhook", input));
