@@ -31,7 +31,7 @@ fn written(mut seed: u64) -> Journal {
     let dir = scratch();
     let mut store = open(dir.path());
     let mut n = 0;
-    while std::fs::read_dir(dir.path().join("journal")).unwrap().count() < 4 || random(&mut seed) % 8 != 0 {
+    while std::fs::read_dir(dir.path().join("journal")).unwrap().count() < 4 || !random(&mut seed).is_multiple_of(8) {
         let batch = (0..1 + random(&mut seed) % 12).map(|_| {
             n += 1;
             let stream = ["vehicle/V-1", "vehicle/V-2", "card/ic_1", "rental/ä"][(random(&mut seed) % 4) as usize];
@@ -199,20 +199,7 @@ impl Alteration {
                 swap(files, &places[one], &places[two]);
                 (one != two).then(|| at(files, places[one].0, places[one].1.start))
             }
-            Self::Repeat { record: copied, after } => {
-                let (copied, after) = (record(copied), record(after));
-                let copy = files.record(&places[copied]).to_vec();
-                let (segment, place) = places[after].clone();
-                // Of a record and its copy right before it the second one is too many.
-                let is_before_itself = copied == after + 1 && places[copied].0 == segment;
-                let too_many = place.end + if is_before_itself { copy.len() } else { 0 };
-                files.segments[segment].bytes.splice(place.end..place.end, copy);
-                // The first of the next segment at the end of this one: it belongs there, and that segment does not.
-                if copied == after + 1 && !is_before_itself {
-                    return Some(at(files, segment, too_many + places[copied].1.len()));
-                }
-                Some(at(files, segment, too_many))
-            }
+            Self::Repeat { record: copied, after } => Some(repeat(files, &places, record(copied), record(after))),
             Self::Cut { segment, byte } => {
                 let segment = segment.index(files.segments.len());
                 let byte = byte.index(files.segments[segment].bytes.len());
@@ -271,6 +258,18 @@ fn swap(files: &mut Files, one: &(usize, std::ops::Range<usize>), two: &(usize, 
     // The later one first, so that the earlier place is still right.
     files.segments[two.0].bytes.splice(two.1.clone(), first);
     files.segments[one.0].bytes.splice(one.1.clone(), second);
+}
+
+/// Puts a copy of one record behind another.
+fn repeat(files: &mut Files, places: &[(usize, std::ops::Range<usize>)], copied: usize, after: usize) -> Said {
+    let copy = files.record(&places[copied]).to_vec();
+    let (segment, place) = places[after].clone();
+    // Of a record and its copy right before it the second one is too many; of the first of the next segment and its copy
+    // at the end of this one, it is that segment which does not follow.
+    let fits = copied == after + 1;
+    let too_many = place.end + if fits { copy.len() } else { 0 };
+    files.segments[segment].bytes.splice(place.end..place.end, copy);
+    Said::At(files.segments[segment].name.clone(), too_many)
 }
 
 fn forge(
