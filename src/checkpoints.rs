@@ -320,7 +320,9 @@ mod tests {
             let Ok(changed) = String::from_utf8(changed) else { continue };
             // The last character of base64 has bits that say nothing; a decoder may or may not mind them.
             if content(&changed) != content(&whole) {
-                assert!(read(&format!("{changed}\n"), &signer).is_err(), "byte {place}: {changed}");
+                // One that looks begun only is no witness; whoever can do that could take the line away as well.
+                let witnesses = read(&format!("{changed}\n"), &signer).map_or(0, |witnesses| witnesses.count);
+                assert_eq!(witnesses, 0, "byte {place}: {changed}");
             }
         }
     }

@@ -143,7 +143,7 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
     let checkpoints = gateway.checkpoints.take();
     drain(gateway).await;
     if let Some(checkpoints) = checkpoints {
-        checkpoints.witness_all();
+        witness_the_end(checkpoints).await;
     }
     outcome
 }
@@ -152,6 +152,7 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
 const GATE_STOP: Duration = Duration::from_secs(2);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
 const HTTP_STOP: Duration = Duration::from_secs(3);
+const WITNESS: Duration = Duration::from_millis(500);
 const WATCH: Duration = Duration::from_millis(500);
 /// How often the file of the card rules is looked at.
 const RULES_WATCH: Duration = Duration::from_secs(2);
@@ -246,6 +247,19 @@ fn start(
     let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
     Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry })
+}
+
+/// One more checkpoint. Its file may lie on another machine that is gone, which must not hold up the stop: then the thread
+/// ends with the process.
+async fn witness_the_end(checkpoints: Arc<Checkpoints>) {
+    let (done, is_done) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        checkpoints.witness_all();
+        let _ = done.send(());
+    });
+    if tokio::time::timeout(WITNESS, is_done).await.is_err() {
+        tracing::warn!("the file of the checkpoints does not answer; the end is not witnessed");
+    }
 }
 
 fn start_checkpoints(

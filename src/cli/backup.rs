@@ -1,6 +1,6 @@
 //! `cardea backup` and `cardea restore`: a copy of what the gateway keeps, taken while it runs, and the way back.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cardea::clock::Clock;
 use cardea::config::{self, Config};
@@ -61,7 +61,7 @@ impl Backup {
         files.dedup();
         for file in files {
             match file.strip_prefix(&folder) {
-                Ok(within) if within.is_relative() && file.exists() => {
+                Ok(within) if within.components().all(|part| matches!(part, Component::Normal(_))) && file.exists() => {
                     let to = Path::new(FLEET).join(within);
                     extras.push((file, to));
                 }

@@ -290,7 +290,10 @@ fn journal(findings: &mut Findings, config: &Config, now: Timestamp) {
 }
 
 fn deep(config: &Config) -> Result<String, String> {
-    let file = config.audit.checkpoints.as_deref().filter(|file| file.exists());
+    if let Ok(None) = store::newest(&config.data.dir) {
+        return Ok("none yet".to_owned());
+    }
+    let file = config.audit.checkpoints.as_deref();
     let keyset = cardea::keyset(config).map_err(|error| error.to_string())?;
     let witnesses = file.map(|file| checkpoints::Witnesses::read(file, &keyset)).transpose();
     let witnesses = witnesses.map_err(|error| error.to_string())?;

@@ -12,7 +12,7 @@ use serde_json::value::to_raw_value;
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
-use super::access::Caller;
+use super::access::{Caller, to_the_end};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
 use super::wire::{RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};
@@ -181,12 +181,17 @@ pub async fn issue(
         .map_err(|_| Problem::new(Slug::Invalid, "the certificate request is not PEM text"))?
         .to_owned();
     let idempotency = idempotency(&request, &caller, "certificates", &body_hash(request.path(), &body.0))?;
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let event = json!({"event": "certificate_issued"});
-    let signing = Signing { csr: Csr::Pem(csr), vehicle, by: caller.principal, event };
-    let idempotency = |pem: &str| idempotency.map(|key| recorded(key, &Recorded { pem: pem.to_owned() })).transpose();
-    let pem = sign_and_keep(&app, signing, idempotency, |_| ()).await?;
-    Ok(HttpResponse::Created().content_type("application/x-pem-file").body(pem))
+    let app = app.get_ref().clone();
+    to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        let event = json!({"event": "certificate_issued"});
+        let signing = Signing { csr: Csr::Pem(csr), vehicle, by: caller.principal, event };
+        let idempotency =
+            |pem: &str| idempotency.map(|key| recorded(key, &Recorded { pem: pem.to_owned() })).transpose();
+        let pem = sign_and_keep(&app, signing, idempotency, |_| ()).await?;
+        Ok(HttpResponse::Created().content_type("application/x-pem-file").body(pem))
+    })
+    .await
 }
 
 /// A certificate request, as it came.
@@ -288,19 +293,24 @@ pub async fn revoke(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     if !app.fleet.is_registered(&vehicle) {
         return Err(Problem::not_found("vehicle"));
     }
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let now = app.clock.now();
-    let event = json!({"event": "certificates_revoked", "issued_until": now});
-    let outcome = change(&app, &vehicle, caller.principal, event, None, |issued| {
-        issued.revoked_until = Some(now);
-        // Who had the car's old key may have its token as well.
-        issued.withdraw_enrolments();
-    });
-    if let Some(revocation) = outcome.await??.revocation() {
-        // Durable already: a gate that fails here refuses after its next start, and the log says so now.
-        (app.certificates.revoke)(revocation).await.map_err(|error| Problem::internal("revocation", &error))?;
-    }
-    Ok(reply(StatusCode::OK, &RevokedBody { vehicle_id: vehicle, revoked_until: now }))
+    let app = app.get_ref().clone();
+    // What is durable must be in force as well, also when the caller goes away.
+    to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        let now = app.clock.now();
+        let event = json!({"event": "certificates_revoked", "issued_until": now});
+        let outcome = change(&app, &vehicle, caller.principal, event, None, |issued| {
+            issued.revoked_until = Some(now);
+            // Who had the car's old key may have its token as well.
+            issued.withdraw_enrolments();
+        });
+        if let Some(revocation) = outcome.await??.revocation() {
+            // Durable already: a gate that fails here refuses after its next start, and the log says so now.
+            (app.certificates.revoke)(revocation).await.map_err(|error| Problem::internal("revocation", &error))?;
+        }
+        Ok(reply(StatusCode::OK, &RevokedBody { vehicle_id: vehicle, revoked_until: now }))
+    })
+    .await
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -57,7 +57,7 @@ impl Phase {
     }
 }
 
-/// Makes a connection out of a socket, within [`TLS_TIMEOUT`]; at most `handshakes` are under way at once.
+/// Makes a connection out of a socket, within [`TLS_TIMEOUT`] of its first byte, for which it has as long; at most `handshakes` are under way at once.
 pub async fn accept(
     socket: TcpStream,
     acceptor: TlsAcceptor,
@@ -70,6 +70,13 @@ pub async fn accept(
     // not for long.
     sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
     sockopt::set_tcp_user_timeout(&socket, u32::try_from(STALL.as_millis()).unwrap_or(u32::MAX))?;
+    // One that says nothing takes no place among the handshakes.
+    match timeout(TLS_TIMEOUT, socket.peek(&mut [0])).await {
+        Ok(Ok(1..)) => {}
+        Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    }
     let handshake = async {
         let _place = handshakes.acquire().await.map_err(io::Error::other)?;
         acceptor.accept(socket).await

@@ -15,11 +15,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 
-use super::access::{Caller, sha256};
+use super::access::{Caller, sha256, to_the_end};
 use super::certificates::{self, Enrolment, Issued, Recorded, Signing};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
@@ -97,29 +98,38 @@ pub async fn issue_token(
         token_id: app.clock.new_id().to_string(),
         expires_at: now.plus_ms(i64::try_from(ttl_s).unwrap_or(i64::MAX).saturating_mul(1000)),
     };
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
-    if known.is_some_and(|issued| issued.open_enrolments(now) >= Issued::MAX_ENROLMENTS) {
-        let detail =
-            format!("{} enrolment tokens of this vehicle are open; withdraw them first", Issued::MAX_ENROLMENTS);
-        return Err(Problem::new(Slug::Conflict, detail));
-    }
-    let sha256 = hex::encode(sha256(token(&app, &fresh.token_id).as_bytes()));
-    let enrolment = Enrolment { token_id: fresh.token_id.clone(), sha256, expires_at: fresh.expires_at };
-    let event = json!({"event": "enrolment_token_issued", "token_id": fresh.token_id, "expires_at": fresh.expires_at});
-    let idempotency = key.map(|key| certificates::recorded(key, &fresh)).transpose()?;
-    let outcome = certificates::change(&app, &vehicle, caller.principal, event, idempotency, |issued| {
-        issued.add_enrolment(enrolment, now);
-    });
-    let known = match outcome.await? {
-        Ok(_) => fresh,
-        Err(AppendError::Duplicate { answer }) => parse_row(&answer)?,
-        Err(error) => return Err(error.into()),
-    };
-    let token = token(&app, &known.token_id);
-    let body =
-        EnrolmentTokenBody { token_id: known.token_id, vehicle_id: vehicle, token, expires_at: known.expires_at };
-    Ok(reply(StatusCode::CREATED, &body))
+    let app = app.get_ref().clone();
+    to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        let is_repeat = match &key {
+            Some(key) => recorded_answer(&app, key.key.clone()).await?.is_some(),
+            None => false,
+        };
+        let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
+        if !is_repeat && known.is_some_and(|issued| issued.open_enrolments(now) >= Issued::MAX_ENROLMENTS) {
+            let detail =
+                format!("{} enrolment tokens of this vehicle are open; withdraw them first", Issued::MAX_ENROLMENTS);
+            return Err(Problem::new(Slug::Conflict, detail));
+        }
+        let sha256 = hex::encode(sha256(token(&app, &fresh.token_id).as_bytes()));
+        let enrolment = Enrolment { token_id: fresh.token_id.clone(), sha256, expires_at: fresh.expires_at };
+        let event =
+            json!({"event": "enrolment_token_issued", "token_id": fresh.token_id, "expires_at": fresh.expires_at});
+        let idempotency = key.map(|key| certificates::recorded(key, &fresh)).transpose()?;
+        let outcome = certificates::change(&app, &vehicle, caller.principal, event, idempotency, |issued| {
+            issued.add_enrolment(enrolment, now);
+        });
+        let known = match outcome.await? {
+            Ok(_) => fresh,
+            Err(AppendError::Duplicate { answer }) => parse_row(&answer)?,
+            Err(error) => return Err(error.into()),
+        };
+        let token = token(&app, &known.token_id);
+        let body =
+            EnrolmentTokenBody { token_id: known.token_id, vehicle_id: vehicle, token, expires_at: known.expires_at };
+        Ok(reply(StatusCode::CREATED, &body))
+    })
+    .await
 }
 
 #[utoipa::path(delete, path = "/v1/vehicles/{id}/enrolment-tokens", tag = "vehicles", params(("id" = String, Path)),
@@ -134,11 +144,15 @@ pub async fn withdraw_tokens(
     if !app.fleet.is_registered(&vehicle) {
         return Err(Problem::not_found("vehicle"));
     }
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let event = json!({"event": "enrolment_tokens_withdrawn"});
-    let outcome = certificates::change(&app, &vehicle, caller.principal, event, None, Issued::withdraw_enrolments);
-    outcome.await??;
-    Ok(HttpResponse::NoContent().finish())
+    let app = app.get_ref().clone();
+    to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        let event = json!({"event": "enrolment_tokens_withdrawn"});
+        let outcome = certificates::change(&app, &vehicle, caller.principal, event, None, Issued::withdraw_enrolments);
+        outcome.await??;
+        Ok(HttpResponse::NoContent().finish())
+    })
+    .await
 }
 
 fn token(app: &App, id: &str) -> String {
@@ -161,32 +175,73 @@ pub async fn ca_certificates(app: web::Data<App>) -> Result<HttpResponse, Proble
 pub async fn enroll(app: web::Data<App>, request: HttpRequest, body: RawBody) -> Result<HttpResponse, Problem> {
     let (vehicle, token) = basic(&request)?;
     let csr = request_der(&request, &body.0)?;
-    let token_hash = hex::encode(sha256(token.as_bytes()));
-    // A car whose answer got lost sends the same again, and is given the same.
-    let repeat = format!("{vehicle}/est/{token_hash}");
-    let csr_hash = hex::encode(sha256(&csr));
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let now = app.clock.now();
-    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
-    let Some(enrolment) = known.as_ref().and_then(|issued| issued.enrolment(&token_hash, now)) else {
-        return match answered(&app, repeat).await? {
-            Some((hash, pem)) if hash == csr_hash => answer_pem(&pem),
+    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
+    let shown = Shown {
+        token: hex::encode(sha256(token.as_bytes())),
+        csr: hex::encode(sha256(&csr)),
+        vehicle: vehicle.clone(),
+    };
+    // Before the lock, which strangers shall not hold.
+    if let Standing::Answered(pem) = shown.standing(&app).await? {
+        return answer_pem(&pem);
+    }
+    let app = app.get_ref().clone();
+    let pem = to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        let (token_id, known) = match shown.standing(&app).await? {
+            Standing::Answered(pem) => return Ok(pem),
+            Standing::Good { token_id, known } => (token_id, known),
+        };
+        limit(Some(&known), app.clock.now())?;
+        let event = json!({"event": "certificate_enrolled", "token_id": token_id});
+        let signing = Signing { csr: csr.into(), vehicle, by, event };
+        let (repeat, csr) = (shown.repeat(), shown.csr.clone());
+        let repeat = |pem: &str| {
+            let answer = Recorded { pem: pem.to_owned() };
+            certificates::recorded(IdempotencyKey { key: repeat, body: csr }, &answer).map(Some)
+        };
+        certificates::sign_and_keep(&app, signing, repeat, |issued| issued.spend(&shown.token)).await
+    });
+    answer_pem(&pem.await?)
+}
+
+/// What a car shows that has no certificate: hashes (hex) of its token and of its request.
+struct Shown {
+    vehicle: VehicleId,
+    token: String,
+    csr: String,
+}
+
+/// What a token is worth.
+enum Standing {
+    Good {
+        token_id: String,
+        known: Issued,
+    },
+    /// It was spent for this very request, whose answer got lost perhaps: the certificate of then.
+    Answered(String),
+}
+
+impl Shown {
+    fn repeat(&self) -> String {
+        format!("{}/est/{}", self.vehicle, self.token)
+    }
+
+    async fn standing(&self, app: &App) -> Result<Standing, Problem> {
+        let known: Option<Issued> = row(app, Table::Certificates, self.vehicle.to_string()).await?;
+        if let Some(known) = known
+            && let Some(token_id) = known.enrolment(&self.token, app.clock.now()).map(|good| good.token_id.clone())
+        {
+            return Ok(Standing::Good { token_id, known });
+        }
+        match recorded_answer(app, self.repeat()).await? {
+            Some((csr, answer)) if csr == self.csr => Ok(Standing::Answered(parse_row::<Recorded>(&answer)?.pem)),
             _ => {
                 app.counters.unauthenticated.inc();
                 Err(unauthenticated("the enrolment token is not good, or was used for another request"))
             }
-        };
-    };
-    let event = json!({"event": "certificate_enrolled", "token_id": enrolment.token_id});
-    limit(known.as_ref(), now)?;
-    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
-    let signing = Signing { csr: csr.into(), vehicle: vehicle.clone(), by, event };
-    let repeat = |pem: &str| {
-        let answer = Recorded { pem: pem.to_owned() };
-        certificates::recorded(IdempotencyKey { key: repeat, body: csr_hash }, &answer).map(Some)
-    };
-    let pem = certificates::sign_and_keep(&app, signing, repeat, |issued| issued.spend(&token_hash)).await?;
-    answer_pem(&pem)
+        }
+    }
 }
 
 #[utoipa::path(post, path = "/.well-known/est/simplereenroll", tag = "est",
@@ -201,25 +256,28 @@ pub async fn reenroll(app: web::Data<App>, request: HttpRequest, body: RawBody) 
     };
     let peer = PeerIdentity::of(shown)
         .map_err(|error| Problem::forbidden(format!("the certificate names no vehicle: {error}")))?;
-    let now = app.clock.now();
-    // A connection may outlive a certificate, and its trust.
-    let is_trusted = (app.certificates.is_trusted)(&peer, now);
-    if !is_trusted {
-        return Err(Problem::forbidden("the certificate is revoked or out of its time"));
-    }
-    let vehicle = peer.vehicle;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::forbidden("no such vehicle is registered"));
-    }
     let csr = request_der(&request, &body.0)?;
-    let _one_at_a_time = app.certificates.lock.lock().await;
-    let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
-    limit(known.as_ref(), now)?;
-    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, vehicle.as_str()) };
-    let event = json!({"event": "certificate_renewed", "old_serial": peer.serial.to_string()});
-    let signing = Signing { csr: csr.into(), vehicle, by, event };
-    let pem = certificates::sign_and_keep(&app, signing, |_| Ok(None), |_| ()).await?;
-    answer_pem(&pem)
+    let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, peer.vehicle.as_str()) };
+    let app = app.get_ref().clone();
+    let pem = to_the_end(async move {
+        let _one_at_a_time = app.certificates.lock.lock().await;
+        // Under the lock, or a certificate could be had past a revocation that is under way. And anew for each request:
+        // a connection may outlive a certificate, and its trust.
+        let now = app.clock.now();
+        if !(app.certificates.is_trusted)(&peer, now) {
+            return Err(Problem::forbidden("the certificate is revoked or out of its time"));
+        }
+        let vehicle = peer.vehicle;
+        if !app.fleet.is_registered(&vehicle) {
+            return Err(Problem::forbidden("no such vehicle is registered"));
+        }
+        let known: Option<Issued> = row(&app, Table::Certificates, vehicle.to_string()).await?;
+        limit(known.as_ref(), now)?;
+        let event = json!({"event": "certificate_renewed", "old_serial": peer.serial.to_string()});
+        let signing = Signing { csr: csr.into(), vehicle, by, event };
+        certificates::sign_and_keep(&app, signing, |_| Ok(None), |_| ()).await
+    });
+    answer_pem(&pem.await?)
 }
 
 /// The vehicle and the token of HTTP Basic.
@@ -270,11 +328,10 @@ fn limit(known: Option<&Issued>, now: Timestamp) -> Result<(), Problem> {
     }
 }
 
-/// What this token was used for: hash of the request, and the certificate.
-async fn answered(app: &App, key: String) -> Result<Option<(String, String)>, Problem> {
+/// Body and answer of the first time, if this key was used before.
+async fn recorded_answer(app: &App, key: String) -> Result<Option<(String, Box<RawValue>)>, Problem> {
     let store = app.store.clone();
-    let known = off_thread(move || store.answered(&key)).await??;
-    known.map(|(hash, answer)| parse_row::<Recorded>(&answer).map(|known| (hash, known.pem))).transpose()
+    Ok(off_thread(move || store.answered(&key)).await??)
 }
 
 fn answer_pem(pem: &str) -> Result<HttpResponse, Problem> {

@@ -17,7 +17,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{App as WebApp, HttpResponse, HttpServer, ResponseError, web};
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
@@ -36,14 +36,14 @@ pub struct Server {
     pub address: SocketAddr,
     handle: ServerHandle,
     /// Tells connections without a request that they may close.
-    ending: Arc<Notify>,
+    ending: watch::Sender<bool>,
     consoles: Arc<Consoles>,
 }
 
 impl Server {
     /// Accepts nothing more, lets what is being answered finish for up to [`SHUTDOWN_S`], and ends.
     pub async fn stop(&self) {
-        self.ending.notify_waiters();
+        self.ending.send_replace(true);
         self.consoles.end();
         self.handle.stop(true).await;
     }
@@ -70,8 +70,7 @@ pub fn serve(
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let ending = Arc::<Notify>::default();
-    let ends = Arc::clone(&ending);
+    let (ending, ends) = watch::channel(false);
     // Put together by hand where `HttpServer` would do, because it does not let us watch a connection's pace.
     let server = actix_server::Server::build()
         .workers(workers)
@@ -81,7 +80,7 @@ pub fn serve(
         .listen("https", listener, move || {
             // Made once in each worker, on its thread.
             actix_web::rt::spawn(pulses.beat("http"));
-            let (acceptor, ends) = (acceptor.clone(), Arc::clone(&ends));
+            let (acceptor, ends) = (acceptor.clone(), ends.clone());
             let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
             let accept = fn_service(move |socket: TcpStream| {
                 let accepted = connection::accept(socket, acceptor.clone(), Arc::clone(&handshakes));
@@ -94,8 +93,9 @@ pub fn serve(
                 .client_request_timeout(HEAD_TIMEOUT)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 .graceful_shutdown_signal(move || {
-                    let ends = Arc::clone(&ends);
-                    async move { ends.notified().await }
+                    let mut ends = ends.clone();
+                    // A server that was dropped ends as well.
+                    async move { drop(ends.wait_for(|ends| *ends).await) }
                 })
                 .on_connect_ext(|connection: &Connection<TlsStream<TcpStream>>, data: &mut Extensions| {
                     data.insert(connection.phase());
@@ -136,7 +136,7 @@ pub fn serve_metrics(app: App, listener: TcpListener, pulses: Pulses) -> std::io
     .run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok(Server { address, handle, ending: Arc::default(), consoles })
+    Ok(Server { address, handle, ending: watch::Sender::new(false), consoles })
 }
 
 async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Problem> {

@@ -14,6 +14,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use super::head::{self, Head, HeadFile, Stored};
+use super::lock::Lock;
 use super::open_error::OpenError;
 use super::recovery::{self, Extent};
 use super::{audit, journal, lock, segment, snapshot, track};
@@ -130,6 +131,8 @@ fn fill(data: &Path, out: &Path, extras: &[(PathBuf, PathBuf)], now: Timestamp) 
         files: copy.files,
     };
     write_manifest(out, &manifest)?;
+    // What could not be put back is no backup.
+    read_manifest(out)?;
     sync_tree(out)?;
     Ok(manifest)
 }
@@ -166,29 +169,42 @@ pub fn restore(
     now: Timestamp,
 ) -> Result<(Manifest, Option<PathBuf>), BackupError> {
     let manifest = read_manifest(from)?;
-    if lock::is_taken(data) {
-        return Err(BackupError::InUse(data.to_owned()));
-    }
-    let is_occupied = is_occupied(data)?;
-    if is_occupied && !replace {
-        return Err(BackupError::NotEmpty(data.to_owned()));
-    }
+    let is_new = !data.exists();
+    make_dir(data)?;
+    // Until the end: a gateway that is started meanwhile must not promise into data that is being moved.
+    let lock = Lock::take(data).map_err(|error| match error {
+        OpenError::Locked { dir } => BackupError::InUse(dir),
+        error => BackupError::Journal(error),
+    })?;
     let fresh = beside(data, "restoring");
-    make_dir(&fresh)?;
-    let put = put_back(from, &manifest, &fresh).and_then(|()| {
-        let aside = beside(data, &format!("before-{}", now.0));
-        if is_occupied {
-            std::fs::rename(data, &aside).map_err(|error| io_error("cannot move aside", data, error))?;
-        } else if data.exists() {
-            std::fs::remove_dir(data).map_err(|error| io_error("cannot replace", data, error))?;
+    let put = is_occupied(data).and_then(|is_occupied| {
+        if is_occupied && !replace {
+            return Err(BackupError::NotEmpty(data.to_owned()));
         }
-        std::fs::rename(&fresh, data).map_err(|error| io_error("cannot name", data, error))?;
+        make_dir(&fresh)?;
+        put_back(from, &manifest, &fresh)?;
+        let aside = beside(data, &format!("before-{}", now.0));
+        std::fs::rename(data, &aside).map_err(|error| io_error("cannot move aside", data, error))?;
+        if let Err(error) = std::fs::rename(&fresh, data) {
+            // Back to how it was; if that fails too, the message names where it is.
+            let back = std::fs::rename(&aside, data);
+            let path = if back.is_ok() { data } else { &aside };
+            return Err(io_error("cannot put the copy in the place of", path, error));
+        }
         sync_parent(data)?;
+        if !is_occupied {
+            // Nothing but the lock's file was there.
+            let _ = std::fs::remove_dir_all(&aside);
+        }
         Ok(is_occupied.then_some(aside))
     });
     if put.is_err() {
         let _ = std::fs::remove_dir_all(&fresh);
+        if is_new {
+            let _ = std::fs::remove_dir_all(data);
+        }
     }
+    drop(lock);
     Ok((manifest, put?))
 }
 
@@ -336,7 +352,8 @@ fn write_manifest(out: &Path, manifest: &Manifest) -> Result<(), BackupError> {
 
 fn is_occupied(dir: &Path) -> Result<bool, BackupError> {
     match std::fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
+        // The lock's file stays behind and says nothing.
+        Ok(entries) => Ok(entries.into_iter().any(|entry| entry.map_or(true, |entry| entry.file_name() != lock::FILE))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(io_error("cannot use", dir, error)),
     }

@@ -9,12 +9,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::open_error::OpenError;
 
+pub const FILE: &str = "LOCK";
+
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "holding it is its use")] File);
 
 impl Lock {
     pub fn take(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join("LOCK");
+        let path = dir.join(FILE);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -31,7 +33,7 @@ impl Lock {
 
 /// Does another process have the data directory open now?
 pub fn is_taken(dir: &Path) -> bool {
-    File::open(dir.join("LOCK")).is_ok_and(|file| {
+    File::open(dir.join(FILE)).is_ok_and(|file| {
         matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
     })
 }

@@ -28,7 +28,7 @@ RULES_BEYOND_SCHEMA = {
     ],
     "a time after another": [
         "GET /v1/vehicles/available", "GET /v1/vehicles/{id}/history", "POST /v1/usage-requests", "POST /v1/card-rules/try",
-        "GET /v1/decisions/export", "GET /v1/audit",
+        "GET /v1/decisions/export", "GET /v1/audit", "POST /v1/rentals/{id}/extend",
     ],
     "profiles of the configuration, time zones of the machine": [
         "POST /v1/vehicles", "PATCH /v1/vehicles/{id}", "POST /v1/stations", "PATCH /v1/stations/{id}",

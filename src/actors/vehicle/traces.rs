@@ -63,7 +63,9 @@ impl VehicleActor {
 
     /// Follows the commands that a traced request brought about.
     pub(super) fn trace(&mut self, commands: Vec<CommandId>, of: SpanContext) {
-        for id in commands {
+        // One that is over already has nothing more to come, and would never be ended.
+        let lives = |id: &CommandId| self.vehicle.command(*id).is_some_and(|command| !command.state.is_final());
+        for id in commands.into_iter().filter(lives).collect::<Vec<_>>() {
             self.traces.begin(&self.shared.telemetry, id, of);
         }
     }
