@@ -1,14 +1,14 @@
 //! A copy of the data directory, taken beside a running gateway, and the way back.
 //!
-//! What is copied is the journal up to what its head file knows (segments before that never change), the snapshots and
-//! the track. The view is left out: it is made anew. A copy counts only once its whole chain was walked; until then it
-//! has another name. Nothing here opens the store or writes to the directory that is copied.
+//! What is copied is the journal, the snapshots and the track. The view is left out: it is made anew. The journal only
+//! grows, so that a copy of it, read from its beginning to its end, holds everything that was promised before, perhaps
+//! records that are written and not promised yet, and at most one in the middle of being written; that one is cut off, as
+//! after a power cut. A copy counts only once its whole chain was walked; until then it has another name. Nothing here opens the store or writes to the directory that is copied.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::head::{self, Head, HeadFile, Stored};
 use super::lock::Lock;
 use super::open_error::OpenError;
-use super::recovery::{self, Extent};
+use super::recovery::{self, Extent, Walked};
+use super::segment::SegmentFile;
 use super::{audit, journal, lock, segment, snapshot, track};
 use crate::domain::Timestamp;
 
@@ -24,8 +25,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// The data directory's name within a backup.
 pub const DATA: &str = "data";
 const FORMAT: u32 = 1;
-/// The head file of a running gateway is not further behind than this.
-const HEAD_LAG: Duration = Duration::from_millis(500);
+/// What is read while it is written may show a later part and not yet an earlier one: then the newest segment is read again.
+const MORE_TRIES: usize = 2;
 /// A journal of ten years has some thousand segments.
 const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -73,7 +74,7 @@ fn io_error(action: &'static str, path: &Path, error: io::Error) -> BackupError 
 }
 
 /// Copies the data directory `data` to the new folder `out`, with `extras` (from, to below `out`) beside it. The
-/// gateway may be running: then the copy is at most a moment behind it.
+/// gateway may be running: what it promised before this was called is in the copy.
 pub fn back_up(
     data: &Path,
     out: &Path,
@@ -96,38 +97,38 @@ pub fn back_up(
 }
 
 fn fill(data: &Path, out: &Path, extras: &[(PathBuf, PathBuf)], now: Timestamp) -> Result<Manifest, BackupError> {
-    let head = durable_end(data)?;
+    // Read first: whatever it knows is in what is copied afterwards.
+    let stored = head::read(data).map_err(|error| io_error("cannot read the head in", data, error))?;
     let mut copy = Copy { out, files: Vec::new() };
     let journal_dir = data.join(journal::DIR);
     let segments = segment::list(&journal_dir).map_err(|error| io_error("cannot list", &journal_dir, error))?;
-    for file in segments.iter().filter(|file| file.first <= head.segment) {
-        let limit = if file.first == head.segment { head.end } else { u64::MAX };
-        copy.file(&file.path, &below(data, &file.path), limit)?;
+    for file in &segments {
+        copy.at_once(&file.path, &below(data, &file.path))?;
     }
-    for path in snapshot::up_to(data, head.position) {
+    let copied = out.join(DATA);
+    let walked = copy.journal(&journal_dir, &copied.join(journal::DIR), &stored, segments.last())?;
+    // What is reserved for records to come, and at most one that was just being written.
+    copy.cut(&Path::new(DATA).join(segment::path(Path::new(journal::DIR), walked.segment)), walked.end)?;
+    for path in snapshot::up_to(data, walked.last) {
         copy.file_if_there(&path, &below(data, &path))?;
     }
     for path in files_of(&data.join(track::DIR))? {
         copy.file_if_there(&path, &below(data, &path))?;
     }
     for (from, to) in extras {
-        copy.file(from, to, u64::MAX)?;
+        copy.file(from, to)?;
     }
-    let copied = out.join(DATA);
+    let head =
+        Head { id: walked.id, position: walked.last, segment: walked.segment, end: walked.end, hash: walked.hash };
     drop(HeadFile::open(&copied, &head).map_err(|error| io_error("cannot write the head in", &copied, error))?);
     copy.note(&Path::new(DATA).join(head::FILE))?;
-    let walked = audit::verify(&copied)?;
-    if walked.records != head.position || walked.last_hash != hex::encode(head.hash) {
-        let why = format!("it reaches record {} instead of {}", walked.records, head.position);
-        return Err(BackupError::Unfit { dir: out.to_owned(), why });
-    }
     copy.files.sort_by(|a, b| a.path.cmp(&b.path));
     let manifest = Manifest {
         format: FORMAT,
         made_at: now,
-        journal: walked.journal,
-        records: walked.records,
-        last_hash: walked.last_hash,
+        journal: hex::encode(walked.id),
+        records: walked.last,
+        last_hash: hex::encode(walked.hash),
         files: copy.files,
     };
     write_manifest(out, &manifest)?;
@@ -135,29 +136,6 @@ fn fill(data: &Path, out: &Path, extras: &[(PathBuf, PathBuf)], now: Timestamp) 
     read_manifest(out)?;
     sync_tree(out)?;
     Ok(manifest)
-}
-
-/// Up to where the journal surely reaches. Without a gateway running that is its whole length, which the head file may
-/// be a moment behind.
-fn durable_end(data: &Path) -> Result<Head, BackupError> {
-    if lock::is_taken(data) {
-        wait_for_head();
-    }
-    let stored = head::read(data).map_err(|error| io_error("cannot read the head in", data, error))?;
-    if lock::is_taken(data)
-        && let Stored::Known(head) = stored
-    {
-        return Ok(head);
-    }
-    let walked = recovery::walk(&data.join(journal::DIR), &stored, Extent::All, &mut |_, _, _| {})?;
-    Ok(Head { id: walked.id, position: walked.last, segment: walked.segment, end: walked.end, hash: walked.hash })
-}
-
-/// So that what was promised before is in the copy. An idle gateway writes no head, so that there is nothing to wait for
-/// but the time within which a busy one does.
-#[expect(clippy::disallowed_methods, reason = "the bound is a time")]
-fn wait_for_head() {
-    std::thread::sleep(HEAD_LAG);
 }
 
 /// Puts the data of the backup `from` back as `data`, which must be missing or empty unless `replace`: then it is
@@ -213,7 +191,7 @@ fn put_back(from: &Path, manifest: &Manifest, fresh: &Path) -> Result<(), Backup
     let mut copy = Copy { out: fresh, files: Vec::new() };
     for file in &manifest.files {
         let Ok(within) = file.path.strip_prefix(DATA) else { continue };
-        copy.file(&from.join(&file.path), within, u64::MAX)?;
+        copy.file(&from.join(&file.path), within)?;
         let is_same =
             copy.files.last().is_some_and(|copied| (copied.bytes, &copied.sha256) == (file.bytes, &file.sha256));
         if !is_same {
@@ -262,7 +240,7 @@ pub fn copy_extra(from: &Path, file: &Copied, to: &Path) -> Result<(), BackupErr
     let out = to.parent().unwrap_or(Path::new("."));
     let name = PathBuf::from(to.file_name().unwrap_or_default());
     let mut copy = Copy { out, files: Vec::new() };
-    copy.file(&from.join(&file.path), &name, u64::MAX)?;
+    copy.file(&from.join(&file.path), &name)?;
     match copy.files.last().is_some_and(|copied| copied.sha256 == file.sha256) {
         true => Ok(()),
         false => {
@@ -279,16 +257,15 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Copies the first `limit` bytes of a file and notes what they are.
-    fn file(&mut self, from: &Path, to: &Path, limit: u64) -> Result<(), BackupError> {
+    /// Copies a file and notes what it is.
+    fn file(&mut self, from: &Path, to: &Path) -> Result<(), BackupError> {
         let target = self.out.join(to);
         if let Some(parent) = target.parent() {
             make_dir(parent)?;
         }
-        let source = File::open(from).map_err(|error| io_error("cannot read", from, error))?;
+        let mut source = File::open(from).map_err(|error| io_error("cannot read", from, error))?;
         let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target);
         let mut new = new.map_err(|error| io_error("cannot make", &target, error))?;
-        let mut source = source.take(limit);
         let (mut bytes, mut hash) = (0, digest::Context::new(&digest::SHA256));
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -305,19 +282,74 @@ impl Copy<'_> {
 
     /// As [`Self::file`], for what the gateway may delete meanwhile.
     fn file_if_there(&mut self, from: &Path, to: &Path) -> Result<(), BackupError> {
-        match self.file(from, to, u64::MAX) {
+        match self.file(from, to) {
             Err(BackupError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             copied => copied,
         }
     }
 
-    /// Notes a file that was made in place.
+    /// As [`Self::file`], for what may be written meanwhile: the shorter the reading, the less of that is seen.
+    fn at_once(&mut self, from: &Path, to: &Path) -> Result<(), BackupError> {
+        let target = self.out.join(to);
+        let content = std::fs::read(from).map_err(|error| io_error("cannot read", from, error))?;
+        let written = target.parent().map_or(Ok(()), make_dir).and_then(|()| {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&target);
+            let written = file.and_then(|mut file| file.write_all(&content).and_then(|()| file.sync_all()));
+            written.map_err(|error| io_error("cannot write", &target, error))
+        });
+        written?;
+        self.files.retain(|copied| copied.path != to);
+        self.note_content(to, &content);
+        Ok(())
+    }
+
+    /// Walks the journal that was copied from `from` to `to`; its newest segment is read again where need be.
+    fn journal(
+        &mut self,
+        from: &Path,
+        to: &Path,
+        stored: &Stored,
+        newest: Option<&SegmentFile>,
+    ) -> Result<Walked, BackupError> {
+        let mut more_tries = 0..MORE_TRIES;
+        loop {
+            match (recovery::walk(to, stored, Extent::All, &mut |_, _, _| {}), newest) {
+                (Ok(walked), _) => return Ok(walked),
+                (Err(_), Some(newest)) if more_tries.next().is_some() => {
+                    let name = newest.path.file_name().unwrap_or_default();
+                    self.at_once(&newest.path, &Path::new(DATA).join(journal::DIR).join(name))?;
+                }
+                (Err(error), _) => {
+                    // Damage is named where it is.
+                    recovery::walk(from, stored, Extent::All, &mut |_, _, _| {})?;
+                    let why = format!("the journal is whole and its copy is not; try again ({error})");
+                    return Err(BackupError::Unfit { dir: self.out.to_owned(), why });
+                }
+            }
+        }
+    }
+
+    /// Shortens a file that was copied.
+    fn cut(&mut self, to: &Path, bytes: u64) -> Result<(), BackupError> {
+        let path = self.out.join(to);
+        let file = OpenOptions::new().write(true).open(&path);
+        let cut = file.and_then(|file| file.set_len(bytes).and_then(|()| file.sync_all()));
+        cut.map_err(|error| io_error("cannot cut", &path, error))?;
+        self.files.retain(|copied| copied.path != to);
+        self.note(to)
+    }
+
+    /// Notes a file that was made or changed in place.
     fn note(&mut self, to: &Path) -> Result<(), BackupError> {
         let path = self.out.join(to);
         let content = std::fs::read(&path).map_err(|error| io_error("cannot read", &path, error))?;
-        let sha256 = hex::encode(digest::digest(&digest::SHA256, &content));
-        self.files.push(Copied { path: to.to_owned(), bytes: content.len() as u64, sha256 });
+        self.note_content(to, &content);
         Ok(())
+    }
+
+    fn note_content(&mut self, to: &Path, content: &[u8]) {
+        let sha256 = hex::encode(digest::digest(&digest::SHA256, content));
+        self.files.push(Copied { path: to.to_owned(), bytes: content.len() as u64, sha256 });
     }
 }
 
