@@ -37,6 +37,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
@@ -44,7 +45,7 @@ use crate::actors::fleet::{self, FleetHandle};
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::certs::Certs;
 use crate::checkpoints::Checkpoints;
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
@@ -148,10 +149,14 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
     outcome
 }
 
-/// The limits of the gateway's life: each must be within the 10 s that a stop may take, together.
+/// Draining takes no longer than this in all, so that with what follows it (the last checkpoint, the last snapshot) the
+/// process is gone before 10 s are over, after which many supervisors kill.
+const DRAIN: Duration = Duration::from_secs(8);
+/// The limits of its steps: each may take so long while the others take less.
+const HTTP_STOP: Duration = Duration::from_secs(3);
+const LAST_USES: Duration = Duration::from_millis(500);
 const GATE_STOP: Duration = Duration::from_secs(2);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
-const HTTP_STOP: Duration = Duration::from_secs(3);
 const WITNESS: Duration = Duration::from_millis(500);
 const WATCH: Duration = Duration::from_millis(500);
 /// How often the file of the card rules is looked at.
@@ -257,7 +262,7 @@ async fn witness_the_end(checkpoints: Arc<Checkpoints>) {
         checkpoints.witness_all();
         let _ = done.send(());
     });
-    if tokio::time::timeout(WITNESS, is_done).await.is_err() {
+    if timeout(WITNESS, is_done).await.is_err() {
         tracing::warn!("the file of the checkpoints does not answer; the end is not witnessed");
     }
 }
@@ -444,7 +449,7 @@ fn certificate_port(config: &Arc<Config>, certs: &Arc<Certs>, kicker: Kicker) ->
             }
         }),
         bundle: Arc::new(move || bundled.bundle()),
-        is_trusted: Arc::new(move |peer, now| asking.check(peer, now).is_ok()),
+        is_trusted: Arc::new(move |chain, now| asking.trusts(chain, now)),
         reload: Arc::new(move || {
             let outcome = reload(&reloading, &listed);
             Box::pin(std::future::ready(outcome))
@@ -540,16 +545,22 @@ fn how_it_does(gateway: &Gateway, store: &LocalStore) -> String {
 /// Stops accepting, finishes what is in flight, saves what is not saved yet.
 async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
+    let watch = Stopwatch::start();
+    let at_most = |limit: Duration| limit.min(DRAIN.saturating_sub(watch.elapsed()));
     let Gateway { mqtt, fleet, notifier, app, https, metrics, telemetry, .. } = gateway;
-    if tokio::time::timeout(HTTP_STOP, https.stop()).await.is_err() {
+    if timeout(at_most(HTTP_STOP), https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
     }
-    if let Err(error) = http::access::api_keys::save_uses(&app).await {
-        tracing::warn!(?error, "when API keys were last used is lost for the last minute");
+    match timeout(at_most(LAST_USES), http::access::api_keys::save_uses(&app)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(?error, "when API keys were last used is lost for the last minute"),
+        Err(_) => tracing::warn!("when API keys were last used may be lost for the last minute"),
     }
-    mqtt.shutdown(GATE_STOP).await;
-    fleet.drain(FLEET_DRAIN).await;
-    notifier.stop().await;
-    telemetry.finish().await;
-    metrics.stop().await;
+    mqtt.shutdown(at_most(GATE_STOP)).await;
+    fleet.drain(at_most(FLEET_DRAIN)).await;
+    let the_rest = async { tokio::join!(notifier.stop(), telemetry.finish(), metrics.stop()) };
+    if timeout(at_most(DRAIN), the_rest).await.is_err() {
+        tracing::warn!("what was told lately may be told again, and the last spans may be lost");
+    }
+    tracing::info!(took_ms = watch.elapsed().as_millis() as u64, "drained");
 }

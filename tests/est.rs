@@ -225,6 +225,45 @@ async fn a_car_renews_in_time_keeps_what_it_got_and_comes_back_with_it() {
     assert!(!back.state().link.is_connected);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_certificate_outlives_a_revocation_that_its_renewal_raced() {
+    let gateway = Gateway::start().await;
+    let (mut before, mut after) = (0, 0);
+    // Of five renewals under way so many are done when the revocation begins.
+    for done in 0..5 {
+        let name = format!("RACE-{done}");
+        gateway.register(&name).await;
+        let vehicle: cardea::domain::VehicleId = name.parse().expect("an id");
+        let first = enrolled(&gateway, &name).await;
+        let mut renewals = tokio::task::JoinSet::new();
+        for _ in 0..5 {
+            let (http, old, vehicle) = (gateway.http.clone(), first.clone(), vehicle.clone());
+            renewals.spawn(async move { est::renew(&http, &old, &vehicle).await });
+        }
+        let mut ended = Vec::new();
+        for _ in 0..done {
+            ended.push(renewals.join_next().await.expect("one of five"));
+        }
+        assert_eq!(gateway.delete(&format!("/v1/vehicles/{name}/certificate")).await.0, 200);
+        while let Some(renewal) = renewals.join_next().await {
+            ended.push(renewal);
+        }
+        for renewal in ended {
+            match renewal.expect("it ran") {
+                // Whatever was had before, or meanwhile, is worth nothing now.
+                Ok(renewed) => {
+                    before += 1;
+                    let next = est::renew(&gateway.http, &renewed, &vehicle).await;
+                    assert!(matches!(next, Err(EstError::Refused { status: 403, .. })), "{next:?}");
+                }
+                Err(EstError::Refused { status: 403, .. }) => after += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    assert!(before > 0 && after > 0, "there was a race: {before} before the revocation, {after} after it");
+}
+
 /// Events with their reasons, newest first.
 async fn link_log(gateway: &Gateway, vehicle: &str) -> Vec<(String, String)> {
     let (status, log) = gateway.get(&format!("/v1/vehicles/{vehicle}/link-log")).await;

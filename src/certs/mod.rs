@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
@@ -19,7 +20,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 pub use self::client_verifier::{ClaimedName, claimed_by};
@@ -261,6 +262,15 @@ impl Certs {
         if with_vehicle || revoked.serials.contains(&peer.serial) { Err(Distrust::Revoked) } else { Ok(()) }
     }
 
+    /// Is this chain, which a handshake has shown before, still trusted? HTTPS resumes sessions and keeps connections, and
+    /// both may outlive the trust in a CA.
+    pub fn trusts(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+        let Some((own, intermediates)) = chain.split_first() else { return false };
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.try_into().unwrap_or(0)));
+        self.callers.verify_client_cert(own, intermediates, at).is_ok()
+            && PeerIdentity::of(own).is_ok_and(|peer| self.check(&peer, now).is_ok())
+    }
+
     /// Does a CRL in force list this certificate?
     pub fn is_listed(&self, issuer: u32, serial: Serial) -> bool {
         self.listed.load().contains(&(issuer, serial))
@@ -272,7 +282,7 @@ impl Certs {
     }
 
     /// Was this certificate signed by a CA that was taken out of the bundle since it was let in? (One with an intermediate
-    /// CA between keeps its session; its next connect fails.)
+    /// CA between, or of a CA whose successor has the same name, keeps its session; its next connect fails.)
     pub fn is_orphaned(&self, issuer: u32) -> bool {
         self.orphaning.read().unwrap_or_else(PoisonError::into_inner).contains(&issuer)
     }

@@ -116,6 +116,24 @@ fn a_certificate_out_of_its_time_is_not_let_in() {
 }
 
 #[test]
+fn a_chain_of_a_ca_that_left_is_not_trusted_even_where_its_successor_has_its_name() {
+    let files = files();
+    let certs = Certs::load(&files.paths).unwrap();
+    let (old, rekeyed) = (leaf(&files.ca, "WVW-1", 2).2, ca("fleet"));
+    assert!(certs.trusts(std::slice::from_ref(&old), NOW));
+    assert!(!certs.trusts(&[leaf(&rekeyed, "WVW-1", 3).2], NOW) && !certs.trusts(&[], NOW));
+    std::fs::write(&files.paths.ca, &rekeyed.pem).unwrap();
+    certs.reload().unwrap();
+    assert!(!certs.trusts(&[old], NOW));
+    let new = leaf(&rekeyed, "WVW-1", 3).2;
+    assert!(certs.trusts(std::slice::from_ref(&new), NOW));
+    let peer = PeerIdentity::of(&new).unwrap();
+    assert!(!certs.trusts(std::slice::from_ref(&new), peer.not_after.plus_ms(1000)));
+    certs.revoke(Revocation::Serial(peer.serial));
+    assert!(!certs.trusts(&[new], NOW));
+}
+
+#[test]
 fn a_reload_takes_a_second_ca_and_a_crl() {
     let mut files = files();
     files.paths.crl = Some(files.dir.path().join("crl.pem"));

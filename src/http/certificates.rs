@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::access::{Caller, to_the_end};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
-use super::wire::{RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};
+use super::wire::{RawBody, body_hash, idempotency, off_thread, parse_row, path_vehicle, reply, row};
 use super::{App, Revocation};
 use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Principal, Role, Timestamp, VehicleId};
@@ -173,10 +173,7 @@ pub async fn issue(
     body: RawBody,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let csr = std::str::from_utf8(&body.0)
         .map_err(|_| Problem::new(Slug::Invalid, "the certificate request is not PEM text"))?
         .to_owned();
@@ -289,10 +286,7 @@ pub struct RevokedBody {
         body = RevokedBody)))]
 pub async fn revoke(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let app = app.get_ref().clone();
     // What is durable must be in force as well, also when the caller goes away.
     to_the_end(async move {

@@ -163,10 +163,10 @@ impl<S> Connection<S> {
 }
 
 impl Connection<TlsStream<TcpStream>> {
-    /// What the peer showed in the handshake, which a CA of ours had signed.
-    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+    /// What the peer showed in the handshake, its own certificate first; a CA of ours had signed them.
+    pub fn peer_certificates(&self) -> Option<Arc<[CertificateDer<'static>]>> {
         let chain = self.stream.get_ref().1.peer_certificates()?;
-        chain.first().map(|certificate| certificate.clone().into_owned())
+        Some(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
     }
 }
 

@@ -5,14 +5,16 @@
 //! TLS handshake. What is signed, and how it is kept, is `certificates`' business; this file knows the wire: base64 of
 //! DER, requests in PKCS#10, answers as certs-only CMS.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cms::content_info::ContentInfo;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -24,7 +26,7 @@ use super::access::{Caller, sha256, to_the_end};
 use super::certificates::{self, Enrolment, Issued, Recorded, Signing};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
-use super::wire::{Json, RawBody, body_hash, idempotency, off_thread, parse_row, path_id, reply, row};
+use super::wire::{Json, RawBody, body_hash, idempotency, off_thread, parse_row, path_vehicle, reply, row};
 use super::{App, address};
 use crate::actors::vehicle::IdempotencyKey;
 use crate::certs::PeerIdentity;
@@ -42,9 +44,9 @@ const MAX_ISSUED: usize = 6;
 const ISSUE_WINDOW_MS: i64 = 3_600_000;
 const CERTS_ONLY: &str = "application/pkcs7-mime; smime-type=certs-only";
 
-/// The certificate a connection's peer showed in its TLS handshake, which proved it to be a CA's of ours.
+/// The certificates a connection's peer showed in its TLS handshake, its own first; a CA of ours had signed them then.
 #[derive(Clone)]
-pub struct PeerCertificate(pub CertificateDer<'static>);
+pub struct PeerChain(pub Arc<[CertificateDer<'static>]>);
 
 /// `{"ttl_s":3600}`
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -84,10 +86,7 @@ pub async fn issue_token(
     body: Json<NewEnrolmentToken>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let ttl_s = body.value.ttl_s.unwrap_or(DEFAULT_TTL_S);
     if !(1..=MAX_TTL_S).contains(&ttl_s) {
         return Err(Problem::invalid("ttl_s", "1 to 2592000"));
@@ -140,10 +139,7 @@ pub async fn withdraw_tokens(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&STAFF)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let app = app.get_ref().clone();
     to_the_end(async move {
         let _one_at_a_time = app.certificates.lock.lock().await;
@@ -251,10 +247,12 @@ impl Shown {
         content_type = "application/pkcs7-mime")),
     security(("vehicle_certificate" = [])))]
 pub async fn reenroll(app: web::Data<App>, request: HttpRequest, body: RawBody) -> Result<HttpResponse, Problem> {
-    let Some(PeerCertificate(shown)) = request.conn_data::<PeerCertificate>() else {
+    let shown = request.conn_data::<PeerChain>().cloned();
+    let Some((own, chain)) = shown.as_ref().and_then(|PeerChain(chain)| Some((chain.first()?, Arc::clone(chain))))
+    else {
         return Err(Problem::new(Slug::Unauthenticated, "show the car's certificate in the TLS handshake"));
     };
-    let peer = PeerIdentity::of(shown)
+    let peer = PeerIdentity::of(own)
         .map_err(|error| Problem::forbidden(format!("the certificate names no vehicle: {error}")))?;
     let csr = request_der(&request, &body.0)?;
     let by = Principal { from: address::of(&request), ..Principal::new(Role::Vehicle, peer.vehicle.as_str()) };
@@ -264,8 +262,10 @@ pub async fn reenroll(app: web::Data<App>, request: HttpRequest, body: RawBody) 
         // Under the lock, or a certificate could be had past a revocation that is under way. And anew for each request:
         // a connection may outlive a certificate, and its trust.
         let now = app.clock.now();
-        if !(app.certificates.is_trusted)(&peer, now) {
-            return Err(Problem::forbidden("the certificate is revoked or out of its time"));
+        if !(app.certificates.is_trusted)(&chain, now) {
+            return Err(Problem::forbidden(
+                "the certificate is revoked, out of its time, or of a CA that is trusted no more",
+            ));
         }
         let vehicle = peer.vehicle;
         if !app.fleet.is_registered(&vehicle) {
@@ -311,7 +311,7 @@ fn request_der(request: &HttpRequest, body: &[u8]) -> Result<Vec<u8>, Problem> {
     let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let der = STANDARD.decode(text).map_err(|_| Problem::new(Slug::Invalid, "the body is not base64 of DER"))?;
     match der.len() {
-        1..=pki::MAX_CSR_BYTES => Ok(CertificateSigningRequestDer::from(der).to_vec()),
+        1..=pki::MAX_CSR_BYTES => Ok(der),
         _ => Err(Problem::new(Slug::Invalid, "the certificate request is empty or larger than 16 KiB")),
     }
 }

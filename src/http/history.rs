@@ -12,7 +12,7 @@ use super::App;
 use super::access::Caller;
 use super::error::Problem;
 use super::vehicles::READERS;
-use super::wire::{Query, off_thread, param, path_id, time_param};
+use super::wire::{Query, off_thread, param, path_vehicle, time_param};
 use crate::domain::twin::path;
 use crate::domain::{Timestamp, VehicleId};
 use crate::store::Observation;
@@ -72,10 +72,7 @@ pub async fn get(
     query: Query<HistoryParams>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let until = time_param("until", query.0.until.as_deref())?.unwrap_or_else(|| app.clock.now());
     let from = time_param("from", query.0.from.as_deref())?.unwrap_or_else(|| until.plus_ms(-DAY_MS));
     let limit = param::<usize>("limit", query.0.limit.as_deref())?.unwrap_or(DEFAULT_POINTS);

@@ -8,9 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::access::Caller;
 use super::error::Problem;
 use super::vehicles::READERS;
-use super::wire::{PageOf, Query, path_id, reply};
+use super::wire::{PageOf, Query, path_vehicle, reply};
 use super::{App, LinkEntry, LinkEvent};
-use crate::domain::{Timestamp, VehicleId};
+use crate::domain::Timestamp;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -59,10 +59,7 @@ pub async fn get(
     query: Query<LinkLogParams>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
-    let vehicle: VehicleId = path_id(&request, "id", "vehicle")?;
-    if !app.fleet.is_registered(&vehicle) {
-        return Err(Problem::not_found("vehicle"));
-    }
+    let vehicle = path_vehicle(&app, &request)?;
     let PageOf { limit, .. } = PageOf::parse(query.0.limit.as_deref(), None)?;
     let log = (app.links)(&vehicle);
     let items = log.entries.into_iter().take(limit).map(|entry| {

@@ -79,7 +79,6 @@ use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
 use crate::actors::notifier::NotifierHandle;
-use crate::certs::PeerIdentity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
@@ -193,7 +192,7 @@ impl App {
     }
 }
 
-type IsTrusted = dyn Fn(&PeerIdentity, Timestamp) -> bool + Send + Sync;
+type IsTrusted = dyn Fn(&[CertificateDer<'static>], Timestamp) -> bool + Send + Sync;
 type Allow = dyn Fn(&VehicleId, &str) + Send + Sync;
 type Done<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
@@ -208,7 +207,7 @@ pub struct CertificatePort {
     pub allow: Arc<Allow>,
     /// Every CA whose certificates are trusted now.
     pub bundle: Arc<dyn Fn() -> Arc<Vec<CertificateDer<'static>>> + Send + Sync>,
-    /// May somebody who showed this certificate come in now?
+    /// May somebody who showed these certificates, their own first, come in now?
     pub is_trusted: Arc<IsTrusted>,
     /// Reads certificates, CA bundle and CRL again; answers what was loaded, in a sentence.
     pub reload: Arc<dyn Fn() -> Done<String> + Send + Sync>,

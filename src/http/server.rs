@@ -27,7 +27,7 @@ use super::address::{self, neighbourhood};
 use super::connection::{self, Connection, HEAD_TIMEOUT, KEEP_ALIVE, Phase};
 use super::console::Consoles;
 use super::error::{Problem, Slug, no_such_route};
-use super::est::PeerCertificate;
+use super::est::PeerChain;
 use crate::metrics::Pulses;
 use crate::telemetry::{Attribute, Kind, Open};
 
@@ -99,8 +99,8 @@ pub fn serve(
                 })
                 .on_connect_ext(|connection: &Connection<TlsStream<TcpStream>>, data: &mut Extensions| {
                     data.insert(connection.phase());
-                    if let Some(certificate) = connection.peer_certificate() {
-                        data.insert(PeerCertificate(certificate));
+                    if let Some(chain) = connection.peer_certificates() {
+                        data.insert(PeerChain(chain));
                     }
                 })
                 .h1(map_config(app, |()| AppConfig::default()));

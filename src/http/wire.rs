@@ -19,7 +19,7 @@ use super::access::{Caller, sha256};
 use super::error::{Problem, Slug, shown};
 use super::vehicles::ListParams;
 use crate::actors::vehicle::IdempotencyKey;
-use crate::domain::{Malformed, Timestamp};
+use crate::domain::{Malformed, Timestamp, VehicleId};
 use crate::store::{Order, Page, Table};
 use strict::Strict;
 
@@ -162,6 +162,12 @@ pub fn idempotency(
 /// A path segment as an id; a malformed id cannot exist, so it is 404.
 pub fn path_id<T: FromStr<Err = Malformed>>(request: &HttpRequest, name: &str, what: &str) -> Result<T, Problem> {
     request.match_info().get(name).and_then(|text| text.parse().ok()).ok_or_else(|| Problem::not_found(what))
+}
+
+/// The registered vehicle that the path names.
+pub fn path_vehicle(app: &App, request: &HttpRequest) -> Result<VehicleId, Problem> {
+    let vehicle: VehicleId = path_id(request, "id", "vehicle")?;
+    if app.fleet.is_registered(&vehicle) { Ok(vehicle) } else { Err(Problem::not_found("vehicle")) }
 }
 
 /// A placeholder of the path as it was written; the caller looks it up among what it knows.
