@@ -95,6 +95,24 @@ async fn whoever_is_slow_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_say_nothing_take_no_place_among_the_handshakes() {
+    let gateway = Gateway::start().await;
+    let address = gateway.http.trim_start_matches("https://");
+    // More than twice as many as may do their handshake at once; each would hold its place for the 5 s it is given.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(address).await.expect("it listens"));
+    }
+    let asked = tokio::time::timeout(std::time::Duration::from_secs(4), async { raw(&gateway, None).await }).await;
+    assert!(asked.is_ok(), "an honest caller waits for those who say nothing");
+    for mut socket in silent {
+        let mut byte = [0];
+        let end = tokio::time::timeout(PATIENCE, socket.read(&mut byte)).await.expect("they are let go");
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heads_that_are_too_large_are_refused() {
     let gateway = Gateway::start().await;
     let head = |lines: &str| format!("GET /v1/keyset HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n");

@@ -29,7 +29,8 @@ fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &[Network], header: ProxyH
         ProxyHeader::XForwardedFor => ("x-forwarded-for", plain),
         ProxyHeader::Forwarded => ("forwarded", forwarded_for),
     };
-    let lines: Vec<&str> = headers.get_all(name).map(|line| line.to_str().unwrap_or_default()).collect();
+    // A byte that is no text spoils the hop it is in, which may be the caller's, and not those our proxies added to it.
+    let lines: Vec<_> = headers.get_all(name).map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
     let mut nearest = peer;
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS) {
         // What cannot be read was not written by a proxy of ours, and neither is anything before it.
@@ -79,7 +80,7 @@ mod tests {
     fn seen(peer: &str, header: ProxyHeader, lines: &[(&'static str, &'static str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let trusted = ["10.0.0.0/8", "2001:db8:1::/48"].map(|text| text.parse().unwrap());
         behind(peer.parse().unwrap(), &headers, &trusted, header).to_string()
@@ -98,6 +99,11 @@ mod tests {
         assert_eq!(x("10.0.0.1", "[2001:db8::7]:4711, 2001:db8:1::2"), "2001:db8::7");
         assert_eq!(x("203.0.113.9", "6.6.6.6"), "203.0.113.9", "a stranger's header says nothing");
         assert_eq!(x("10.0.0.1", "203.0.113.5, nonsense, 10.0.0.2"), "10.0.0.2", "nothing before what cannot be read");
+        assert_eq!(
+            x("10.0.0.1", "caf\u{e9}, 203.0.113.5"),
+            "203.0.113.5",
+            "the caller cannot blank what is added to its line"
+        );
         assert_eq!(x("10.0.0.1", "10.0.0.3, 10.0.0.2"), "10.0.0.3", "from within");
         assert_eq!(x("10.0.0.1", ""), "10.0.0.1");
         let two = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.5")];

@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use super::rate::{Bucket, Rate, lock};
 use super::scopes::Scopes;
-use super::{Admission, App, Caller, MAX_SECRET_LEN, sha256};
+use super::{Admission, App, Caller, MAX_SECRET_LEN, sha256, to_the_end};
 use crate::domain::{ApiKeyId, Principal, Role, Timestamp};
 use crate::http::error::{Problem, Slug};
 use crate::http::usage::check_name;
@@ -56,7 +56,8 @@ pub struct ApiKey {
 pub struct ApiKeys {
     by_hash: RwLock<HashMap<[u8; 32], Entry>>,
     rate: Rate,
-    /// Deleting a key and telling the store of its use both write its row: one at a time, or the row came back.
+    /// Making a key, deleting it and telling the store of its use write its row and change memory: one at a time, or a key
+    /// that was deleted came back.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -344,6 +345,8 @@ pub async fn create(
         events: vec![raw(&event)?],
         view: vec![ViewChange { table: Table::ApiKeys, key: api_key_id.to_string(), row: answer.into() }],
     };
+    // Until memory knows what the store knows: a delete in between would be undone.
+    let _alone = app.access.api_keys.writing.lock().await;
     let key = match app.store.append(append).await {
         Ok(_) => {
             app.access.api_keys.insert(&key);
@@ -351,7 +354,7 @@ pub async fn create(
         }
         Err(AppendError::Duplicate { answer }) => {
             let key: ApiKey = parse_row(&answer)?;
-            // The first caller may have gone before memory knew.
+            // The first caller may have gone before memory knew, and the key may have been deleted since.
             if row::<ApiKey>(&app, Table::ApiKeys, key.api_key_id.to_string()).await?.is_some() {
                 app.access.api_keys.insert(&key);
             }
@@ -400,11 +403,17 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
         events: vec![event],
         view: vec![ViewChange { table: Table::ApiKeys, key: id.to_string(), row: NewRow::Removed }],
     };
-    // Out of memory first: a key that is being deleted opens nothing, whatever becomes of the disk.
+    // Out of memory first: a key that is being deleted opens nothing, whatever becomes of the disk. And again, since one who
+    // was making it may have put it there meanwhile.
     app.access.api_keys.remove(id);
-    let _alone = app.access.api_keys.writing.lock().await;
-    app.store.append(append).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let app = app.get_ref().clone();
+    to_the_end(async move {
+        let _alone = app.access.api_keys.writing.lock().await;
+        app.access.api_keys.remove(id);
+        app.store.append(append).await?;
+        Ok(HttpResponse::NoContent().finish())
+    })
+    .await
 }
 
 /// Keys whose use is told to the store in one step.
