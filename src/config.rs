@@ -165,7 +165,7 @@ impl Default for Mqtt {
             rate_per_s: 50,
             rate_burst: 200,
             mailbox_max: 128,
-            ingest_segment_kib: 16 * 1024,
+            ingest_segment_kib: 1024,
             ingest_segments: 4,
             heartbeat_ms: 250,
             stall_ms: 2_000,

@@ -22,6 +22,8 @@ OWN_SECRET = "whsec_" + base64.b64encode(OWN_KEY).decode()
 HOLDER = {"kty": "OKP", "crv": "Ed25519", "x": "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"}
 TTL_S = 60
 BULK_OF = 500
+# More than a car's record keeps of closed commands, and than the gateway keeps of answers to the payment network.
+FILL_COMMANDS, FILL_PURCHASES, FILL_DECIDED = 40, 55_000, 50_000
 # Refusals that belong to the trade when many ask at once.
 EXPECTED = {"not-available", "vehicle-busy", "conflict", "expired"}
 OUTSTANDING = 256
@@ -87,14 +89,16 @@ class Load:
             self.repeat(path, body, key, None, "command_id", done["command_id"])
 
     async def bulk(self):
-        some = self.dice.sample(self.vehicles, min(BULK_OF, len(self.vehicles)))
-        body = {"vehicle_ids": some, "type": "report_state", "ttl_s": TTL_S}
-        done = await self.ask("bulk", "POST", "/v1/commands", body, key=str(uuid.uuid4()))
+        done = await self.to_many(self.dice.sample(self.vehicles, min(BULK_OF, len(self.vehicles))))
         for item in done["items"] if done else ():
             if "command_id" in item:
                 self.promises.command({**item, "type": "report_state", "expires_at": rfc3339(time.time() + TTL_S)})
             else:
                 self.answers[f"bulk item {item['problem'].get('type', '')}"] += 1
+
+    async def to_many(self, vehicles):
+        body = {"vehicle_ids": vehicles, "type": "report_state", "ttl_s": TTL_S}
+        return await self.ask("bulk", "POST", "/v1/commands", body, key=str(uuid.uuid4()))
 
     async def rental(self):
         """Asked for, used from afar, ended by its renter or with its key taken back."""
@@ -225,10 +229,27 @@ class Load:
         if not task.cancelled() and task.exception():
             self.fault(f"the load itself failed: {task.exception()!r}")
 
-    async def run(self, seconds):
+    async def fill(self, seconds):
+        """What is kept up to a number, the newest commands of each car and the newest answers to the payment network, is
+        full when this ends: what grows afterwards is something else. These commands are not asked for again."""
+        buying = asyncio.create_task(self.steadily(self.purchase, FILL_PURCHASES / seconds))
+        try:
+            for _ in range(FILL_COMMANDS):
+                begun = time.monotonic()
+                await self.to_many(self.vehicles)
+                await asyncio.sleep(max(0, begun + seconds / FILL_COMMANDS - time.monotonic()))
+        finally:
+            buying.cancel()
+        if len(self.promises.decisions) < FILL_DECIDED:
+            self.fault(f"the warm-up filled nothing: {len(self.promises.decisions)} purchases were decided")
+
+    async def run(self, seconds, fill_s=0):
         works = {"command": self.command, "bulk": self.bulk, "rental": self.rental, "purchase": self.purchase, "look": self.look}
         running = [asyncio.create_task(self.steadily(work, self.rates[name])) for name, work in works.items()]
         running += [asyncio.create_task(self.console()) for _ in range(self.rates["consoles"])]
+        if fill_s:
+            filling = asyncio.create_task(self.fill(fill_s))
+            filling.add_done_callback(self.done)
         await asyncio.sleep(seconds)
         self.is_over = True
         done, late = await asyncio.wait(running, timeout=120)

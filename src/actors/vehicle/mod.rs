@@ -227,7 +227,7 @@ impl VehicleActor {
             self.is_publish_due = false;
             return;
         }
-        let snapshot = Arc::new(self.snapshot());
+        let snapshot = Arc::new(Snapshot::new(self.now(), self.vehicle.without_the_past(), self.twin.clone()));
         self.is_publish_due = self.shared.vehicles_feed.try_send(VehicleChanged(snapshot)).is_err();
         if self.is_publish_due {
             self.shared.metrics.feed_full.fetch_add(1, Ordering::Relaxed);

@@ -269,6 +269,24 @@ impl Vehicle {
         drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at);
     }
 
+    /// A copy without what is over, for those who watch: a car that is long in use has ten times as much of that.
+    pub fn without_the_past(&self) -> Self {
+        Self {
+            vehicle_id: self.vehicle_id.clone(),
+            registered: self.registered.clone(),
+            details: self.details.clone(),
+            reported: self.reported.clone(),
+            commands: self.open_commands().cloned().collect(),
+            keys: self.keys.iter().filter(|key| key.revoked_at.is_none()).cloned().collect(),
+            key_generation: self.key_generation,
+            disabled: self.disabled,
+            requests: self.requests.iter().filter(|request| request.decided_at.is_none()).cloned().collect(),
+            rentals: self.rentals.iter().filter(|rental| !rental.state.is_over()).cloned().collect(),
+            fuel_fell_at: self.fuel_fell_at,
+            seen: Vec::new(),
+        }
+    }
+
     /// What the car can do: as its unit reported, else as the operator said, else everything.
     pub fn capabilities(&self) -> Functions {
         self.reported.as_ref().map(|unit| unit.capabilities).or(self.details.capabilities).unwrap_or(Functions::ALL)

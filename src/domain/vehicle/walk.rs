@@ -242,6 +242,12 @@ fn check_invariants(before: &Vehicle, bench: &Bench) {
         let rental = vehicle.rental(key.rental_id);
         assert!(rental.is_none_or(|rental| rental.until == key.grant.not_after), "key and rental end together");
     }
+    let now = vehicle.without_the_past();
+    assert!(now.open_commands().eq(vehicle.open_commands()), "what is open is not over");
+    assert_eq!(now.usage(bench.now), vehicle.usage(bench.now));
+    assert_eq!(now.is_drive_enabled(&bench.twin), vehicle.is_drive_enabled(&bench.twin));
+    let is_good = |key: &&Key| matches!(key.state(bench.now), KeyState::Pending | KeyState::Delivered);
+    assert!(now.keys.iter().filter(is_good).eq(vehicle.keys.iter().filter(is_good)), "a key that opens is not over");
     assert!(vehicle.commands.len() <= 3 * Vehicle::MAX_OPEN_COMMANDS + Vehicle::MAX_CLOSED_COMMANDS);
     assert!(vehicle.keys.len() <= Vehicle::MAX_KEYS + Vehicle::MAX_CLOSED_RENTALS);
 }
