@@ -57,7 +57,8 @@ impl Phase {
     }
 }
 
-/// Makes a connection out of a socket, within [`TLS_TIMEOUT`] of its first byte, for which it has as long; at most `handshakes` are under way at once.
+/// Makes a connection out of a socket, within [`TLS_TIMEOUT`] of its first byte, for which it has as long; at most
+/// `handshakes` are under way at once.
 pub async fn accept(
     socket: TcpStream,
     acceptor: TlsAcceptor,
