@@ -304,6 +304,14 @@ proptest! {
         prop_assert_eq!(decode_fact(&encode_fact(&fact)), Ok(fact));
     }
 
+    /// To the last bit, or a replayed journal is not the state that was.
+    #[test]
+    fn any_number_is_read_back_as_it_was_written(number in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+        let text = serde_json::to_string(&number).unwrap();
+        let again: f64 = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(again.to_bits(), number.to_bits(), "{}", text);
+    }
+
     #[test]
     fn an_ack_survives_the_wire(ack in ack()) {
         prop_assert_eq!(decode_ack(&encode_ack(&ack)), Ok(ack));
