@@ -241,7 +241,8 @@ class Load:
         finally:
             buying.cancel()
         if len(self.promises.decisions) < FILL_DECIDED:
-            self.fault(f"the warm-up filled nothing: {len(self.promises.decisions)} purchases were decided")
+            self.fault(f"the warm-up was too short to fill the gateway: {len(self.promises.decisions)} of {FILL_DECIDED} "
+                       "purchases were decided in it")
 
     async def run(self, seconds, fill_s=0):
         works = {"command": self.command, "bulk": self.bulk, "rental": self.rental, "purchase": self.purchase, "look": self.look}

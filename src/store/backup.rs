@@ -105,8 +105,7 @@ fn fill(data: &Path, out: &Path, extras: &[(PathBuf, PathBuf)], now: Timestamp) 
     for file in &segments {
         copy.at_once(&file.path, &below(data, &file.path))?;
     }
-    let copied = out.join(DATA);
-    let walked = copy.journal(&journal_dir, &copied.join(journal::DIR), &stored, segments.last())?;
+    let walked = copy.walk_journal(data, &stored, segments.last())?;
     // What is reserved for records to come, and at most one that was just being written.
     copy.cut(&Path::new(DATA).join(segment::path(Path::new(journal::DIR), walked.segment)), walked.end)?;
     for path in snapshot::up_to(data, walked.last) {
@@ -118,6 +117,7 @@ fn fill(data: &Path, out: &Path, extras: &[(PathBuf, PathBuf)], now: Timestamp) 
     for (from, to) in extras {
         copy.file(from, to)?;
     }
+    let copied = out.join(DATA);
     let head =
         Head { id: walked.id, position: walked.last, segment: walked.segment, end: walked.end, hash: walked.hash };
     drop(HeadFile::open(&copied, &head).map_err(|error| io_error("cannot write the head in", &copied, error))?);
@@ -303,25 +303,24 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Walks the journal that was copied from `from` to `to`; its newest segment is read again where need be.
-    fn journal(
+    /// Walks the copy of the journal of `data`; its newest segment is read again where need be.
+    fn walk_journal(
         &mut self,
-        from: &Path,
-        to: &Path,
+        data: &Path,
         stored: &Stored,
         newest: Option<&SegmentFile>,
     ) -> Result<Walked, BackupError> {
+        let walk = |data: &Path| recovery::walk(&data.join(journal::DIR), stored, Extent::All, &mut |_, _, _| {});
         let mut more_tries = 0..MORE_TRIES;
         loop {
-            match (recovery::walk(to, stored, Extent::All, &mut |_, _, _| {}), newest) {
+            match (walk(&self.out.join(DATA)), newest) {
                 (Ok(walked), _) => return Ok(walked),
                 (Err(_), Some(newest)) if more_tries.next().is_some() => {
-                    let name = newest.path.file_name().unwrap_or_default();
-                    self.at_once(&newest.path, &Path::new(DATA).join(journal::DIR).join(name))?;
+                    self.at_once(&newest.path, &below(data, &newest.path))?;
                 }
                 (Err(error), _) => {
                     // Damage is named where it is.
-                    recovery::walk(from, stored, Extent::All, &mut |_, _, _| {})?;
+                    walk(data)?;
                     let why = format!("the journal is whole and its copy is not; try again ({error})");
                     return Err(BackupError::Unfit { dir: self.out.to_owned(), why });
                 }
