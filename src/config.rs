@@ -5,6 +5,7 @@
 
 mod check;
 mod check_notifier;
+mod cluster;
 mod load;
 mod network;
 mod notifier;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::domain::{Functions, Malformed, key};
 
+pub use cluster::Cluster;
 pub use load::{ConfigError, Origin, Problem, load, parse};
 pub use network::Network;
 pub use notifier::{Email, Language, Level, Notifier, Smtp, SmtpTls, Webhook};
@@ -44,6 +46,7 @@ pub struct Config {
     pub oidc: Oidc,
     pub map: Map,
     pub audit: Audit,
+    pub cluster: Cluster,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

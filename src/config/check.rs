@@ -29,6 +29,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     oidc(&mut checks, &config.oidc);
     map(&mut checks, &config.map);
     telemetry(&mut checks, &config.telemetry);
+    super::cluster::check(&mut checks, &config.cluster);
     checks.problems
 }
 

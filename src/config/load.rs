@@ -135,6 +135,9 @@ impl Config {
             &mut self.notifier.smtp.ca,
             &mut self.oidc.ca,
             &mut self.telemetry.ca,
+            &mut self.cluster.ca,
+            &mut self.cluster.client_cert,
+            &mut self.cluster.client_key,
             &mut self.map.pmtiles,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();
