@@ -19,6 +19,7 @@ pub mod actors;
 
 pub mod certs;
 pub mod checkpoints;
+mod cluster;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;
@@ -31,6 +32,7 @@ pub mod telemetry;
 mod watchdog;
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,15 +45,17 @@ use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
 use crate::actors::notifier::{self, NotifierHandle};
+use crate::actors::peers::Peers;
 use crate::certs::Certs;
 use crate::checkpoints::Checkpoints;
 use crate::clock::{Clock, Stopwatch};
+use crate::cluster::{Cluster, Sessions};
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
 use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
-use crate::store::{LocalStore, Store};
+use crate::store::{ClusterStore, LocalStore, Store};
 use crate::telemetry::Telemetry;
 use crate::token::{Keyset, Signer};
 use crate::watchdog::Watchdog;
@@ -91,11 +95,39 @@ impl From<notifier::StartError> for RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     raise_file_limit();
     let clock = Clock::start();
-    let store = LocalStore::open(&config.data, clock.clone())?;
+    let engine = Engine::open(&config, &clock)?;
     let system = System::new();
-    let outcome = system.block_on(gateway(Arc::new(config), clock, Arc::clone(&store)));
-    store.close();
+    let outcome = system.block_on(gateway(Arc::new(config), clock, engine.clone()));
+    engine.close();
     outcome
+}
+
+/// Where promises are kept: on this machine's disk, or in a cluster with a copy here.
+#[derive(Clone)]
+struct Engine {
+    store: Arc<dyn Store>,
+    local: Arc<LocalStore>,
+    cluster: Option<Arc<ClusterStore>>,
+}
+
+impl Engine {
+    fn open(config: &Config, clock: &Clock) -> Result<Self, RunError> {
+        if !config.cluster.is_on() {
+            let local = LocalStore::open(&config.data, clock.clone())?;
+            return Ok(Self { store: Arc::clone(&local) as Arc<dyn Store>, local, cluster: None });
+        }
+        let cluster = ClusterStore::open(config, clock.clone())?;
+        let local = Arc::clone(cluster.local());
+        Ok(Self { store: Arc::clone(&cluster) as Arc<dyn Store>, local, cluster: Some(cluster) })
+    }
+
+    /// Blocks until everything is in order on disk.
+    fn close(&self) {
+        match &self.cluster {
+            Some(cluster) => cluster.close(),
+            None => self.local.close(),
+        }
+    }
 }
 
 /// Sockets are files: as many as the system lets us have.
@@ -119,13 +151,15 @@ struct Gateway {
     checkpoints: Option<Arc<Checkpoints>>,
     life: readings::Life,
     telemetry: Telemetry,
+    cluster: Option<Cluster>,
 }
 
-async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
+async fn gateway(config: Arc<Config>, clock: Clock, engine: Engine) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     // Before anything that it shall tell of can happen.
-    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await?;
-    let mut gateway = start(config, &clock, &store, notifier)?;
+    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&engine.store), clock.clone()).await?;
+    let store = Arc::clone(&engine.store);
+    let mut gateway = start(config, &clock, &engine, notifier)?;
     let mqtt = gateway.mqtt.listen()?;
     let (https, metrics) = (gateway.https.address, gateway.metrics.address);
     println!(
@@ -138,8 +172,8 @@ async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> R
         })
     );
     let mut watchdog = Watchdog::start();
-    watchdog.ready(&how_it_does(&gateway, &store));
-    let outcome = serve(&gateway, &mut signals, &clock, &store, &mut watchdog).await;
+    watchdog.ready(&how_it_does(&gateway, &*store));
+    let outcome = serve(&gateway, &mut signals, &clock, &*store, &mut watchdog).await;
     watchdog.stopping();
     let checkpoints = gateway.checkpoints.take();
     drain(gateway).await;
@@ -162,12 +196,8 @@ const WATCH: Duration = Duration::from_millis(500);
 /// How often the file of the card rules is looked at.
 const RULES_WATCH: Duration = Duration::from_secs(2);
 
-fn start(
-    config: Arc<Config>,
-    clock: &Clock,
-    store: &Arc<LocalStore>,
-    notifier: NotifierHandle,
-) -> Result<Gateway, RunError> {
+fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: NotifierHandle) -> Result<Gateway, RunError> {
+    let store = &engine.store;
     let certs = Arc::new(Certs::load(&config.certs)?);
     certs.restore(http::certificates::revocations(&**store)?.into_iter().map(trust_withdrawn));
     let signer = Arc::new(read_signer("keys.signing_key", &config.keys.signing_key, &config)?);
@@ -187,10 +217,12 @@ fn start(
     let mint = Arc::clone(&signer);
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
+    let cluster = join(&config, clock, engine)?;
+    let (watching, kicker) = (Arc::clone(&audience), mqtt.kicker());
     let fleet = FleetHandle::start(
         &config.fleet,
         fleet::Parts {
-            store: Arc::clone(store) as Arc<dyn Store>,
+            store: Arc::clone(store),
             clock: clock.clone(),
             rules: (*rules).clone(),
             mint: Arc::new(move |grant, vehicle, holder, at| mint.mint(grant, vehicle, holder, at)),
@@ -200,24 +232,28 @@ fn start(
             alerts_feed: feed.clone().recipient(),
             audience,
             telemetry: telemetry.clone(),
+            peers: cluster.clone().map(|cluster| Arc::new(cluster) as Arc<dyn Peers>),
         },
     )?;
     // Set once, here.
     let _ = fleet_slot.set(fleet.clone());
+    if let Some(cluster) = &cluster {
+        cluster.start(fleet.clone(), sessions(&kicker), move || watching.load(Ordering::Relaxed));
+    }
     let publish = fleet.clone();
     // The feed has just been started, so there is room.
     if feed.try_send(OnFirstConsole(Box::new(move || publish.publish_all()))).is_err() {
         tracing::error!("consoles will start from what changes");
     }
 
-    let checkpoints = start_checkpoints(&config, clock, store, &signer);
+    let checkpoints = start_checkpoints(&config, clock, &engine.local, &signer);
     let guard_thread = Arbiter::new();
     guard_thread.spawn(pulses.beat("card-guard"));
     let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread)?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
-    register_readings(&metrics, store, &fleet, &mqtt, feed_counters);
-    let life = readings::life(store, &fleet, mqtt.turns(), pulses.clone());
+    register_readings(&metrics, engine, &fleet, &mqtt, feed_counters);
+    let life = readings::life(&engine.local, &fleet, mqtt.turns(), pulses.clone());
     let shown = Arc::clone(&life);
     metrics.register(move || readings::turns(&shown));
     telemetry.register(&metrics);
@@ -228,7 +264,7 @@ fn start(
         actix::spawn(Arc::clone(oidc).follow());
     }
     let app = App::new(http::Parts {
-        store: Arc::clone(store) as Arc<dyn Store>,
+        store: Arc::clone(store),
         access,
         fleet: fleet.clone(),
         clock: clock.clone(),
@@ -251,7 +287,7 @@ fn start(
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry })
+    Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry, cluster })
 }
 
 /// One more checkpoint. Its file may lie on another machine that is gone, which must not hold up the stop: then the thread
@@ -317,10 +353,33 @@ fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
     })
 }
 
+/// This gateway among those of its cluster, if it has one.
+fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluster>, RunError> {
+    let parts = engine.cluster.as_ref().map(|store| cluster::Parts {
+        client: store.client(),
+        owners: store.owners(),
+        clock: clock.clone(),
+        node: config.cluster.node.clone(),
+        stream: config.cluster.stream.clone(),
+    });
+    let joined = parts.map(Cluster::new).transpose();
+    joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
+}
+
+fn sessions(kicker: &Kicker) -> Sessions {
+    let (overtaken, alone) = (kicker.clone(), kicker.clone());
+    Sessions {
+        overtaken: Box::new(move |vehicle| {
+            overtaken.kick(vehicle, Reason::TakenElsewhere);
+        }),
+        alone: Box::new(move || alone.kick_all(Reason::Isolated)),
+    }
+}
+
 fn start_guard(
     config: &Config,
     clock: &Clock,
-    store: &Arc<LocalStore>,
+    store: &Arc<dyn Store>,
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
     thread: &Arbiter,
@@ -329,7 +388,7 @@ fn start_guard(
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
     let asked = fleet.clone();
     let parts = card_guard::Parts {
-        store: Arc::clone(store) as Arc<dyn Store>,
+        store: Arc::clone(store),
         clock: clock.clone(),
         rules,
         suspend_after_declines: config.card_guard.suspend_after_declines,
@@ -370,13 +429,13 @@ async fn follow_card_rules(config: Arc<Config>, guard: GuardHandle) {
 
 fn register_readings(
     metrics: &metrics::Metrics,
-    store: &Arc<LocalStore>,
+    engine: &Engine,
     fleet: &FleetHandle,
     mqtt: &MqttHandle,
     feed: Arc<actors::feed::FeedCounters>,
 ) {
-    let store = Arc::clone(store);
-    metrics.register(move || readings::store(&store));
+    let engine = engine.clone();
+    metrics.register(move || readings::store(&*engine.store, engine.local.metrics()));
     let fleet = fleet.clone();
     metrics.register(move || readings::fleet(&fleet));
     let mqtt = mqtt.metrics();
@@ -504,7 +563,7 @@ async fn serve(
     gateway: &Gateway,
     signals: &mut Signals,
     clock: &Clock,
-    store: &LocalStore,
+    store: &dyn Store,
     watchdog: &mut Watchdog,
 ) -> Result<(), RunError> {
     let kicker = gateway.mqtt.kicker();
@@ -532,7 +591,7 @@ async fn serve(
 }
 
 /// A sentence for `systemctl status`.
-fn how_it_does(gateway: &Gateway, store: &LocalStore) -> String {
+fn how_it_does(gateway: &Gateway, store: &dyn Store) -> String {
     let (cars, health) = (gateway.mqtt.metrics().sessions.get(), store.health());
     let ails = match (health.refusing, health.view_problem) {
         (Some(why), _) => format!("promises are refused: {why}; "),
@@ -547,7 +606,7 @@ async fn drain(gateway: Gateway) {
     tracing::info!("stopping");
     let watch = Stopwatch::start();
     let at_most = |limit: Duration| limit.min(DRAIN.saturating_sub(watch.elapsed()));
-    let Gateway { mqtt, fleet, notifier, app, https, metrics, telemetry, .. } = gateway;
+    let Gateway { mqtt, fleet, notifier, app, https, metrics, telemetry, cluster, .. } = gateway;
     if timeout(at_most(HTTP_STOP), https.stop()).await.is_err() {
         tracing::warn!("callers were still being answered at the deadline");
     }
@@ -558,6 +617,9 @@ async fn drain(gateway: Gateway) {
     }
     mqtt.shutdown(at_most(GATE_STOP)).await;
     fleet.drain(at_most(FLEET_DRAIN)).await;
+    if let Some(cluster) = cluster {
+        cluster.leave();
+    }
     let the_rest = async { tokio::join!(notifier.stop(), telemetry.finish(), metrics.stop()) };
     if timeout(at_most(DRAIN), the_rest).await.is_err() {
         tracing::warn!("what was told lately may be told again, and the last spans may be lost");

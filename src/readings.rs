@@ -46,9 +46,8 @@ pub fn turns(life: &Life) -> Vec<Reading> {
 }
 
 /// The store: promises, the disk, the view, the track.
-pub fn store(store: &LocalStore) -> Vec<Reading> {
+pub fn store(store: &dyn Store, counted: &StoreMetrics) -> Vec<Reading> {
     let health = store.health();
-    let counted = store.metrics();
     let counter = Reading::counter;
     let mut readings = vec![
         gauge("store_queue", "Appends that wait for the committer", health.queue_len as u64),

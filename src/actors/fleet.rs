@@ -11,21 +11,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 pub use super::fleet_metrics::FleetMetrics;
 use super::loading::{load, load_registered};
+use super::peers::{Keeper, Peers};
 use super::schedule::{Schedule, TICK};
-use super::vehicle::{Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor};
+use super::vehicle::{AskError, FromCar, Letter, SendToCar, Start, TellError, VehicleActor};
 use crate::clock::Clock;
-use crate::domain::command::Command;
 use crate::domain::key::KeyGrant;
-use crate::domain::vehicle::{Request, Rules, Vehicle};
-use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
+use crate::domain::vehicle::{Rules, Vehicle};
+use crate::domain::{Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::metrics::Count;
-use crate::store::{ReadError, Store};
-use crate::telemetry::{self, Telemetry};
+use crate::store::{AppendError, Epoch, ReadError, Store};
+use crate::telemetry::Telemetry;
+
+mod routing;
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
 pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
@@ -49,6 +52,8 @@ pub struct Shared {
     pub metrics: FleetMetrics,
     pub telemetry: Telemetry,
     pub in_flight: Arc<AtomicUsize>,
+    /// None where the machine is alone.
+    pub peers: Option<Arc<dyn Peers>>,
     registered: RwLock<BTreeSet<VehicleId>>,
 }
 
@@ -64,6 +69,7 @@ pub struct Parts {
     pub alerts_feed: Recipient<AlertChanged>,
     pub audience: Arc<AtomicUsize>,
     pub telemetry: Telemetry,
+    pub peers: Option<Arc<dyn Peers>>,
 }
 
 impl Shared {
@@ -75,6 +81,20 @@ impl Shared {
         if !is_known {
             let mut registered = self.registered.write().unwrap_or_else(PoisonError::into_inner);
             registered.insert(vehicle.vehicle_id.clone());
+        }
+    }
+
+    /// May the vehicle be taken (back) for this? What an overtaken session still brings is no reason; a car that connects and
+    /// people who ask are.
+    fn may_take(&self, vehicle: &VehicleId, letter: &Letter) -> bool {
+        let Some(peers) = &self.peers else { return true };
+        match letter {
+            Letter::FromCar(FromCar::LinkUp { .. }, _) => true,
+            Letter::FromCar(..) => matches!(peers.keeper(vehicle), Keeper::Here | Keeper::Nobody),
+            Letter::Ask(..) | Letter::Snapshot(_) | Letter::Await(..) => true,
+            Letter::Sweep | Letter::Publish | Letter::Drain(_) | Letter::Retire | Letter::Overtaken => {
+                routing::is_on_us(&**peers, vehicle)
+            }
         }
     }
 
@@ -169,6 +189,7 @@ impl FleetHandle {
             metrics: FleetMetrics::default(),
             telemetry: parts.telemetry,
             in_flight: Arc::default(),
+            peers: parts.peers,
             registered: RwLock::new(registered.clone()),
         });
         let shards = (0..config.arbiters.max(1))
@@ -189,8 +210,14 @@ impl FleetHandle {
         // `create` runs its closure before it returns.
         let inner = made.expect("the closure ran");
         for (number, vehicle) in registered.into_iter().enumerate() {
-            let start = load(&inner.shared, &vehicle, LinkKnown::default())?;
-            if number < config.max_resident {
+            // Where others may have it, a vehicle is taken when it is needed.
+            let claim = match inner.shared.peers {
+                None if number < config.max_resident => inner.shared.store.claim(&vehicle).now_or_never(),
+                _ => None,
+            };
+            let epoch = claim.and_then(Result::ok);
+            let start = load(&inner.shared, &vehicle, epoch.unwrap_or(Epoch(0)), LinkKnown::default())?;
+            if epoch.is_some() {
                 inner.house(start, LinkKnown::default());
             } else if let Some(due) = start.vehicle.next_due(&start.twin) {
                 inner.shard(&vehicle).schedule.at(due, vehicle);
@@ -224,55 +251,6 @@ impl FleetHandle {
             return Err(TellError::Full);
         }
         Ok(budget)
-    }
-
-    /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
-    pub async fn ask(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
-        if matches!(ask.request, Request::Register { .. }) {
-            if !self.is_registered(vehicle) && self.0.shared.is_full() {
-                self.0.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
-                return Err(Refusal::new(RefusalKind::NotAvailable, "the fleet has as many vehicles as it may").into());
-            }
-        } else {
-            self.must_exist(vehicle)?;
-        }
-        let (reply, answer) = oneshot::channel();
-        self.post(vehicle, Letter::Ask(Box::new(ask), reply, telemetry::current()))?;
-        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => answer,
-            // The actor died with the letter, or is slower than anyone should wait: it may or may not have happened.
-            Ok(Err(_)) | Err(_) => Err(AskError::Unknown),
-        }
-    }
-
-    /// The vehicle as it is now; `Refused(NotFound)` when nobody registered it.
-    pub async fn snapshot(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
-        self.must_exist(vehicle)?;
-        let (reply, answer) = oneshot::channel();
-        self.post(vehicle, Letter::Snapshot(reply))?;
-        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
-            Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(_)) | Err(_) => Err(AskError::Busy),
-        }
-    }
-
-    /// The command when it is final, or as it is after `wait`; `None` when the actor keeps it no longer (read the view).
-    pub async fn command(
-        &self,
-        vehicle: &VehicleId,
-        command: CommandId,
-        wait: Duration,
-    ) -> Result<Option<Command>, AskError> {
-        self.must_exist(vehicle)?;
-        if !wait.is_zero() {
-            let (reply, answer) = oneshot::channel();
-            self.post(vehicle, Letter::Await(command, reply))?;
-            if let Ok(Ok(known)) = tokio::time::timeout(wait, answer).await {
-                return Ok(known);
-            }
-        }
-        let snapshot = self.snapshot(vehicle).await?;
-        Ok(snapshot.vehicle.command(command).cloned())
     }
 
     /// Every registered vehicle's id in order after `after`, at most `limit`; from memory.
@@ -430,6 +408,16 @@ impl Inner {
         resident
     }
 
+    /// Forgets a vehicle that another gateway has taken; its actor ends without a word.
+    fn release(&self, vehicle: &VehicleId) {
+        let shard = self.shard(vehicle);
+        let resident = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner).remove(vehicle.as_str());
+        if let Some(resident) = resident {
+            // One that is dead has ended already.
+            resident.addr.do_send(Letter::Overtaken);
+        }
+    }
+
     /// Asks idle vehicles of a full thread to leave, and forgets those that did.
     fn make_room(&self, shard: &Shard) {
         let mut vehicles = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner);
@@ -472,6 +460,7 @@ impl LinkKnown {
             | Letter::Sweep
             | Letter::Publish
             | Letter::Drain(_)
+            | Letter::Overtaken
             | Letter::Retire => {}
         }
     }
@@ -516,6 +505,13 @@ impl Handler<Wake> for Fleet {
             return;
         }
         let known = self.inner.resident(&vehicle);
+        if known.as_ref().is_none_or(|known| !known.addr.connected())
+            && letter.as_ref().is_some_and(|letter| !self.inner.shared.may_take(&vehicle, letter))
+        {
+            // Another gateway has the car: what an old session of it still brings changes nothing.
+            self.inner.release(&vehicle);
+            return;
+        }
         let link = match known {
             Some(resident) if resident.addr.connected() => {
                 if let Some(letter) = letter {
@@ -540,14 +536,8 @@ impl Handler<Wake> for Fleet {
             }
         }
         self.waking.insert(vehicle.clone(), letter.into_iter().collect());
-        let shared = Arc::clone(&self.inner.shared);
-        let loading = {
-            let vehicle = vehicle.clone();
-            tokio::task::spawn_blocking(move || load(&shared, &vehicle, link))
-        };
-        ctx.spawn(
-            loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded.ok(), link, ctx)),
-        );
+        let loading = take(Arc::clone(&self.inner.shared), vehicle.clone(), link);
+        ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded, link, ctx)));
     }
 }
 
@@ -555,19 +545,16 @@ impl Fleet {
     fn on_loaded(
         &mut self,
         vehicle: VehicleId,
-        loaded: Option<Result<Start, ReadError>>,
+        loaded: Result<Start, NotTaken>,
         link: LinkKnown,
         ctx: &mut Context<Self>,
     ) {
         let letters = self.waking.remove(&vehicle).unwrap_or_default();
         let start = match loaded {
-            Some(Ok(start)) => start,
-            failed => {
+            Ok(start) => start,
+            Err(error) => {
                 self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
-                match failed {
-                    Some(Err(error)) => tracing::error!(%vehicle, %error, "vehicle cannot be started"),
-                    _ => tracing::error!(%vehicle, "loading the vehicle panicked"),
-                }
+                tracing::error!(%vehicle, %error, "vehicle cannot be started");
                 return self.try_again(vehicle, link, &letters, ctx);
             }
         };
@@ -607,6 +594,24 @@ impl Fleet {
     }
 }
 
+/// Why a vehicle could not be started.
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    #[error("the right to write it was not given: {0}")]
+    Claim(#[from] AppendError),
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("loading it panicked")]
+    Panicked,
+}
+
+/// Takes the right to write the vehicle's stream, then folds what is stored.
+async fn take(shared: Arc<Shared>, vehicle: VehicleId, link: LinkKnown) -> Result<Start, NotTaken> {
+    let epoch = shared.store.claim(&vehicle).await?;
+    let loaded = tokio::task::spawn_blocking(move || load(&shared, &vehicle, epoch, link)).await;
+    Ok(loaded.map_err(|_| NotTaken::Panicked)??)
+}
+
 /// Looks every tick at who is due on one thread of actors.
 async fn sweep(inner: Arc<Inner>, index: usize) {
     let mut tick = tokio::time::interval(TICK);
@@ -616,6 +621,9 @@ async fn sweep(inner: Arc<Inner>, index: usize) {
         inner.shards[index].sweeps.inc();
         let now = inner.shared.clock.now();
         for vehicle in inner.shards[index].schedule.due(now, SWEEP_MAX) {
+            if !routing::is_to_sweep(&inner, &vehicle) {
+                continue;
+            }
             // One that is not in memory is woken for it.
             if inner.post(&vehicle, Letter::Sweep) == Err(TellError::Full) {
                 inner.shards[index].schedule.at(now.plus_ms(1_000), vehicle);

@@ -8,7 +8,7 @@ use super::vehicle::{Start, stream};
 use crate::domain::VehicleId;
 use crate::domain::twin::Twin;
 use crate::domain::vehicle::{Event, Vehicle};
-use crate::store::{Order, ReadError, Store, StorePosition, Table};
+use crate::store::{Epoch, Order, ReadError, Store, StorePosition, Table};
 
 /// Records read at once.
 const READ_PAGE: usize = 512;
@@ -29,9 +29,9 @@ pub(super) fn load_registered(store: &dyn Store, max: usize) -> Result<BTreeSet<
     Ok(registered)
 }
 
-/// Takes the right to write the vehicle's stream and folds what is stored.
-pub(super) fn load(shared: &Shared, id: &VehicleId, link: LinkKnown) -> Result<Start, ReadError> {
-    let epoch = shared.store.claim(id);
+/// Folds what is stored of the vehicle. The right to write it has been taken before, or what is read may be old when it is
+/// written; `epoch` is that claim's.
+pub(super) fn load(shared: &Shared, id: &VehicleId, epoch: Epoch, link: LinkKnown) -> Result<Start, ReadError> {
     let now = shared.clock.now();
     let mut vehicle = Vehicle::new(id.clone());
     let mut twin = Twin::new(now);

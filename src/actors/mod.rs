@@ -8,6 +8,7 @@ pub mod fleet;
 mod fleet_metrics;
 mod loading;
 pub mod notifier;
+pub mod peers;
 mod rows;
 mod schedule;
 #[cfg(test)]

@@ -103,6 +103,7 @@ pub fn fleet_minting(
         alerts_feed: addr.recipient(),
         audience: Arc::new(1.into()),
         telemetry: Telemetry::default(),
+        peers: None,
     };
     let fleet = FleetHandle::start(config, parts).expect("the fleet starts");
     (fleet, recorder)

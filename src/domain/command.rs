@@ -239,7 +239,7 @@ impl Command {
 }
 
 /// A car's answer to a command.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ack {
     pub command_id: CommandId,
     pub at: Timestamp,

@@ -18,14 +18,14 @@ pub struct Level {
 }
 
 /// A level that fell while the car stood.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Fall {
     pub from: Level,
     pub to: Level,
 }
 
 /// Follows one car's reports and knows its newest level at rest.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Gauge {
     /// The newest levels of this rest, oldest first.
     samples: Vec<f64>,

@@ -57,6 +57,18 @@ impl SignalPath {
     }
 }
 
+impl Serialize for SignalPath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for SignalPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|name| name.as_str().into())
+    }
+}
+
 impl From<&str> for SignalPath {
     fn from(name: &str) -> Self {
         match path::ALL.iter().find(|known| **known == name) {
@@ -109,7 +121,7 @@ pub struct Report {
     pub signals: Vec<(SignalPath, SignalValue)>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Signal {
     pub value: SignalValue,
     /// When the car measured it (the report's own time), not when it arrived.
@@ -133,7 +145,7 @@ pub enum LinkState {
 }
 
 /// The newest known state of one car.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Twin {
     pub link: Link,
     /// Sorted by path; at most [`Twin::MAX_SIGNALS`].

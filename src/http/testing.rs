@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
 use crate::metrics::Metrics;
 use crate::store::{
-    Append, AppendError, Appending, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded, Store,
-    StoreHealth, StorePosition, Table,
+    Append, AppendError, Appending, Claiming, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded,
+    Store, StoreHealth, StorePosition, Table,
 };
 use crate::telemetry::Telemetry;
 use crate::token::Signer;
@@ -194,10 +194,10 @@ impl Store for MemoryStore {
         Ok(self.content().answers.get(key).cloned())
     }
 
-    fn claim(&self, _: &VehicleId) -> Epoch {
+    fn claim(&self, _: &VehicleId) -> Claiming {
         let mut content = self.content();
         content.epochs += 1;
-        Epoch(content.epochs)
+        Box::pin(std::future::ready(Ok(Epoch(content.epochs))))
     }
 
     fn observe(&self, observation: Observation) {

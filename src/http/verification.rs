@@ -123,6 +123,8 @@ impl Verification {
                     OpenError::Missing { why, .. } => format!("the journal is not whole: {why}"),
                     OpenError::Io { action, error, .. } => format!("{action} a file of the journal: {error}"),
                     OpenError::Locked { .. } => "the data directory is in use".into(),
+                    // The copy here is looked through, not the engine.
+                    OpenError::Engine(why) => why,
                 });
             }
         }

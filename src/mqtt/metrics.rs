@@ -113,6 +113,10 @@ reasons! {
     ShardLost = "shard_lost",
     /// The gateway stops.
     Shutdown = "shutdown",
+    /// Another gateway of the cluster has the car now.
+    TakenElsewhere = "taken_elsewhere",
+    /// The cluster's servers cannot be reached from here: another gateway can speak for the car.
+    Isolated = "isolated",
     /// Somebody asked for it.
     Kicked = "kicked",
 }

@@ -57,6 +57,8 @@ pub enum Mode {
 #[derive(Debug, Default)]
 struct State {
     durable: u64,
+    /// Acknowledged by an engine elsewhere, so that it will come; never more than `durable` where we write ourselves.
+    promised: u64,
     applied: u64,
     ring: VecDeque<Committed>,
     ring_bytes: usize,
@@ -115,6 +117,17 @@ impl Feed {
         if is_news {
             self.work.notify_one();
         }
+    }
+
+    /// A record that somebody was promised is on its way here.
+    pub fn expect(&self, promised: u64) {
+        let mut state = self.state();
+        state.promised = state.promised.max(promised);
+    }
+
+    pub fn promised(&self) -> u64 {
+        let state = self.state();
+        state.promised.max(state.durable)
     }
 
     pub fn set_durable(&self, durable: u64) {
@@ -189,7 +202,21 @@ impl Feed {
     /// Waits until the view has everything that is durable now.
     pub fn wait_applied(&self, patience: Patience) -> Result<u64, NotApplied> {
         let state = self.state();
-        let target = state.durable;
+        let target = state.durable.max(state.promised);
+        self.wait_applied_to(state, target, patience)
+    }
+
+    /// Waits until the view has this record.
+    pub fn wait_until(&self, target: u64, patience: Patience) -> Result<u64, NotApplied> {
+        self.wait_applied_to(self.state(), target, patience)
+    }
+
+    fn wait_applied_to(
+        &self,
+        state: MutexGuard<'_, State>,
+        target: u64,
+        patience: Patience,
+    ) -> Result<u64, NotApplied> {
         let state = self.await_view(state, patience, |state| state.applied < target);
         if let Some(problem) = &state.view_problem {
             return Err(NotApplied(problem.clone()));

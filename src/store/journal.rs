@@ -124,9 +124,14 @@ impl Journal {
 
     /// Adds a record to the batch; nothing is written yet.
     pub fn stage(&mut self, body: &[u8]) -> (u64, Place, Hash) {
+        self.stage_as(body, self.last)
+    }
+
+    /// With the mark that it has elsewhere: how far the journal was durable when it was written there.
+    pub fn stage_as(&mut self, body: &[u8], durable: u64) -> (u64, Place, Hash) {
         let place = Place { segment: self.segment, offset: self.end + self.staged.len() as u64 };
         let number = self.staged_last + 1;
-        self.staged_hash = frame::encode(&mut self.staged, number, self.last, &self.staged_hash, body);
+        self.staged_hash = frame::encode(&mut self.staged, number, durable, &self.staged_hash, body);
         self.staged_last = number;
         (number, place, self.staged_hash)
     }

@@ -141,13 +141,25 @@ impl Claims {
     pub fn claim(&mut self, vehicle: &VehicleId) -> Epoch {
         self.newest += 1;
         self.held.insert(vehicle.clone(), self.newest);
+        self.make_room();
+        Epoch(self.newest)
+    }
+
+    /// A claim that an engine gave, here or elsewhere; an older one than is known changes nothing.
+    pub fn note(&mut self, vehicle: &VehicleId, epoch: Epoch) {
+        self.newest = self.newest.max(epoch.0);
+        let held = self.held.entry(vehicle.clone()).or_default();
+        *held = epoch.0.max(*held);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
         if self.held.len() > CLAIMS_MAX {
             let mut epochs: Vec<u64> = self.held.values().copied().collect();
             let (_, middle, _) = epochs.select_nth_unstable(CLAIMS_MAX / 2);
             self.forgotten_until = *middle;
             self.held.retain(|_, epoch| *epoch > self.forgotten_until);
         }
-        Epoch(self.newest)
     }
 
     pub fn permits(&self, vehicle: &VehicleId, epoch: Epoch) -> bool {

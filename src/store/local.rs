@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,11 +23,12 @@ use super::lock::Lock;
 use super::metrics::count;
 use super::open_error::OpenError;
 use super::reader::Reader;
+use super::replica::{Arrived, COPIES_MAX, Observer, Replica};
 use super::row::Row;
 use super::shared::{CLOSED, DISK, Parts, QUEUE, Shared};
 use super::track::{Track, TrackWriter};
 use super::{
-    Append, AppendError, Appending, Epoch, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
+    Append, AppendError, Appending, Claiming, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
     StoreMetrics, StorePosition, Table, record, segment, snapshot,
 };
 use crate::clock::{Clock, Stopwatch};
@@ -51,14 +52,30 @@ const SNAPSHOT_PAUSE: u32 = 60;
 const LAST_SNAPSHOT: Duration = Duration::from_millis(750);
 
 pub struct LocalStore {
-    shared: Arc<Shared>,
-    queue: SyncSender<Option<Box<Request>>>,
+    pub(super) shared: Arc<Shared>,
+    queue: Queue,
     track: Track,
     dir: PathBuf,
     journal_id: [u8; 16],
     snapshot_every: u64,
     threads: Mutex<Threads>,
     _lock: Lock,
+}
+
+/// Who writes the journal: our own promises, or a copy of those an engine elsewhere keeps.
+enum Queue {
+    Promises(SyncSender<Option<Box<Request>>>),
+    Copies(SyncSender<Option<Arrived>>),
+}
+
+impl Queue {
+    /// Wakes the writer, unless it has work anyway.
+    fn wake(&self) {
+        match self {
+            Self::Promises(queue) => drop(queue.try_send(None)),
+            Self::Copies(queue) => drop(queue.try_send(None)),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -76,10 +93,48 @@ impl std::fmt::Debug for LocalStore {
 impl LocalStore {
     /// Opens the data directory, verifying the whole journal; makes a new one where none ever was.
     pub fn open(config: &config::Data, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let (queue, taken) = sync_channel(config.queue_max.max(1));
+        let id = *clock.new_id().as_bytes();
+        Self::open_as(config, clock, id, Queue::Promises(queue), |shared, journal, dir| {
+            let committer = Committer::new(shared, journal, taken, dir);
+            Box::new(move || committer.run())
+        })
+    }
+
+    /// Opens the data directory for a copy of a journal that is kept elsewhere: nothing is promised here, and what is to be
+    /// copied goes into the queue. A directory with another journal is refused.
+    pub(super) fn open_replica(
+        config: &config::Data,
+        clock: Clock,
+        id: [u8; 16],
+        observer: Box<dyn Observer>,
+    ) -> Result<(Arc<Self>, SyncSender<Option<Arrived>>), OpenError> {
+        let (queue, taken) = sync_channel(COPIES_MAX);
+        let copies = Queue::Copies(queue.clone());
+        let store = Self::open_as(config, clock, id, copies, |shared, journal, dir| {
+            let replica = Replica::new(shared, journal, taken, dir, observer);
+            Box::new(move || replica.run())
+        })?;
+        if store.journal_id != id {
+            let why = "it holds another journal than the cluster. `cardea migrate` moves a single machine's journal into a \
+                       new cluster; a gateway that joins one begins with an empty data directory";
+            return Err(OpenError::missing(&config.dir, why));
+        }
+        Ok((store, queue))
+    }
+
+    /// `writer` makes the work of the one thread that writes the journal.
+    fn open_as(
+        config: &config::Data,
+        clock: Clock,
+        new_id: [u8; 16],
+        queue: Queue,
+        writer: impl FnOnce(Arc<Shared>, Journal, PathBuf) -> Box<dyn FnOnce() -> Journal + Send>,
+    ) -> Result<Arc<Self>, OpenError> {
         let dir = config.dir.clone();
         create_durably(&dir).map_err(|error| OpenError::io("cannot create", &dir, &error))?;
         let lock = Lock::take(&dir)?;
-        let (shared, journal) = open_journal(config, clock)?;
+        let (shared, journal) = open_journal(config, clock, new_id)?;
         let journal_id = journal.id();
         let applier = Applier { shared: Arc::clone(&shared), dir: dir.clone(), journal: journal_id };
         // In a thread like the one that goes on with it: the engine's own threads inherit what it is.
@@ -97,7 +152,7 @@ impl LocalStore {
         }
         let (track, track_writer) = Track::open(config, journal_id, &shared.clock)
             .map_err(|error| OpenError::io("cannot use the track in", &dir, &error))?;
-        let (queue, taken) = sync_channel(config.queue_max.max(1));
+        let writer = writer(Arc::clone(&shared), journal, dir.clone());
         let store = Self {
             shared,
             queue,
@@ -108,21 +163,19 @@ impl LocalStore {
             threads: Mutex::default(),
             _lock: lock,
         };
-        store.start(journal, taken, applier, track_writer)?;
+        store.start(writer, applier, track_writer)?;
         Ok(Arc::new(store))
     }
 
     fn start(
         &self,
-        journal: Journal,
-        queue: Receiver<Option<Box<Request>>>,
+        writer: Box<dyn FnOnce() -> Journal + Send>,
         applier: Applier,
         track: TrackWriter,
     ) -> Result<(), OpenError> {
         let failed = |error| OpenError::io("cannot start a thread for", &self.dir, &error);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let committer = Committer::new(Arc::clone(&self.shared), journal, queue, self.dir.clone());
-        threads.committer = Some(spawn("store-commit", move || committer.run()).map_err(failed)?);
+        threads.committer = Some(spawn("store-commit", writer).map_err(failed)?);
         threads.others.push(spawn("store-view", move || in_background(|| applier.run())).map_err(failed)?);
         let shared = Arc::clone(&self.shared);
         threads.others.push(spawn("store-track", move || in_background(|| track.run(&shared))).map_err(failed)?);
@@ -177,7 +230,7 @@ impl LocalStore {
             self.shared.feed.set_mode(mode);
         }
         // One with a full queue is awake.
-        let _ = self.queue.try_send(None);
+        self.queue.wake();
         if committer.join().is_err() {
             tracing::error!("the committer had panicked");
         }
@@ -208,7 +261,7 @@ impl LocalStore {
     }
 
     /// Waits for the view to have everything acknowledged so far.
-    fn caught_up(&self) -> Result<u64, ReadError> {
+    pub(super) fn caught_up(&self) -> Result<u64, ReadError> {
         self.shared.feed.wait_applied(READ_WAIT).map_err(|not| {
             count(&self.shared.metrics.reads_unavailable);
             ReadError::Unavailable(not.0)
@@ -250,7 +303,7 @@ fn in_background<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Verifies the journal and learns from it what admission and reading need.
-fn open_journal(config: &config::Data, clock: Clock) -> Result<(Arc<Shared>, Journal), OpenError> {
+fn open_journal(config: &config::Data, clock: Clock, new_id: [u8; 16]) -> Result<(Arc<Shared>, Journal), OpenError> {
     let dir = &config.dir;
     let (namer, mut ledger) = (Namer::default(), Ledger::default());
     let reader = Reader::new(dir.join(journal::DIR));
@@ -261,9 +314,12 @@ fn open_journal(config: &config::Data, clock: Clock) -> Result<(Arc<Shared>, Jou
         () if dir.join(applier::DIR).exists() => Some("a view"),
         () => None,
     };
-    let id = *clock.new_id().as_bytes();
-    let opened =
-        Journal::open(dir, config.segment_mib.saturating_mul(1024 * 1024), id, traces, &mut |place, frame, bytes| {
+    let opened = Journal::open(
+        dir,
+        config.segment_mib.saturating_mul(1024 * 1024),
+        new_id,
+        traces,
+        &mut |place, frame, bytes| {
             reader.note(frame.number, place);
             // Its checksum was right; were a body odd all the same, reading it will say so.
             if let Ok(body) = Body::parse(bytes) {
@@ -274,7 +330,8 @@ fn open_journal(config: &config::Data, clock: Clock) -> Result<(Arc<Shared>, Jou
                     ledger.answers.sweep(now, &metrics);
                 }
             }
-        });
+        },
+    );
     let (journal, head_file, walked) = opened?;
     let took = watch.elapsed();
     let mib_per_s = walked.bytes as f64 / (1024.0 * 1024.0) / took.as_secs_f64().max(1e-6);
@@ -384,7 +441,8 @@ impl Store for LocalStore {
         };
         // Counted first: the committer takes it off again as soon as it has the request.
         self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        match self.queue.try_send(Some(Box::new(request))) {
+        let Queue::Promises(queue) = &self.queue else { return refused(AppendError::Full(CLOSED)) };
+        match queue.try_send(Some(Box::new(request))) {
             Ok(()) => Box::pin(outcome(answer)),
             Err(error) => {
                 self.shared.queued.fetch_sub(1, Ordering::Relaxed);
@@ -442,8 +500,8 @@ impl Store for LocalStore {
         position.map_or(Ok(None), |position| record::answer(&self.shared.reader.numbered(position)?, key))
     }
 
-    fn claim(&self, vehicle: &VehicleId) -> Epoch {
-        self.shared.claims().claim(vehicle)
+    fn claim(&self, vehicle: &VehicleId) -> Claiming {
+        Box::pin(std::future::ready(Ok(self.shared.claims().claim(vehicle))))
     }
 
     fn observe(&self, observation: Observation) {

@@ -7,6 +7,7 @@
 mod applier;
 pub mod audit;
 pub mod backup;
+pub mod cluster;
 mod committer;
 mod feed;
 mod frame;
@@ -22,6 +23,7 @@ mod open_error;
 mod reader;
 mod record;
 mod recovery;
+mod replica;
 mod row;
 mod segment;
 mod shared;
@@ -32,6 +34,7 @@ mod view;
 mod view_mark;
 
 pub use audit::{Passed, Verified, export, journal_bytes, newest, verify, verify_watched};
+pub use cluster::ClusterStore;
 pub use local::LocalStore;
 pub use lock::is_taken as is_in_use;
 pub use metrics::{SYNC_BUCKETS_US, StoreMetrics};
@@ -145,6 +148,8 @@ pub enum Table {
     StationSightings,
     /// The notifier's cursor, what it has still to deliver, dead letters, and alerts that may be escalated.
     Notifications,
+    /// In a cluster, the gateway that took each vehicle last.
+    Claims,
 }
 
 /// One durable step: all of it is stored, or none.
@@ -210,6 +215,8 @@ pub enum ReadError {
 }
 
 pub type Appending = Pin<Box<dyn Future<Output = Result<StorePosition, AppendError>> + Send>>;
+/// The errors are those of an append; after `Unknown` nobody was given the epoch, so that asking again is safe.
+pub type Claiming = Pin<Box<dyn Future<Output = Result<Epoch, AppendError>> + Send>>;
 
 /// One page of a table in key order.
 #[derive(Debug, Clone, Default)]
@@ -247,8 +254,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Page, ReadError>;
     /// What a repeat of this idempotency key was answered: `(body hash, answer)`.
     fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError>;
-    /// Takes the right to write the vehicle's stream, fencing whoever had it.
-    fn claim(&self, vehicle: &VehicleId) -> Epoch;
+    /// Takes the right to write the vehicle's stream, fencing whoever had it. Once it is given, a read sees everything
+    /// that was stored under older ones.
+    fn claim(&self, vehicle: &VehicleId) -> Claiming;
     /// Saves an observation (a track point, a signal) at most a second late; it may be lost in a crash and is dropped, counted, when the queue or disk is full.
     fn observe(&self, observation: Observation);
     /// Track points of a vehicle in a time span, oldest first, at most `limit`.

@@ -23,6 +23,9 @@ pub enum OpenError {
         dir.display()
     )]
     Missing { dir: PathBuf, why: String },
+    /// The engine of a cluster is not there, is not safe, or holds another fleet's records.
+    #[error("the cluster's engine: {0}")]
+    Engine(String),
 }
 
 impl OpenError {

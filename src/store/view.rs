@@ -54,6 +54,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::CardRules => 15,
         Table::Users => 16,
         Table::Sessions => 17,
+        Table::Claims => 18,
         Table::StationSightings => 32,
         Table::Notifications => 30,
     }

@@ -160,6 +160,8 @@ pub(in crate::actors) enum Letter {
     Drain(oneshot::Sender<()>),
     /// Leave memory if nothing is pending.
     Retire,
+    /// Another gateway has taken the vehicle: leave at once, and save nothing.
+    Overtaken,
 }
 
 /// Where the answer to an `Ask` goes.

@@ -646,6 +646,7 @@ impl Handler<Letter> for VehicleActor {
             Letter::Sweep => self.on_sweep(ctx),
             Letter::Publish => self.publish(),
             Letter::Drain(reply) => self.on_drain(reply, ctx),
+            Letter::Overtaken => ctx.stop(),
             Letter::Retire => {
                 if !self.twin.is_online() && self.unsaved.is_empty() && self.next_due().is_none() {
                     ctx.stop();

@@ -31,7 +31,8 @@ pub struct Details {
 }
 
 /// What can be asked of a vehicle. Ids of what shall be made come from [`super::Context::new_id`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// A vehicle that registered itself by connecting is taken over; one registered by an operator is a conflict.
     Register {

@@ -1,0 +1,223 @@
+//! Requests to vehicles wherever they are: here, at another gateway, or nowhere yet.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{ASK_TIMEOUT, FleetHandle, Inner, LinkKnown, load};
+use crate::actors::peers::{Call, CallError, Keeper, Node, Peers, Reply};
+use crate::actors::vehicle::{Answer, Ask, AskError, Letter, Snapshot};
+use crate::domain::command::Command;
+use crate::domain::vehicle::Request;
+use crate::domain::{CommandId, Refusal, RefusalKind, VehicleId};
+use crate::store::Epoch;
+use crate::telemetry;
+
+/// Beyond what the other gateway may take itself.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
+/// How long a state that the other gateway should tell is worth waiting for, before what is stored is told.
+const STATE_WITHIN: Duration = Duration::from_secs(2);
+
+impl FleetHandle {
+    /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
+    pub async fn ask(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
+        if let Some(node) = self.elsewhere(vehicle) {
+            let call = Call::Ask { vehicle: vehicle.clone(), ask: Box::new(ask.clone().into()) };
+            match self.call(&node, call, ASK_TIMEOUT + ON_THE_WAY).await {
+                Ok(Reply::Answer(answer)) => return answer.map_err(Into::into),
+                // It may have happened there.
+                Ok(Reply::Snapshot(_) | Reply::Command(_)) | Err(CallError::Unanswered) => {
+                    return Err(AskError::Unknown);
+                }
+                Err(CallError::Unreached) => {}
+            }
+        }
+        self.ask_here(vehicle, ask).await
+    }
+
+    async fn ask_here(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
+        if matches!(ask.request, Request::Register { .. }) {
+            if !self.is_registered(vehicle) && self.0.shared.is_full() {
+                self.0.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
+                return Err(Refusal::new(RefusalKind::NotAvailable, "the fleet has as many vehicles as it may").into());
+            }
+        } else {
+            self.must_exist(vehicle)?;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.post(vehicle, Letter::Ask(Box::new(ask), reply, telemetry::current()))?;
+        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            // The actor died with the letter, or is slower than anyone should wait: it may or may not have happened.
+            Ok(Err(_)) | Err(_) => Err(AskError::Unknown),
+        }
+    }
+
+    /// The vehicle as it is now; `Refused(NotFound)` when nobody registered it.
+    pub async fn snapshot(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
+        if let Some(node) = self.elsewhere(vehicle) {
+            let call = Call::Snapshot { vehicle: vehicle.clone() };
+            if let Ok(Reply::Snapshot(snapshot)) = self.call(&node, call, STATE_WITHIN).await {
+                return snapshot.map(|form| (*form).into()).map_err(Into::into);
+            }
+        }
+        if self.0.shared.peers.is_some() && self.0.resident(vehicle).is_none() {
+            return self.stored(vehicle).await;
+        }
+        self.snapshot_here(vehicle).await
+    }
+
+    /// As it was stored last, without taking the vehicle from anybody.
+    async fn stored(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
+        self.must_exist(vehicle)?;
+        let (shared, vehicle) = (Arc::clone(&self.0.shared), vehicle.clone());
+        let now = shared.clock.now();
+        let loading =
+            tokio::task::spawn_blocking(move || load(&shared, &vehicle, Epoch(0), LinkKnown::default())).await;
+        match loading {
+            Ok(Ok(start)) => Ok(Snapshot::new(now, start.vehicle, start.twin)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a vehicle that is not here cannot be read");
+                Err(AskError::Busy)
+            }
+            Err(_) => Err(AskError::Busy),
+        }
+    }
+
+    async fn snapshot_here(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
+        self.must_exist(vehicle)?;
+        let (reply, answer) = oneshot::channel();
+        self.post(vehicle, Letter::Snapshot(reply))?;
+        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(_)) | Err(_) => Err(AskError::Busy),
+        }
+    }
+
+    /// The command when it is final, or as it is after `wait`; `None` when the actor keeps it no longer (read the view).
+    pub async fn command(
+        &self,
+        vehicle: &VehicleId,
+        command: CommandId,
+        wait: Duration,
+    ) -> Result<Option<Command>, AskError> {
+        if let Some(node) = self.elsewhere(vehicle) {
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            let call = Call::Command { vehicle: vehicle.clone(), command_id: command, wait_ms };
+            if let Ok(Reply::Command(known)) = self.call(&node, call, wait + STATE_WITHIN).await {
+                return known.map_err(Into::into);
+            }
+        }
+        self.command_here(vehicle, command, wait).await
+    }
+
+    async fn command_here(
+        &self,
+        vehicle: &VehicleId,
+        command: CommandId,
+        wait: Duration,
+    ) -> Result<Option<Command>, AskError> {
+        self.must_exist(vehicle)?;
+        if !wait.is_zero() {
+            let (reply, answer) = oneshot::channel();
+            self.post(vehicle, Letter::Await(command, reply))?;
+            if let Ok(Ok(known)) = tokio::time::timeout(wait, answer).await {
+                return Ok(known);
+            }
+        }
+        let snapshot = self.snapshot(vehicle).await?;
+        Ok(snapshot.vehicle.command(command).cloned())
+    }
+
+    /// Answers what another gateway asks of a vehicle that it believes to be here.
+    pub async fn serve(&self, call: Call) -> Reply {
+        match call {
+            Call::Ask { vehicle, ask } => {
+                Reply::Answer(self.ask_here(&vehicle, (*ask).into()).await.map_err(Into::into))
+            }
+            Call::Snapshot { vehicle } => {
+                let snapshot = match self.0.resident(&vehicle) {
+                    Some(_) => self.snapshot_here(&vehicle).await,
+                    None => self.stored(&vehicle).await,
+                };
+                Reply::Snapshot(snapshot.map(|snapshot| Box::new(snapshot.into())).map_err(Into::into))
+            }
+            Call::Command { vehicle, command_id, wait_ms } => {
+                let known = self.command_here(&vehicle, command_id, Duration::from_millis(wait_ms)).await;
+                Reply::Command(known.map_err(Into::into))
+            }
+        }
+    }
+
+    /// Lets go of vehicles that another gateway has taken.
+    pub fn release(&self, taken: &HashMap<VehicleId, u64>) {
+        for vehicle in taken.keys() {
+            self.0.release(vehicle);
+        }
+    }
+
+    /// Looks through every vehicle that no living gateway has and that fell to this one, for what is due. Called whenever
+    /// the living gateways have changed. Blocks on the disk.
+    pub fn adopt(&self) {
+        let Some(peers) = &self.0.shared.peers else { return };
+        let mut after = None;
+        loop {
+            const PAGE: usize = 256;
+            let ids = self.vehicles(after.as_ref(), PAGE);
+            for id in ids.iter().filter(|id| self.0.resident(id).is_none()) {
+                if !is_on_us(&**peers, id) {
+                    continue;
+                }
+                match load(&self.0.shared, id, Epoch(0), LinkKnown::default()) {
+                    Ok(start) => {
+                        if let Some(due) = start.vehicle.next_due(&start.twin) {
+                            self.0.shard(id).schedule.at(due, id.clone());
+                        }
+                    }
+                    Err(error) => tracing::warn!(vehicle = %id, %error, "what is due for it is not known"),
+                }
+            }
+            match ids.last() {
+                Some(last) if ids.len() == PAGE => after = Some(last.clone()),
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// The other gateway that has the vehicle.
+    fn elsewhere(&self, vehicle: &VehicleId) -> Option<Node> {
+        match self.0.shared.peers.as_ref()?.keeper(vehicle) {
+            Keeper::There(node) => Some(node),
+            Keeper::Here | Keeper::Gone | Keeper::Nobody => None,
+        }
+    }
+
+    async fn call(&self, node: &Node, call: Call, within: Duration) -> Result<Reply, CallError> {
+        match &self.0.shared.peers {
+            Some(peers) => peers.call(node, call, within).await,
+            None => Err(CallError::Unreached),
+        }
+    }
+}
+
+/// Of what is due, what is for this gateway. A vehicle that a living gateway has is that one's; when it dies, what is due is
+/// looked for anew.
+pub(super) fn is_to_sweep(inner: &Inner, vehicle: &VehicleId) -> bool {
+    let Some(peers) = &inner.shared.peers else { return true };
+    if inner.resident(vehicle).is_some() {
+        return true;
+    }
+    is_on_us(&**peers, vehicle)
+}
+
+/// Does this gateway act for the vehicle when neither its car nor anybody asks?
+pub(super) fn is_on_us(peers: &dyn Peers, vehicle: &VehicleId) -> bool {
+    match peers.keeper(vehicle) {
+        Keeper::Here => true,
+        Keeper::There(_) => false,
+        Keeper::Gone | Keeper::Nobody => peers.is_ours(vehicle),
+    }
+}

@@ -1,0 +1,345 @@
+//! The gateways of a cluster among themselves, over core NATS: who lives, and requests to who has a vehicle.
+//!
+//! Nothing here is stored and nothing is promised: what must be right is decided by the store. Without a cluster none of this
+//! runs.
+
+mod members;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Client, Message, RequestErrorKind};
+use futures_util::StreamExt;
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::actors::fleet::FleetHandle;
+use crate::actors::peers::{Call, CallError, Calling, Keeper, Node, Peers, Reply};
+use crate::clock::Clock;
+use crate::domain::VehicleId;
+use crate::metrics::Count;
+use crate::store::cluster::owners::Owners;
+use members::{HELLO_EVERY, Hello, Members};
+
+/// Calls of others that are answered at once; more wait at the servers.
+const CALLS_MAX: usize = 1_024;
+/// After a change of who lives, others may change too: one look for all of them.
+const ADOPT_AFTER: Duration = Duration::from_millis(300);
+/// A gateway that reaches no server for so long lets its cars go: elsewhere they can be reached.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// This gateway among the others. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    clock: Clock,
+    owners: Arc<Owners>,
+    node: String,
+    /// The first level of all subjects.
+    prefix: String,
+    members: Mutex<Members>,
+    /// Who lives is not as it was.
+    changed: Notify,
+    /// Filled in once, when there is a fleet.
+    fleet: OnceLock<FleetHandle>,
+    runtime: Mutex<Option<Runtime>>,
+    pub counters: Counters,
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub calls_sent: Count,
+    pub calls_failed: Count,
+    pub calls_served: Count,
+    pub vehicles_lost: Count,
+}
+
+/// What the cluster needs of the rest.
+pub struct Parts {
+    pub client: Client,
+    pub owners: Arc<Owners>,
+    pub clock: Clock,
+    pub node: String,
+    pub stream: String,
+}
+
+/// What the cluster may do to the cars' sessions.
+pub struct Sessions {
+    /// Ends the session of a car that another gateway has now.
+    pub overtaken: Box<dyn Fn(&VehicleId) + Send + Sync>,
+    /// Ends all sessions; called again and again while no server can be reached.
+    pub alone: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Cluster {
+    pub fn new(parts: Parts) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("cluster")
+            .enable_all()
+            .build()?;
+        let Parts { client, owners, clock, node, stream } = parts;
+        Ok(Self(Arc::new(Inner {
+            client,
+            clock,
+            owners,
+            node,
+            prefix: stream.to_lowercase(),
+            members: Mutex::default(),
+            changed: Notify::new(),
+            fleet: OnceLock::new(),
+            runtime: Mutex::new(Some(runtime)),
+            counters: Counters::default(),
+        })))
+    }
+
+    /// Begins to say that this gateway lives, to hear who else does, and to answer calls.
+    pub fn start(&self, fleet: FleetHandle, sessions: Sessions, consoles: impl Fn() -> usize + Send + Sync + 'static) {
+        // Set once, here.
+        let _ = self.0.fleet.set(fleet);
+        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(runtime) = runtime.as_ref() else { return };
+        let sessions = Arc::new(sessions);
+        runtime.spawn(listen(Arc::clone(&self.0)));
+        runtime.spawn(serve(Arc::clone(&self.0)));
+        runtime.spawn(say_hello(Arc::clone(&self.0), consoles, Arc::clone(&sessions)));
+        runtime.spawn(adopt(Arc::clone(&self.0)));
+        runtime.spawn(let_go(Arc::clone(&self.0), sessions));
+    }
+
+    /// Says good-bye, so that the others need not wait for the silence.
+    pub fn leave(&self) {
+        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(runtime) = runtime else { return };
+        let inner = Arc::clone(&self.0);
+        runtime.spawn(async move {
+            inner.say(0, true).await;
+            // Not to be held up by servers that are away.
+            let _ = tokio::time::timeout(Duration::from_millis(200), inner.client.flush()).await;
+        });
+        std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_millis(500)));
+    }
+
+    /// Of the living gateways, is it this one that does what one alone shall do?
+    pub fn falls_to_us(&self, what: &str) -> bool {
+        self.0.members().falls_to(&self.0.node, what)
+    }
+
+    /// Living gateways, this one included.
+    pub fn living(&self) -> Vec<String> {
+        let members = self.0.members();
+        let others = members.names().map(|node| node.to_string());
+        others.chain([self.0.node.clone()]).collect()
+    }
+
+    /// Consoles that watch at other gateways.
+    pub fn consoles_elsewhere(&self) -> usize {
+        self.0.members().consoles()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Not waited for: it may be dropped within another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    async fn say(&self, consoles: usize, is_leaving: bool) {
+        let hello = Hello { node: self.node.clone(), process: self.owners.process(), consoles, is_leaving };
+        let Ok(text) = serde_json::to_vec(&hello) else { return };
+        if self.is_connected()
+            && let Err(error) = self.client.publish(format!("{}.hello", self.prefix), text.into()).await
+        {
+            tracing::debug!(%error, "could not say that this gateway lives");
+        }
+    }
+
+    fn hear(&self, message: &Message) {
+        let Ok(hello) = serde_json::from_slice::<Hello>(&message.payload) else { return };
+        if hello.node == self.node {
+            if hello.process != self.owners.process() {
+                tracing::error!(node = self.node, "another gateway has the same cluster.node: each needs its own");
+            }
+            return;
+        }
+        if self.members().heard(&hello, self.clock.elapsed()) {
+            tracing::info!(node = hello.node, is_leaving = hello.is_leaving, "a gateway of the cluster");
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Peers for Cluster {
+    fn keeper(&self, vehicle: &VehicleId) -> Keeper {
+        match self.0.owners.of(vehicle) {
+            None => Keeper::Nobody,
+            Some(owner) if owner.process == self.0.owners.process() => Keeper::Here,
+            Some(owner) if self.0.members().lives(&owner.node, owner.process) => Keeper::There(owner.node),
+            Some(_) => Keeper::Gone,
+        }
+    }
+
+    fn is_ours(&self, vehicle: &VehicleId) -> bool {
+        self.falls_to_us(vehicle.as_str())
+    }
+
+    fn call(&self, node: &Node, call: Call, within: Duration) -> Calling {
+        let inner = Arc::clone(&self.0);
+        let subject = format!("{}.call.{node}", inner.prefix);
+        Box::pin(async move {
+            inner.counters.calls_sent.inc();
+            let outcome = ask(&inner, subject, &call, within).await;
+            if let Err(error) = &outcome {
+                inner.counters.calls_failed.inc();
+                tracing::warn!(%error, "a call to another gateway");
+            }
+            outcome
+        })
+    }
+}
+
+async fn ask(inner: &Inner, subject: String, call: &Call, within: Duration) -> Result<Reply, CallError> {
+    // What is sent while there is no connection would go out at any later time.
+    if !inner.is_connected() {
+        return Err(CallError::Unreached);
+    }
+    let Ok(text) = serde_json::to_vec(call) else { return Err(CallError::Unreached) };
+    let request = async_nats::Request::new().payload(text.into()).timeout(Some(within));
+    match inner.client.send_request(subject, request).await {
+        Ok(answer) => serde_json::from_slice(&answer.payload).map_err(|error| {
+            tracing::error!(%error, "another gateway's answer cannot be read; are all of one version?");
+            CallError::Unanswered
+        }),
+        Err(error) => Err(match error.kind() {
+            RequestErrorKind::NoResponders
+            | RequestErrorKind::InvalidSubject
+            | RequestErrorKind::MaxPayloadExceeded => CallError::Unreached,
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => CallError::Unanswered,
+        }),
+    }
+}
+
+/// Subscribes, again if it has to.
+async fn subscribe(inner: &Inner, subject: String) -> async_nats::Subscriber {
+    loop {
+        match inner.client.subscribe(subject.clone()).await {
+            Ok(subscriber) => return subscriber,
+            Err(error) => tracing::warn!(%error, subject, "cannot subscribe yet"),
+        }
+        tokio::time::sleep(HELLO_EVERY).await;
+    }
+}
+
+async fn listen(inner: Arc<Inner>) {
+    loop {
+        let mut hellos = subscribe(&inner, format!("{}.hello", inner.prefix)).await;
+        while let Some(message) = hellos.next().await {
+            inner.hear(&message);
+        }
+    }
+}
+
+async fn say_hello(inner: Arc<Inner>, consoles: impl Fn() -> usize + Send + Sync, sessions: Arc<Sessions>) {
+    let mut tick = tokio::time::interval(HELLO_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reached = inner.clock.elapsed();
+    loop {
+        tick.tick().await;
+        inner.say(consoles(), false).await;
+        let now = inner.clock.elapsed();
+        if inner.is_connected() {
+            reached = now;
+        } else if now.saturating_sub(reached) > ALONE {
+            (sessions.alone)();
+        }
+        // Who cannot hear does not know who is dead.
+        if inner.is_connected() && inner.members().sweep(now) {
+            tracing::warn!("a gateway of the cluster is silent");
+            inner.changed.notify_one();
+        }
+    }
+}
+
+/// Answers calls of others, side by side.
+async fn serve(inner: Arc<Inner>) {
+    let at_once = Arc::new(Semaphore::new(CALLS_MAX));
+    loop {
+        let mut calls = subscribe(&inner, format!("{}.call.{}", inner.prefix, inner.node)).await;
+        while let Some(message) = calls.next().await {
+            // Never closed.
+            let Ok(permit) = Arc::clone(&at_once).acquire_owned().await else { return };
+            let inner = Arc::clone(&inner);
+            tokio::spawn(async move {
+                answer(&inner, message).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn answer(inner: &Inner, message: Message) {
+    let (Some(reply), Some(fleet)) = (message.reply, inner.fleet.get()) else { return };
+    let call: Call = match serde_json::from_slice(&message.payload) {
+        Ok(call) => call,
+        Err(error) => {
+            tracing::error!(%error, "another gateway's call cannot be read; are all of one version?");
+            return;
+        }
+    };
+    inner.counters.calls_served.inc();
+    let answer = fleet.serve(call).await;
+    match serde_json::to_vec(&answer) {
+        // Who asked hears nothing then, and knows that it may have happened.
+        Ok(text) => {
+            if let Err(error) = inner.client.publish(reply, text.into()).await {
+                tracing::warn!(%error, "an answer to another gateway is lost");
+            }
+        }
+        Err(error) => tracing::error!(%error, "an answer to another gateway cannot be written"),
+    }
+}
+
+/// Looks what is due for vehicles that no living gateway has, whenever who lives has changed.
+async fn adopt(inner: Arc<Inner>) {
+    loop {
+        inner.changed.notified().await;
+        tokio::time::sleep(ADOPT_AFTER).await;
+        let Some(fleet) = inner.fleet.get().cloned() else { continue };
+        if tokio::task::spawn_blocking(move || fleet.adopt()).await.is_err() {
+            tracing::error!("looking for what is due panicked");
+        }
+    }
+}
+
+/// Stops what another gateway has taken over.
+async fn let_go(inner: Arc<Inner>, sessions: Arc<Sessions>) {
+    loop {
+        let lost = inner.owners.lost().await;
+        // Some may have been taken back meanwhile.
+        let lost: std::collections::HashMap<_, _> =
+            lost.into_iter().filter(|(vehicle, _)| !inner.owners.is_ours(vehicle)).collect();
+        inner.counters.vehicles_lost.add(lost.len() as u64);
+        if let Some(fleet) = inner.fleet.get() {
+            fleet.release(&lost);
+        }
+        lost.keys().for_each(|vehicle| (sessions.overtaken)(vehicle));
+    }
+}

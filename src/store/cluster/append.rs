@@ -1,0 +1,218 @@
+//! One append to the engine: admit, send, understand, and send again until it is known what became of it or time is up.
+//!
+//! Whether a record that nobody answered for was stored is found out by its message id (the engine knows a repeat) and by
+//! what stands in its stream; only what cannot be found out in time is `Unknown`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use uuid::Uuid;
+
+use super::super::feed::Patience;
+use super::super::metrics::count;
+use super::super::{Append, AppendError, Epoch, Expected, ReadError, StorePosition, record};
+use super::engine::Published;
+use super::{ENGINE, Inner};
+use crate::clock::Stopwatch;
+use crate::domain::VehicleId;
+
+/// Between attempts while the engine elects a leader or the connection is being made again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How often the copy is looked at while a record is awaited.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long somebody waits for the view that tells which records a stream has.
+const VIEW: Patience = Patience { turn: Duration::from_secs(2), turns: 2 };
+/// Records of one stream that can have come between an attempt and its repeat.
+const BETWEEN_MAX: usize = 1_000;
+
+/// A step on its way.
+pub struct Request {
+    stream: String,
+    expected: Expected,
+    fence: Option<(VehicleId, Epoch)>,
+    /// The idempotency key and the hash of the caller's body.
+    key: Option<(String, String)>,
+    /// By which the engine knows a repeat: the same for the same idempotency key at every gateway.
+    id: String,
+    body: Bytes,
+}
+
+impl Request {
+    pub fn new(step: &Append, body: Vec<u8>, nonce: Uuid) -> Self {
+        let key = step.idempotency.as_ref().map(|given| (given.key.clone(), given.body.clone()));
+        let id = match &key {
+            Some((key, _)) => hex::encode(&digest(&SHA256, key.as_bytes()).as_ref()[..16]),
+            None => nonce.simple().to_string(),
+        };
+        Self {
+            stream: step.stream.clone(),
+            expected: step.expected,
+            fence: step.fence.clone(),
+            key,
+            id,
+            body: body.into(),
+        }
+    }
+}
+
+type Outcome = Result<StorePosition, AppendError>;
+
+pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
+    let watch = Stopwatch::start();
+    let mut may_be_stored = false;
+    loop {
+        if !may_be_stored {
+            admit(inner, request).await?;
+        }
+        let last = match request.expected {
+            Expected::Any => None,
+            Expected::Last(position) => Some(position.0),
+        };
+        let published = inner.engine.publish(&request.stream, last, &request.id, request.body.clone()).await;
+        match published {
+            Published::Stored(number) => return Ok(stored(inner, number)),
+            Published::Duplicate(number) => return duplicate(inner, request, number).await,
+            Published::WrongLast(actual) => {
+                if let Some(outcome) = conflict(inner, request, last.unwrap_or(0), actual).await {
+                    return outcome;
+                }
+            }
+            Published::TooLarge => return Err(AppendError::TooLarge { limit: inner.engine.client().max_payload() }),
+            Published::NoRoom if !may_be_stored => return Err(AppendError::Full("the engine's disk")),
+            Published::NoRoom | Published::Away => {}
+            Published::Unsure => may_be_stored = true,
+        }
+        if watch.elapsed() > inner.timeout || inner.is_closing.load(Ordering::SeqCst) {
+            return Err(match may_be_stored {
+                true => AppendError::Unknown("the engine did not say whether it stored the step"),
+                false => AppendError::Full(ENGINE),
+            });
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn stored(inner: &Inner, number: u64) -> StorePosition {
+    inner.shared.feed.expect(number);
+    StorePosition(number)
+}
+
+/// What the copy here knows already need not be asked of the engine. It may be a moment late: then the engine refuses.
+async fn admit(inner: &Arc<Inner>, request: &Request) -> Result<(), AppendError> {
+    if let Some((key, _)) = &request.key {
+        let position = inner.shared.ledger().answers.position(inner.shared.namer.name(key));
+        if let Some(position) = position {
+            return Err(answered(inner, request, position).await);
+        }
+    }
+    if let Some((vehicle, epoch)) = &request.fence
+        && !inner.shared.claims().permits(vehicle, *epoch)
+    {
+        count(&inner.shared.metrics.fenced);
+        return Err(AppendError::Fenced);
+    }
+    Ok(())
+}
+
+/// The record at `number` came first under our message id: our own, sent twice, or another's with the same idempotency key.
+async fn duplicate(inner: &Arc<Inner>, request: &Request, number: u64) -> Outcome {
+    inner.shared.feed.expect(number);
+    if !reach(inner, number).await {
+        return Err(AppendError::Unknown("the record that came first has not arrived here"));
+    }
+    let own = request.body.clone();
+    let read = read(inner, move |inner| inner.shared.reader.numbered(number).map(|raw| raw.body == own));
+    match read.await {
+        Ok(true) => Ok(StorePosition(number)),
+        Ok(false) => Err(answered(inner, request, number).await),
+        Err(_) => Err(AppendError::Unknown("the record that came first cannot be read")),
+    }
+}
+
+/// What a repeat of the idempotency key is told by the record that has it.
+async fn answered(inner: &Arc<Inner>, request: &Request, position: u64) -> AppendError {
+    let Some((key, body)) = request.key.clone() else {
+        return AppendError::Unknown("the engine knows the step from another record");
+    };
+    let found =
+        read(inner, move |inner| inner.shared.reader.numbered(position).and_then(|raw| record::answer(&raw, &key)));
+    match found.await {
+        Ok(Some((known, answer))) if known == body => {
+            count(&inner.shared.metrics.duplicates);
+            AppendError::Duplicate { answer }
+        }
+        Ok(Some(_)) => AppendError::KeyReused,
+        Ok(None) => AppendError::Unknown("the engine knows the step from another record"),
+        Err(error) => {
+            tracing::error!(position, %error, "an earlier answer cannot be read");
+            AppendError::Full("an earlier answer cannot be read")
+        }
+    }
+}
+
+/// The stream's last record is not the expected one. Perhaps because an attempt of ours was stored after all; perhaps by a
+/// repeat of the idempotency key elsewhere. `None` = the copy is too far behind to tell: try again.
+async fn conflict(inner: &Arc<Inner>, request: &Request, expected: u64, actual: u64) -> Option<Outcome> {
+    inner.shared.feed.expect(actual);
+    if actual > 0 && !reach(inner, actual).await {
+        return None;
+    }
+    if let Err(error) = admit(inner, request).await
+        && matches!(error, AppendError::Duplicate { .. } | AppendError::KeyReused)
+        && !matches!(find_own(inner, request, expected).await, Ok(Some(_)))
+    {
+        return Some(Err(error));
+    }
+    match find_own(inner, request, expected).await {
+        Ok(Some(number)) => Some(Ok(stored(inner, number))),
+        Ok(None) => {
+            count(&inner.shared.metrics.conflicts);
+            Some(Err(AppendError::Conflict { actual: StorePosition(actual) }))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot look what stands in the stream");
+            None
+        }
+    }
+}
+
+/// Our own body among the stream's records after the expected one.
+async fn find_own(inner: &Arc<Inner>, request: &Request, expected: u64) -> Result<Option<u64>, ReadError> {
+    let (stream, own) = (request.stream.clone(), request.body.clone());
+    read(inner, move |inner| {
+        inner.shared.feed.wait_applied(VIEW).map_err(|not| ReadError::Unavailable(not.0))?;
+        let places = inner.shared.with_view(|view| view.places(&stream, expected, BETWEEN_MAX))?;
+        for (number, place) in places {
+            if inner.shared.reader.at(place)?.body == own {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+/// Waits until the copy here has the record; false when it does not come in the time of an append.
+async fn reach(inner: &Inner, number: u64) -> bool {
+    let watch = Stopwatch::start();
+    while inner.shared.feed.durable() < number {
+        if watch.elapsed() > inner.timeout || inner.is_closing.load(Ordering::SeqCst) {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    true
+}
+
+/// Reads the disk off the thread that speaks with the engine.
+async fn read<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    let inner = Arc::clone(inner);
+    let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+    done.unwrap_or_else(|_| Err(ReadError::Unavailable("the store is stopping".into())))
+}

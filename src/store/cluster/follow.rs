@@ -1,0 +1,182 @@
+//! From the engine's stream to the copy here: every record once, in order, from where the copy ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::super::OpenError;
+use super::super::replica::Arrived;
+use super::Inner;
+use super::engine::{DURABLE, StreamState};
+use crate::clock::Stopwatch;
+
+/// Between attempts to read the stream.
+const AGAIN: Duration = Duration::from_millis(200);
+/// While the disk has more than it can take.
+const FULL: Duration = Duration::from_millis(2);
+/// A copy that stands still for so long although there are records is read anew.
+const STALL: Duration = Duration::from_millis(1_500);
+const LOOK: Duration = Duration::from_millis(500);
+/// After so long without a record that is known to be there, or without any server, nothing is promised: what is known here
+/// of others' idempotency keys is too old.
+const BEHIND: Duration = Duration::from_secs(10);
+
+/// Is the copy here a copy of this stream?
+pub async fn check_copy(inner: &Inner, stream: &StreamState) -> Result<(), OpenError> {
+    let last = inner.shared.feed.durable();
+    if last == 0 {
+        return Ok(());
+    }
+    if last > stream.last {
+        return Err(OpenError::Engine(format!(
+            "its stream ends with record {}, and the copy here has {last}: the servers lost what was promised. Nothing was \
+             changed; `cardea migrate` gives the stream what this copy has and it lacks",
+            stream.last
+        )));
+    }
+    let failed = |why: String| OpenError::Engine(format!("record {last} of its stream cannot be compared: {why}"));
+    let theirs = inner.engine.record(last).await.map_err(failed)?;
+    let ours = inner.shared.reader.numbered(last).map_err(|error| failed(error.to_string()))?;
+    if ours.body != theirs {
+        return Err(OpenError::Engine(format!(
+            "record {last} of its stream is another than in the copy here: one of them was altered or belongs to another \
+             fleet. Nothing was changed; begin with an empty data directory if the stream is right"
+        )));
+    }
+    Ok(())
+}
+
+/// Waits until the copy has what the stream had at the start; as long as it gets on.
+pub async fn catch_up(inner: &Inner, last: u64) -> Result<(), OpenError> {
+    const STANDSTILL: Duration = Duration::from_secs(60);
+    let (mut seen, mut watch, mut told) = (0, Stopwatch::start(), Stopwatch::start());
+    loop {
+        let durable = inner.shared.feed.durable();
+        if durable >= last {
+            return Ok(());
+        }
+        if durable > seen {
+            (seen, watch) = (durable, Stopwatch::start());
+        }
+        if watch.elapsed() > STANDSTILL {
+            return Err(OpenError::Engine(format!("its records do not arrive: {durable} of {last} are here")));
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Stopwatch::start();
+            tracing::info!(records = durable, of = last, "the copy of the cluster's journal is being made");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Follows the stream until the store closes.
+pub async fn run(inner: Arc<Inner>, copies: SyncSender<Option<Arrived>>) {
+    let mut follower = Follower { handed: inner.shared.feed.durable(), inner, copies };
+    while !follower.is_over() {
+        if let Err(problem) = follower.follow().await
+            && !follower.is_over()
+        {
+            tracing::warn!(problem, after = follower.handed, "the cluster's journal is read anew");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Notes when the copy has been without news of the engine for too long, and when that is over.
+pub async fn watch(inner: Arc<Inner>) {
+    let mut heard = Stopwatch::start();
+    while !inner.is_closing.load(Ordering::SeqCst) {
+        match inner.engine.state().await {
+            Ok(state) => {
+                inner.shared.feed.expect(state.last);
+                if reached(&inner, state.last).await {
+                    heard = Stopwatch::start();
+                }
+            }
+            Err(problem) => tracing::debug!(problem, "the engine does not say how far it is"),
+        }
+        let is_behind = heard.elapsed() > BEHIND;
+        if inner.is_behind.swap(is_behind, Ordering::Relaxed) != is_behind {
+            tracing::warn!(is_behind, "the cluster's engine");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Does the copy get there soon?
+async fn reached(inner: &Inner, last: u64) -> bool {
+    let watch = Stopwatch::start();
+    while inner.shared.feed.durable() < last {
+        if watch.elapsed() > BEHIND || inner.is_closing.load(Ordering::SeqCst) {
+            return false;
+        }
+        tokio::time::sleep(AGAIN / 10).await;
+    }
+    true
+}
+
+struct Follower {
+    inner: Arc<Inner>,
+    copies: SyncSender<Option<Arrived>>,
+    /// The newest record on its way to the disk.
+    handed: u64,
+}
+
+impl Follower {
+    fn is_over(&self) -> bool {
+        self.inner.is_closing.load(Ordering::SeqCst) || self.inner.shared.stop_reason.get().is_some()
+    }
+
+    async fn follow(&mut self) -> Result<(), String> {
+        let mut messages = self.inner.engine.follow(self.handed + 1).await?;
+        let (mut look, mut behind) = (tokio::time::interval(LOOK), Stopwatch::start());
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let message = message.ok_or("the servers ended it")?.map_err(|error| error.to_string())?;
+                    self.take(&message).await?;
+                    behind = Stopwatch::start();
+                }
+                _ = look.tick() => {
+                    if self.is_over() {
+                        return Ok(());
+                    }
+                    let is_awaited = self.inner.shared.feed.promised() > self.handed;
+                    if !is_awaited {
+                        behind = Stopwatch::start();
+                    } else if behind.elapsed() > STALL {
+                        return Err("a record that was promised does not arrive".into());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, message: &async_nats::jetstream::Message) -> Result<(), String> {
+        let number = message.info().map_err(|error| error.to_string())?.stream_sequence;
+        if number <= self.handed {
+            return Ok(());
+        }
+        if number > self.handed + 1 {
+            return Err(format!("record {number} came after {}", self.handed));
+        }
+        let durable = message.headers.as_ref().and_then(|headers| headers.get(DURABLE));
+        let durable = durable.map_or(Ok(0), |durable| durable.as_str().parse());
+        let durable = durable.map_err(|_| format!("record {number} has an odd {DURABLE}"))?;
+        let mut arrived = Some(Arrived { number, durable, body: message.payload.to_vec() });
+        loop {
+            match self.copies.try_send(arrived) {
+                Ok(()) => break,
+                Err(TrySendError::Full(again)) => arrived = again,
+                Err(TrySendError::Disconnected(_)) => return Err("the copy takes nothing any more".into()),
+            }
+            tokio::time::sleep(FULL).await;
+        }
+        self.handed = number;
+        Ok(())
+    }
+}
