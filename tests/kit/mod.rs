@@ -4,6 +4,7 @@
 pub mod car;
 pub mod console;
 pub mod halted;
+pub mod nats;
 pub mod receiver;
 
 use std::io::{BufRead, BufReader, Read};
