@@ -87,7 +87,7 @@ fn writer_process() {
             })
             .collect();
         let first = n + 1 - steps.len() as u64;
-        for (index, done) in append_all(&store, steps).into_iter().enumerate() {
+        for (index, done) in append_all(&*store, steps).into_iter().enumerate() {
             done.unwrap();
             println!("acknowledged {}", first + index as u64);
         }

@@ -17,7 +17,7 @@ fn template() -> tempfile::TempDir {
     let dir = scratch();
     let store = open(dir.path());
     let steps = (1..=RECORDS).map(|n| big_step(&format!("s/{}", n % 3), n, 20_000)).collect();
-    assert!(append_all(&store, steps).iter().all(Result::is_ok));
+    assert!(append_all(&*store, steps).iter().all(Result::is_ok));
     store.close();
     dir
 }
@@ -237,12 +237,12 @@ fn another_journals_head_or_segment_is_refused() {
 fn older_copy_of_the_journal_under_its_own_head_is_refused() {
     let dir = scratch();
     let store = open(dir.path());
-    append_all(&store, (1..=5).map(|n| step("s", n)).collect());
+    append_all(&*store, (1..=5).map(|n| step("s", n)).collect());
     store.close();
     drop(store);
     let older = copied(dir.path());
     let store = open(dir.path());
-    append_all(&store, (6..=9).map(|n| step("s", n)).collect());
+    append_all(&*store, (6..=9).map(|n| step("s", n)).collect());
     store.close();
     drop(store);
     let segment = &segments(dir.path())[0];
@@ -326,8 +326,8 @@ fn damaged_view_is_made_again_with_the_same_answers() {
 fn view_after_a_crash_is_kept_in_the_same_boot_and_made_again_in_another() {
     let dir = scratch();
     let store = open(dir.path());
-    append_all(&store, (1..=50).map(|n| step("s", n)).collect());
-    assert_eq!(numbers(&store, "s").len(), 50);
+    append_all(&*store, (1..=50).map(|n| step("s", n)).collect());
+    assert_eq!(numbers(&*store, "s").len(), 50);
     drop(store);
     let rebuilds = |store: &LocalStore| store.metrics().view_rebuilds.load(std::sync::atomic::Ordering::Relaxed);
     let mark = dir.path().join("view.mark");
@@ -335,23 +335,23 @@ fn view_after_a_crash_is_kept_in_the_same_boot_and_made_again_in_another() {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert!(text.contains(boot.trim()));
     let store = open(dir.path());
-    assert_eq!(numbers(&store, "s").len(), 50);
+    assert_eq!(numbers(&*store, "s").len(), 50);
     drop(store);
     std::fs::write(&mark, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000")).unwrap();
     let store = open(dir.path());
-    assert_eq!((numbers(&store, "s").len(), rebuilds(&store)), (50, 1));
+    assert_eq!((numbers(&*store, "s").len(), rebuilds(&store)), (50, 1));
 }
 
 #[test]
 fn view_ahead_of_the_journal_is_made_again() {
     let dir = scratch();
     let store = open(dir.path());
-    append_all(&store, (1..=5).map(|n| step("s", n)).collect());
+    append_all(&*store, (1..=5).map(|n| step("s", n)).collect());
     store.close();
     drop(store);
     let older = copied(dir.path());
     let store = open(dir.path());
-    append_all(&store, (6..=9).map(|n| step("s", n)).collect());
+    append_all(&*store, (6..=9).map(|n| step("s", n)).collect());
     store.close();
     drop(store);
     // A backup of journal and head was put back, the newer view and snapshots were left.
@@ -361,16 +361,16 @@ fn view_ahead_of_the_journal_is_made_again() {
     }
     std::fs::copy(dir.path().join("view.mark"), older.path().join("view.mark")).unwrap();
     let store = open(older.path());
-    assert_eq!(numbers(&store, "s"), [1, 2, 3, 4, 5]);
+    assert_eq!(numbers(&*store, "s"), [1, 2, 3, 4, 5]);
     assert!(store.get(Table::Commands, "00000009").unwrap().is_none());
     // And when the journal then grows past it, the position alone must not make it believed.
-    append_all(&store, (20..=30).map(|n| step("s", n)).collect());
+    append_all(&*store, (20..=30).map(|n| step("s", n)).collect());
     drop(store);
     std::fs::remove_dir_all(older.path().join("view")).unwrap();
     copy_dir(&dir.path().join("view"), &older.path().join("view"));
     std::fs::copy(dir.path().join("view.mark"), older.path().join("view.mark")).unwrap();
     let store = open(older.path());
-    assert_eq!(numbers(&store, "s").len(), 16);
+    assert_eq!(numbers(&*store, "s").len(), 16);
     assert!(store.get(Table::Commands, "00000009").unwrap().is_none());
 }
 
@@ -395,8 +395,8 @@ fn damaged_snapshot_is_passed_over() {
 fn view_spoiled_while_running_is_made_again_and_promises_go_on() {
     let dir = scratch();
     let store = open(dir.path());
-    append_all(&store, (1..=20).map(|n| step("s", n)).collect());
-    assert_eq!(numbers(&store, "s").len(), 20);
+    append_all(&*store, (1..=20).map(|n| step("s", n)).collect());
+    assert_eq!(numbers(&*store, "s").len(), 20);
     // The view of another directory, whose rows are not JSON, is what a sick view looks like from above.
     drop(store);
     {
@@ -407,7 +407,7 @@ fn view_spoiled_while_running_is_made_again_and_promises_go_on() {
     }
     let store = open(dir.path());
     assert!(store.get(Table::Commands, "00000007").is_err());
-    let done = append_all(&store, vec![step("s", 21)]);
+    let done = append_all(&*store, vec![step("s", 21)]);
     assert!(done[0].is_ok(), "{done:?}");
     let deadline = cardea::clock::Stopwatch::start();
     let row = loop {
@@ -418,7 +418,7 @@ fn view_spoiled_while_running_is_made_again_and_promises_go_on() {
         std::thread::yield_now();
     };
     assert_eq!(row.unwrap().get(), r#"{"stream":"s"}"#);
-    assert_eq!(numbers(&store, "s").len(), 21);
+    assert_eq!(numbers(&*store, "s").len(), 21);
     assert!(dir.path().join("view.old").exists());
     assert_eq!(store.health().view_problem, None);
 }

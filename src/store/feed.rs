@@ -203,20 +203,6 @@ impl Feed {
     pub fn wait_applied(&self, patience: Patience) -> Result<u64, NotApplied> {
         let state = self.state();
         let target = state.durable.max(state.promised);
-        self.wait_applied_to(state, target, patience)
-    }
-
-    /// Waits until the view has this record.
-    pub fn wait_until(&self, target: u64, patience: Patience) -> Result<u64, NotApplied> {
-        self.wait_applied_to(self.state(), target, patience)
-    }
-
-    fn wait_applied_to(
-        &self,
-        state: MutexGuard<'_, State>,
-        target: u64,
-        patience: Patience,
-    ) -> Result<u64, NotApplied> {
         let state = self.await_view(state, patience, |state| state.applied < target);
         if let Some(problem) = &state.view_problem {
             return Err(NotApplied(problem.clone()));

@@ -75,13 +75,13 @@ pub fn wait(appending: Appending) -> Result<StorePosition, AppendError> {
 }
 
 /// Sends all before waiting for any, so that they share batches.
-pub fn append_all(store: &LocalStore, steps: Vec<Append>) -> Vec<Result<StorePosition, AppendError>> {
+pub fn append_all(store: &dyn Store, steps: Vec<Append>) -> Vec<Result<StorePosition, AppendError>> {
     let appending: Vec<_> = steps.into_iter().map(|step| store.append(step)).collect();
     appending.into_iter().map(wait).collect()
 }
 
 /// The numbers in the stream's events, in order.
-pub fn numbers(store: &LocalStore, stream: &str) -> Vec<u64> {
+pub fn numbers(store: &dyn Store, stream: &str) -> Vec<u64> {
     let mut after = StorePosition(0);
     let mut numbers = Vec::new();
     loop {

@@ -37,6 +37,7 @@ pub struct Request {
     key: Option<(String, String)>,
     /// By which the engine knows a repeat: the same for the same idempotency key at every gateway.
     id: String,
+    append: Uuid,
     body: Bytes,
 }
 
@@ -53,6 +54,7 @@ impl Request {
             fence: step.fence.clone(),
             key,
             id,
+            append: nonce,
             body: body.into(),
         }
     }
@@ -71,10 +73,13 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
             Expected::Any => None,
             Expected::Last(position) => Some(position.0),
         };
-        let published = inner.engine.publish(&request.stream, last, &request.id, request.body.clone()).await;
+        let published =
+            inner.engine.publish(&request.stream, last, (&request.id, request.append), request.body.clone()).await;
         match published {
             Published::Stored(number) => return Ok(stored(inner, number)),
             Published::Duplicate(number) => return duplicate(inner, request, number).await,
+            // Another is being stored now, and will be the last in a moment.
+            Published::WrongLast(actual) if last.is_some_and(|last| actual <= last) => {}
             Published::WrongLast(actual) => {
                 if let Some(outcome) = conflict(inner, request, last.unwrap_or(0), actual).await {
                     return outcome;
@@ -125,11 +130,22 @@ async fn duplicate(inner: &Arc<Inner>, request: &Request, number: u64) -> Outcom
     }
     let own = request.body.clone();
     let read = read(inner, move |inner| inner.shared.reader.numbered(number).map(|raw| raw.body == own));
-    match read.await {
+    let is_own = match read.await {
+        Ok(true) => is_own(inner, request, number).await,
+        Ok(false) => Ok(false),
+        Err(error) => Err(error),
+    };
+    match is_own {
         Ok(true) => Ok(StorePosition(number)),
         Ok(false) => Err(answered(inner, request, number).await),
         Err(_) => Err(AppendError::Unknown("the record that came first cannot be read")),
     }
+}
+
+/// Whether the record, which says the same, is of this very append.
+async fn is_own(inner: &Inner, request: &Request, number: u64) -> Result<bool, ReadError> {
+    let append = inner.engine.append_of(number).await.map_err(ReadError::Unavailable)?;
+    Ok(append == Some(request.append))
 }
 
 /// What a repeat of the idempotency key is told by the record that has it.
@@ -182,17 +198,19 @@ async fn conflict(inner: &Arc<Inner>, request: &Request, expected: u64, actual: 
 /// Our own body among the stream's records after the expected one.
 async fn find_own(inner: &Arc<Inner>, request: &Request, expected: u64) -> Result<Option<u64>, ReadError> {
     let (stream, own) = (request.stream.clone(), request.body.clone());
-    read(inner, move |inner| {
+    let alike = read(inner, move |inner| {
         inner.shared.feed.wait_applied(VIEW).map_err(|not| ReadError::Unavailable(not.0))?;
         let places = inner.shared.with_view(|view| view.places(&stream, expected, BETWEEN_MAX))?;
-        for (number, place) in places {
-            if inner.shared.reader.at(place)?.body == own {
-                return Ok(Some(number));
-            }
+        let is_alike = |place| Ok::<_, ReadError>(inner.shared.reader.at(place)?.body == own);
+        let alike = places.into_iter().map(|(number, place)| Ok(is_alike(place)?.then_some(number)));
+        alike.filter_map(Result::transpose).collect::<Result<Vec<u64>, ReadError>>()
+    });
+    for number in alike.await? {
+        if is_own(inner, request, number).await? {
+            return Ok(Some(number));
         }
-        Ok(None)
-    })
-    .await
+    }
+    Ok(None)
 }
 
 /// Waits until the copy here has the record; false when it does not come in the time of an append.

@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::super::OpenError;
 use super::super::frame::MAX_BODY;
@@ -27,6 +28,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Headers beside a record of the largest size.
 const HEADERS_MAX: usize = 4 * 1024;
 const JOURNAL: &str = "cardea-journal";
+/// Tells the attempts of one append from those of another that happens to say the same.
+const APPEND: &str = "Cardea-Append";
 /// Carries the mark of a record that was copied from a single machine's journal.
 pub const DURABLE: &str = "Cardea-Durable";
 
@@ -161,10 +164,19 @@ impl Engine {
         Ok(message.payload)
     }
 
-    /// Tries once. `last`: what must be the newest record of the stream; `id`: by which a repeat is known.
-    pub async fn publish(&self, stream: &str, last: Option<u64>, id: &str, body: Bytes) -> Published {
+    /// Which append brought the record.
+    pub async fn append_of(&self, number: u64) -> Result<Option<Uuid>, String> {
+        let stream = self.context.get_stream_no_info(&self.name).await.map_err(|error| error.to_string())?;
+        let message = stream.get_raw_message(number).await.map_err(|error| error.to_string())?;
+        Ok(message.headers.get(APPEND).and_then(|append| append.as_str().parse().ok()))
+    }
+
+    /// Tries once. `last`: what must be the newest record of the stream; `id`: by which a repeat is known; `append`: whose
+    /// attempt it is.
+    pub async fn publish(&self, stream: &str, last: Option<u64>, (id, append): (&str, Uuid), body: Bytes) -> Published {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        headers.insert(APPEND, append.to_string());
         if let Some(last) = last {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
         }

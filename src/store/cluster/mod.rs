@@ -19,13 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use engine::Engine;
+use owners::Owners;
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
-use uuid::Uuid;
-
-pub use engine::{Engine, Published};
-use owners::Owners;
 
 use super::local::LocalStore;
 use super::metrics::count;
@@ -54,13 +52,10 @@ pub struct ClusterStore {
 /// What the tasks of the store share.
 struct Inner {
     engine: Engine,
-    local: Arc<LocalStore>,
     shared: Arc<Shared>,
     clock: Clock,
     owners: Arc<Owners>,
     node: String,
-    /// Tells this process from another of the same name.
-    process: Uuid,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
     queue_max: usize,
@@ -101,11 +96,9 @@ impl ClusterStore {
         let inner = Arc::new(Inner {
             engine,
             shared: Arc::clone(&local.shared),
-            local: Arc::clone(&local),
             clock,
             owners,
             node: config.cluster.node.clone(),
-            process,
             timeout: Duration::from_millis(config.cluster.append_timeout_ms),
             in_flight: Arc::new(Semaphore::new(config.data.queue_max)),
             queue_max: config.data.queue_max,
