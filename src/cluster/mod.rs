@@ -5,6 +5,7 @@
 
 mod members;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use members::{HELLO_EVERY, Hello, Members};
 const CALLS_MAX: usize = 1_024;
 /// After a change of who lives, others may change too: one look for all of them.
 const ADOPT_AFTER: Duration = Duration::from_millis(300);
+/// A server through which our own word does not come back for so long is left for another.
+const DEAF: Duration = Duration::from_millis(1_500);
 /// A gateway that reaches no server for so long lets its cars go: elsewhere they can be reached.
 const ALONE: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,8 @@ struct Inner {
     changed: Notify,
     /// Filled in once, when there is a fleet.
     fleet: OnceLock<FleetHandle>,
+    /// When our own word came back last: the way to the servers is open.
+    heard_self: AtomicU64,
     runtime: Mutex<Option<Runtime>>,
     pub counters: Counters,
 }
@@ -90,6 +95,7 @@ impl Cluster {
             members: Mutex::default(),
             changed: Notify::new(),
             fleet: OnceLock::new(),
+            heard_self: AtomicU64::new(0),
             runtime: Mutex::new(Some(runtime)),
             counters: Counters::default(),
         })))
@@ -178,6 +184,8 @@ impl Inner {
             if hello.process != self.owners.process() {
                 tracing::error!(node = self.node, "another gateway has the same cluster.node: each needs its own");
             }
+            let now = u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.heard_self.store(now, Ordering::Relaxed);
             return;
         }
         if self.members().heard(&hello, self.clock.elapsed()) {
@@ -260,18 +268,26 @@ async fn listen(inner: Arc<Inner>) {
 async fn say_hello(inner: Arc<Inner>, consoles: impl Fn() -> usize + Send + Sync, sessions: Arc<Sessions>) {
     let mut tick = tokio::time::interval(HELLO_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut reached = inner.clock.elapsed();
+    let begun = inner.clock.elapsed();
+    let mut turned = begun;
     loop {
         tick.tick().await;
         inner.say(consoles(), false).await;
         let now = inner.clock.elapsed();
-        if inner.is_connected() {
-            reached = now;
-        } else if now.saturating_sub(reached) > ALONE {
+        let heard = Duration::from_millis(inner.heard_self.load(Ordering::Relaxed)).max(begun);
+        let silence = now.saturating_sub(heard);
+        if silence > ALONE {
             (sessions.alone)();
         }
+        // A server that hangs keeps its connections; another one may answer.
+        if silence > DEAF && now.saturating_sub(turned) > DEAF {
+            turned = now;
+            if inner.is_connected() && inner.client.force_reconnect().await.is_err() {
+                tracing::debug!("the connection is being made anew already");
+            }
+        }
         // Who cannot hear does not know who is dead.
-        if inner.is_connected() && inner.members().sweep(now) {
+        if silence < DEAF && inner.members().sweep(now) {
             tracing::warn!("a gateway of the cluster is silent");
             inner.changed.notify_one();
         }

@@ -1,0 +1,294 @@
+//! The cluster's store among several gateways, with servers that die, and servers that are not to be trusted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+mod kit;
+mod store_kit;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cardea::clock::Clock;
+use cardea::config::Config;
+use cardea::domain::VehicleId;
+use cardea::store::{
+    Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, OpenError, Store, StorePosition, Table, verify,
+};
+use kit::nats::NatsCluster;
+use store_kit::*;
+use tokio::runtime::Runtime;
+
+struct Lab {
+    runtime: Runtime,
+    nats: NatsCluster,
+}
+
+impl Lab {
+    fn new(servers: usize) -> Option<Self> {
+        let runtime = Runtime::new().unwrap();
+        let nats = runtime.block_on(NatsCluster::start(servers))?;
+        Some(Self { runtime, nats })
+    }
+
+    fn config(&self, dir: &Path, node: &str, sets: &[&str]) -> Config {
+        let sets = sets.iter().map(|set| (*set).to_owned());
+        let sets: Vec<String> =
+            self.nats.sets().into_iter().chain([format!("cluster.node={node}")]).chain(sets).collect();
+        let config = cardea::config::parse("", Path::new("cardea.toml"), &sets).unwrap_or_else(|error| panic!("{error}"));
+        Config { data: data(dir), ..config }
+    }
+
+    fn open(&self, dir: &Path, node: &str) -> Arc<ClusterStore> {
+        self.try_open(dir, node, &[]).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_open(&self, dir: &Path, node: &str, sets: &[&str]) -> Result<Arc<ClusterStore>, OpenError> {
+        ClusterStore::open(&self.config(dir, node, sets), Clock::start())
+    }
+}
+
+fn claim(store: &dyn Store, vehicle: &VehicleId) -> Result<Epoch, AppendError> {
+    Runtime::new().unwrap().block_on(store.claim(vehicle))
+}
+
+/// Until the copy at this gateway has the record.
+fn until_copied(store: &dyn Store, position: u64) {
+    let since = Instant::now();
+    while store.tail(StorePosition(position - 1), 1).unwrap().is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(30), "record {position} does not arrive");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn gateways_have_the_same_records_rows_and_hashes() {
+    let Some(lab) = Lab::new(3) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (a, b) = (lab.open(one.path(), "a"), lab.open(two.path(), "b"));
+    for n in 0..60 {
+        let store = if n % 2 == 0 { &a } else { &b };
+        wait(store.append(step(&format!("s/{}", n % 3), n))).unwrap();
+    }
+    until_copied(&*a, 60);
+    until_copied(&*b, 60);
+    let records = |store: &dyn Store| {
+        let tail = store.tail(StorePosition(0), 100).unwrap();
+        tail.into_iter().map(|record| (record.position, record.stream, record.hash)).collect::<Vec<_>>()
+    };
+    assert_eq!(records(&*a), records(&*b));
+    assert_eq!(numbers(&*a, "s/1"), numbers(&*b, "s/1"));
+    assert_eq!(b.get(Table::Commands, "00000002").unwrap().unwrap().get(), r#"{"stream":"s/2"}"#);
+    a.close();
+    b.close();
+    // One that comes later reads the whole stream, and its chain is the same.
+    let three = scratch();
+    let c = lab.open(three.path(), "c");
+    assert_eq!(c.tail(StorePosition(0), 100).unwrap().len(), 60);
+    c.close();
+    let hash = |dir: &Path| verify(dir).unwrap().last_hash;
+    assert_eq!(hash(one.path()), hash(two.path()));
+    assert_eq!(hash(one.path()), hash(three.path()));
+}
+
+#[test]
+fn of_two_owners_the_newer_writes_and_the_older_is_refused_and_told() {
+    let Some(lab) = Lab::new(3) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (a, b) = (lab.open(one.path(), "a"), lab.open(two.path(), "b"));
+    let vehicle: VehicleId = "V-1".parse().unwrap();
+    let under = |epoch: Epoch, last: u64, n| Append {
+        fence: Some((vehicle.clone(), epoch)),
+        expected: Expected::Last(StorePosition(last)),
+        ..step("vehicle/V-1", n)
+    };
+    let first = claim(&*a, &vehicle).unwrap();
+    let kept = wait(a.append(under(first, first.0, 1))).unwrap();
+    let second = claim(&*b, &vehicle).unwrap();
+    assert_eq!(numbers(&*b, "vehicle/V-1"), [1], "who takes over sees all that was promised");
+    // The older one need not have heard of it: the engine refuses.
+    let late = wait(a.append(under(first, kept.0, 2)));
+    assert!(matches!(late, Err(AppendError::Conflict { .. } | AppendError::Fenced)), "{late:?}");
+    assert!(wait(b.append(under(second, second.0, 3))).is_ok());
+    let lost = lab.runtime.block_on(async { tokio::time::timeout(kit::PATIENCE, a.owners().lost()).await });
+    assert_eq!(lost.unwrap().get(&vehicle), Some(&second.0));
+    assert!(b.owners().is_ours(&vehicle) && !a.owners().is_ours(&vehicle));
+    assert_eq!(numbers(&*b, "vehicle/V-1"), [1, 3]);
+}
+
+#[test]
+fn an_idempotency_key_is_answered_once_at_whatever_gateways_it_comes() {
+    let Some(lab) = Lab::new(3) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (a, b) = (lab.open(one.path(), "a"), lab.open(two.path(), "b"));
+    for round in 0..30 {
+        let key = format!("key-{round}");
+        let asked = [a.append(keyed("s/a", 2 * round, &key, "b")), b.append(keyed("s/b", 2 * round + 1, &key, "b"))];
+        let outcomes: Vec<_> = lab.runtime.block_on(futures_util::future::join_all(asked));
+        let answer = match &outcomes[..] {
+            [Ok(_), Err(AppendError::Duplicate { answer })] => (answer, 2 * round),
+            [Err(AppendError::Duplicate { answer }), Ok(_)] => (answer, 2 * round + 1),
+            odd => panic!("{odd:?}"),
+        };
+        assert_eq!(answer.0.get(), format!("{{\"a\":{}}}", answer.1));
+    }
+}
+
+#[test]
+fn what_is_promised_while_servers_die_is_kept_once_and_in_order() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (a, b) = (lab.open(one.path(), "a"), lab.open(two.path(), "b"));
+    let stores: [Arc<ClusterStore>; 2] = [a, b];
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..8_u64)
+        .map(|writer| {
+            let (store, ended) = (Arc::clone(&stores[writer as usize % 2]), Arc::clone(&ended));
+            std::thread::spawn(move || {
+                let stream = format!("s/{writer}");
+                let (mut last, mut promised, mut unknown, mut slowest) = (0, Vec::new(), Vec::new(), Duration::ZERO);
+                for n in 0.. {
+                    if ended.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    let number = writer * 1_000_000 + n;
+                    let since = Instant::now();
+                    let expected = Expected::Last(StorePosition(last));
+                    match wait(store.append(Append { expected, ..step(&stream, number) })) {
+                        Ok(position) => {
+                            last = position.0;
+                            promised.push(number);
+                        }
+                        Err(AppendError::Unknown(_)) => {
+                            unknown.push(number);
+                            last = store.read(&stream, StorePosition(last), 1_000).unwrap().last().map_or(last, |r| r.position.0);
+                        }
+                        Err(AppendError::Full(_)) => std::thread::sleep(Duration::from_millis(20)),
+                        // An attempt that nobody knew of came through after all.
+                        Err(AppendError::Conflict { actual }) => last = actual.0,
+                        Err(error) => panic!("{error}"),
+                    }
+                    slowest = slowest.max(since.elapsed());
+                }
+                (stream, promised, unknown, slowest)
+            })
+        })
+        .collect();
+    for round in 0..4 {
+        std::thread::sleep(Duration::from_millis(700));
+        let leader = lab.runtime.block_on(lab.nats.until_led("CARDEA"));
+        if round % 2 == 0 {
+            lab.nats.kill(leader);
+            std::thread::sleep(Duration::from_secs(4));
+            lab.runtime.block_on(lab.nats.restart(leader));
+        } else {
+            lab.nats.stop(leader);
+            std::thread::sleep(Duration::from_secs(4));
+            lab.nats.resume(leader);
+        }
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut total = 0;
+    for writer in writers {
+        let (stream, promised, unknown, slowest) = writer.join().unwrap();
+        let kept = numbers(&*stores[0], &stream);
+        println!("{stream}: {} promised, {} unknown, slowest {slowest:?}", promised.len(), unknown.len());
+        assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "once and in order: {kept:?}");
+        let lost: Vec<_> = promised.iter().filter(|number| !kept.contains(number)).collect();
+        assert!(lost.is_empty(), "{stream} lost {lost:?}");
+        let strange: Vec<_> =
+            kept.iter().filter(|number| !promised.contains(number) && !unknown.contains(number)).collect();
+        assert!(strange.is_empty(), "{stream} kept what surely was not stored: {strange:?}");
+        total += promised.len();
+    }
+    assert!(total > 1_000, "only {total} were promised");
+}
+
+#[test]
+fn servers_that_may_lose_records_are_refused_unless_somebody_accepts_it() {
+    let runtime = Runtime::new().unwrap();
+    let Some(nats) = runtime.block_on(NatsCluster::start_unsynced(1)) else { return };
+    let lab = Lab { runtime, nats };
+    let dir = scratch();
+    let one_copy = ["cluster.replicas=1", "cluster.accept_unsafe=true"];
+    let accepted = lab.try_open(dir.path(), "a", &one_copy).unwrap_or_else(|error| panic!("{error}"));
+    wait(accepted.append(step("s", 1))).unwrap();
+    accepted.close();
+    drop(accepted);
+    let refused = lab.try_open(scratch().path(), "b", &[]).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("does not sync every write"), "{refused}");
+    // And where the servers sync, one copy is still one copy.
+    let Some(lab) = Lab::new(1) else { return };
+    let dir = scratch();
+    lab.try_open(dir.path(), "a", &one_copy).unwrap().close();
+    let refused = lab.try_open(scratch().path(), "b", &[]).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("1 copies"), "{refused}");
+    let stranger = ["cluster.system_user=cardea".to_owned(), lab.nats.sets()[3].replace("cluster.", "cluster.system_")];
+    let stranger = [one_copy[0], &stranger[0], &stranger[1]];
+    let refused = lab.try_open(scratch().path(), "c", &[&stranger[..], &one_copy[1..]].concat()).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("system account"), "{refused}");
+}
+
+#[test]
+fn a_copy_of_other_records_is_refused_and_nothing_is_touched() {
+    let Some(lab) = Lab::new(1) else { return };
+    let unsafe_sets = ["cluster.replicas=1", "cluster.accept_unsafe=true"];
+    let open = |dir: &Path| lab.try_open(dir, "a", &unsafe_sets);
+    // A single machine's journal.
+    let alone = scratch();
+    let local = LocalStore::open(&data(alone.path()), Clock::start()).unwrap();
+    wait(local.append(step("s", 1))).unwrap();
+    drop(local);
+    let refused = open(alone.path()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("another journal"), "{refused}");
+    assert_eq!(verify(alone.path()).unwrap().records, 1);
+    // A copy that has more than the stream has now.
+    let dir = scratch();
+    let store = open(dir.path()).unwrap();
+    wait(store.append(step("s", 1))).unwrap();
+    until_copied(&*store, 1);
+    store.close();
+    drop(store);
+    let local = LocalStore::open(&data(dir.path()), Clock::start()).unwrap();
+    wait(local.append(step("s", 2))).unwrap();
+    local.close();
+    drop(local);
+    let refused = open(dir.path()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("lost what was promised") && refused.contains("cardea migrate"), "{refused}");
+    assert_eq!(verify(dir.path()).unwrap().records, 2);
+    // One whose newest record says another thing.
+    let again = open(scratch().path()).unwrap();
+    wait(again.append(step("s", 7))).unwrap();
+    again.close();
+    let refused = open(dir.path()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("another than in the copy"), "{refused}");
+}
+
+#[test]
+fn without_any_server_appends_are_surely_refused_and_reads_go_on() {
+    let Some(mut lab) = Lab::new(3) else { return };
+    let dir = scratch();
+    let store = lab.try_open(dir.path(), "a", &["cluster.append_timeout_ms=1000"]).unwrap();
+    wait(store.append(step("s", 1))).unwrap();
+    assert_eq!(numbers(&*store, "s"), [1]);
+    (0..3).for_each(|server| lab.nats.kill(server));
+    let mut refused = Vec::new();
+    for n in 2..5 {
+        refused.push(wait(store.append(step("s", n))).unwrap_err());
+    }
+    assert!(matches!(refused[2], AppendError::Full("engine")), "{refused:?}");
+    assert_eq!(numbers(&*store, "s"), [1]);
+    assert!(matches!(claim(&*store, &"V-1".parse().unwrap()), Err(AppendError::Full(_))));
+    for server in 0..3 {
+        lab.nats.launch(server);
+    }
+    lab.runtime.block_on(lab.nats.ready());
+    let since = Instant::now();
+    while wait(store.append(step("s", 9))).is_err() {
+        assert!(since.elapsed() < Duration::from_secs(30), "promises are not taken again");
+    }
+    let kept = numbers(&*store, "s");
+    assert!(kept.starts_with(&[1]) && kept.ends_with(&[9]), "{kept:?}");
+    assert!(!kept.contains(&4), "what was surely not stored was not stored");
+}
