@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 pub use super::fleet_metrics::FleetMetrics;
+use super::follower::Follower;
 use super::loading::{load, load_registered};
 use super::schedule::{Schedule, TICK};
 use super::vehicle::{Answer, Ask, AskError, FromCar, Letter, SendToCar, Snapshot, Start, TellError, VehicleActor};
@@ -24,7 +25,7 @@ use crate::domain::key::KeyGrant;
 use crate::domain::vehicle::{Request, Rules, Vehicle};
 use crate::domain::{CommandId, Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::metrics::Count;
-use crate::store::{ReadError, Store};
+use crate::store::{ReadError, Store, Table};
 use crate::telemetry::{self, Telemetry};
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
@@ -289,6 +290,25 @@ impl FleetHandle {
 
     pub fn is_registered(&self, vehicle: &VehicleId) -> bool {
         self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner).contains(vehicle)
+    }
+
+    /// Keeps the list of registered vehicles as every gateway's records say. What else is known of a vehicle is known where
+    /// it is.
+    pub fn follow(&self, follower: &mut Follower) {
+        let shared = Arc::clone(&self.0.shared);
+        follower.add(
+            &[Table::Vehicles],
+            Box::new(move |changed| {
+                let unfit = |_| ReadError::Damaged(format!("vehicle row {}", changed.key));
+                let vehicle: VehicleId = changed.key.parse().map_err(unfit)?;
+                let mut registered = shared.registered.write().unwrap_or_else(PoisonError::into_inner);
+                match changed.row {
+                    Some(_) => registered.insert(vehicle),
+                    None => registered.remove(&vehicle),
+                };
+                Ok(())
+            }),
+        );
     }
 
     /// Asks every vehicle to send its state to the feed (a first console has come).

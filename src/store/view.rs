@@ -56,6 +56,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Sessions => 17,
         Table::StationSightings => 32,
         Table::Notifications => 30,
+        Table::LastUses => 31,
     }
 }
 
