@@ -44,6 +44,7 @@ use tokio::time::timeout;
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
+use crate::actors::follower::{Followed, Follower};
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::actors::peers::Peers;
 use crate::certs::Certs;
@@ -203,6 +204,9 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     let signer = Arc::new(read_signer("keys.signing_key", &config.keys.signing_key, &config)?);
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
+    // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
+    let mut follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
+    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
@@ -249,7 +253,7 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     let checkpoints = start_checkpoints(&config, clock, &engine.local, &signer);
     let guard_thread = Arbiter::new();
     guard_thread.spawn(pulses.beat("card-guard"));
-    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread)?;
+    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread, followed.clone())?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, engine, &fleet, &mqtt, feed_counters);
@@ -259,6 +263,7 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     telemetry.register(&metrics);
     guard.register(&metrics);
     notifier.register(&metrics);
+    followed.register(&metrics);
     let access = http::access::Access::new(&config).map_err(RunError::Access)?;
     if let Some(oidc) = &access.oidc {
         actix::spawn(Arc::clone(oidc).follow());
@@ -273,7 +278,7 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
         keyset,
         rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
-        guard,
+        guard: guard.clone(),
         feed,
         notifier: notifier.clone(),
         links: link_port(mqtt.links()),
@@ -281,6 +286,11 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
+    if let Some(mut follower) = follower.take() {
+        guard.follow(&mut follower);
+        fleet.follow(&mut follower);
+        actix::spawn(follower.run());
+    }
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
@@ -383,6 +393,7 @@ fn start_guard(
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
     thread: &Arbiter,
+    followed: Followed,
 ) -> Result<GuardHandle, RunError> {
     let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
@@ -399,6 +410,8 @@ fn start_guard(
         deadline: Duration::from_millis(config.payments.stripe.deadline_ms),
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.clone().recipient(),
+        followed,
+        looks_again: Arc::new(|| true),
     };
     Ok(GuardHandle::start(parts, &thread.handle())?)
 }

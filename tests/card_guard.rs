@@ -20,7 +20,7 @@ use cardea::domain::twin::Twin;
 use cardea::domain::vehicle::{Event, Vehicle};
 use cardea::domain::{KeyId, Money, Position, Principal, RentalId, RequestId, Timestamp, VehicleId};
 use cardea::store::{
-    Append, AppendError, Appending, Epoch, LocalStore, Observation, Order, Page, ReadError, Recorded, Store,
+    Append, AppendError, Appending, Changes, Epoch, LocalStore, Observation, Order, Page, ReadError, Recorded, Store,
     StoreHealth, StorePosition, Table,
 };
 use serde_json::value::RawValue;
@@ -84,6 +84,18 @@ impl Store for Door {
 
     fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.inner.tail(after, limit)
+    }
+
+    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError> {
+        self.inner.changes(after, limit, of)
+    }
+
+    fn news(&self) -> watch::Receiver<StorePosition> {
+        self.inner.news()
+    }
+
+    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
+        self.inner.newest(stream)
     }
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
@@ -164,6 +176,8 @@ fn guard_on(thread: &ArbiterHandle, store: Arc<dyn Store>, ask_vehicle: AskVehic
         deadline: Duration::from_millis(deadline_ms),
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.recipient(),
+        followed: Default::default(),
+        looks_again: Arc::new(|| true),
     };
     GuardHandle::start(parts, thread).unwrap()
 }

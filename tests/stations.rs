@@ -230,6 +230,8 @@ fn guard(store: Arc<LocalStore>) -> GuardHandle {
         deadline: Duration::from_secs(5),
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.recipient(),
+        followed: Default::default(),
+        looks_again: Arc::new(|| true),
     };
     GuardHandle::start(parts, &Arbiter::current()).unwrap()
 }

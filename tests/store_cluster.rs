@@ -35,7 +35,8 @@ impl Lab {
         let sets = sets.iter().map(|set| (*set).to_owned());
         let sets: Vec<String> =
             self.nats.sets().into_iter().chain([format!("cluster.node={node}")]).chain(sets).collect();
-        let config = cardea::config::parse("", Path::new("cardea.toml"), &sets).unwrap_or_else(|error| panic!("{error}"));
+        let config =
+            cardea::config::parse("", Path::new("cardea.toml"), &sets).unwrap_or_else(|error| panic!("{error}"));
         Config { data: data(dir), ..config }
     }
 
@@ -161,7 +162,11 @@ fn what_is_promised_while_servers_die_is_kept_once_and_in_order() {
                         }
                         Err(AppendError::Unknown(_)) => {
                             unknown.push(number);
-                            last = store.read(&stream, StorePosition(last), 1_000).unwrap().last().map_or(last, |r| r.position.0);
+                            last = store
+                                .read(&stream, StorePosition(last), 1_000)
+                                .unwrap()
+                                .last()
+                                .map_or(last, |r| r.position.0);
                         }
                         Err(AppendError::Full(_)) => std::thread::sleep(Duration::from_millis(20)),
                         // An attempt that nobody knew of came through after all.

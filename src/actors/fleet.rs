@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 pub use super::fleet_metrics::FleetMetrics;
+use super::follower::Follower;
 use super::loading::{load, load_registered};
 use super::peers::{Keeper, Peers};
 use super::schedule::{Schedule, TICK};
@@ -25,7 +26,7 @@ use crate::domain::key::KeyGrant;
 use crate::domain::vehicle::{Rules, Vehicle};
 use crate::domain::{Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::metrics::Count;
-use crate::store::{AppendError, Epoch, ReadError, Store};
+use crate::store::{AppendError, Epoch, ReadError, Store, Table};
 use crate::telemetry::Telemetry;
 
 mod routing;
@@ -267,6 +268,25 @@ impl FleetHandle {
 
     pub fn is_registered(&self, vehicle: &VehicleId) -> bool {
         self.0.shared.registered.read().unwrap_or_else(PoisonError::into_inner).contains(vehicle)
+    }
+
+    /// Keeps the list of registered vehicles as every gateway's records say. What else is known of a vehicle is known where
+    /// it is.
+    pub fn follow(&self, follower: &mut Follower) {
+        let shared = Arc::clone(&self.0.shared);
+        follower.add(
+            &[Table::Vehicles],
+            Box::new(move |changed| {
+                let unfit = |_| ReadError::Damaged(format!("vehicle row {}", changed.key));
+                let vehicle: VehicleId = changed.key.parse().map_err(unfit)?;
+                let mut registered = shared.registered.write().unwrap_or_else(PoisonError::into_inner);
+                match changed.row {
+                    Some(_) => registered.insert(vehicle),
+                    None => registered.remove(&vehicle),
+                };
+                Ok(())
+            }),
+        );
     }
 
     /// Asks every vehicle to send its state to the feed (a first console has come).

@@ -6,6 +6,7 @@ pub mod card_guard;
 pub mod feed;
 pub mod fleet;
 mod fleet_metrics;
+pub mod follower;
 mod loading;
 pub mod notifier;
 pub mod peers;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use actix::Actor;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::access::api_keys::ApiKey;
 use super::access::{Access, sha256};
@@ -19,8 +20,8 @@ use crate::config::Config;
 use crate::domain::{ApiKeyId, Role, Timestamp, VehicleId};
 use crate::metrics::Metrics;
 use crate::store::{
-    Append, AppendError, Appending, Claiming, Epoch, Expected, NewRow, Observation, Order, Page, ReadError, Recorded,
-    Store, StoreHealth, StorePosition, Table,
+    Append, AppendError, Appending, ChangedRow, Changes, Claiming, Epoch, Expected, NewRow, Observation, Order, Page,
+    ReadError, Recorded, Store, StoreHealth, StorePosition, Table,
 };
 use crate::telemetry::Telemetry;
 use crate::token::Signer;
@@ -30,11 +31,12 @@ pub const NOW_MS: i64 = 1_795_298_400_000;
 
 /// The store's port over maps. It keeps the contract of versions, idempotency and pages; it is not durable.
 #[derive(Default)]
-pub struct MemoryStore(Mutex<Content>);
+pub struct MemoryStore(Mutex<Content>, watch::Sender<StorePosition>);
 
 #[derive(Default, Clone)]
 struct Content {
     records: Vec<Recorded>,
+    changes: Vec<Changes>,
     tables: HashMap<Table, BTreeMap<String, Box<RawValue>>>,
     answers: HashMap<String, (String, Box<RawValue>)>,
     observations: Vec<Observation>,
@@ -51,7 +53,7 @@ impl MemoryStore {
 
     /// What a gateway that starts now would find.
     pub fn copy(&self) -> Self {
-        Self(Mutex::new(self.content().clone()))
+        Self(Mutex::new(self.content().clone()), watch::Sender::default())
     }
 
     /// From now on every append is refused as Full.
@@ -119,18 +121,25 @@ impl Content {
         if let Some(given) = step.idempotency {
             self.answers.insert(given.key, (given.body, given.answer));
         }
+        let mut changed = Vec::new();
         for change in step.view {
-            let rows = self.tables.entry(change.table).or_default();
-            match change.row {
-                NewRow::Json(json) => rows.insert(change.key, json),
-                NewRow::Removed => rows.remove(&change.key),
+            let row = match change.row {
+                NewRow::Json(json) => Some(json),
+                NewRow::Removed => None,
                 NewRow::OfEvent { event, member } => {
                     let event: BTreeMap<String, Box<RawValue>> =
                         serde_json::from_str(step.events[event as usize].get()).expect("an event is an object");
-                    rows.insert(change.key, event[member].clone())
+                    Some(event[member].clone())
                 }
             };
+            let rows = self.tables.entry(change.table).or_default();
+            match &row {
+                Some(json) => rows.insert(change.key.clone(), json.clone()),
+                None => rows.remove(&change.key),
+            };
+            changed.push(ChangedRow { table: change.table, key: change.key, row });
         }
+        self.changes.push(Changes { position, rows: changed });
         let Append { stream, at, by, events, .. } = step;
         let hash = hex::encode(sha256(format!("{position}{stream}").as_bytes()));
         self.records.push(Recorded { position, stream, at, by, events, hash });
@@ -141,6 +150,9 @@ impl Content {
 impl Store for MemoryStore {
     fn append(&self, step: Append) -> Appending {
         let outcome = self.content().append(step);
+        if let Ok(position) = outcome {
+            self.1.send_replace(position);
+        }
         Box::pin(std::future::ready(outcome))
     }
 
@@ -155,6 +167,27 @@ impl Store for MemoryStore {
 
     fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         Ok(self.content().records.iter().filter(|record| record.position > after).take(limit).cloned().collect())
+    }
+
+    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError> {
+        let content = self.content();
+        let wanted = content.changes.iter().filter(|changes| changes.position > after).take(limit).cloned();
+        Ok(wanted
+            .map(|mut changes| {
+                changes.rows.retain(|row| of.contains(&row.table));
+                changes
+            })
+            .collect())
+    }
+
+    fn news(&self) -> watch::Receiver<StorePosition> {
+        self.1.subscribe()
+    }
+
+    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
+        let content = self.content();
+        let newest = content.records.iter().rev().find(|record| record.stream == stream);
+        Ok(newest.map_or(StorePosition(0), |record| record.position))
     }
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+use super::StorePosition;
 use super::frame::Hash;
 use super::journal::Place;
 
@@ -88,6 +91,8 @@ pub struct Feed {
     progress: Condvar,
     /// For threads that only rest between their turns.
     ending: Condvar,
+    /// For followers of the journal, who are tasks.
+    news: watch::Sender<StorePosition>,
 }
 
 /// The view is not up to date, and why.
@@ -113,7 +118,11 @@ impl Feed {
             state.ring_bytes -= gone.body.len();
         }
         let is_news = was_idle || (state.is_urgent() && !was_urgent);
+        let durable = state.durable;
         drop(state);
+        if self.news.receiver_count() > 0 {
+            self.news.send_replace(StorePosition(durable));
+        }
         if is_news {
             self.work.notify_one();
         }
@@ -132,6 +141,11 @@ impl Feed {
 
     pub fn set_durable(&self, durable: u64) {
         self.state().durable = durable;
+    }
+
+    /// Changes with each durable batch from now on.
+    pub fn news(&self) -> watch::Receiver<StorePosition> {
+        self.news.subscribe()
     }
 
     pub fn durable(&self) -> u64 {

@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::applier::{self, Applier};
 use super::committer::{Answer, Committer, Request};
 use super::feed::{Mode, Patience};
 use super::frame::Body;
 use super::journal::{self, Journal};
-use super::ledger::{Ledger, Namer};
+use super::ledger::{End, Ledger, Namer};
 use super::lock::Lock;
 use super::metrics::count;
 use super::open_error::OpenError;
@@ -28,8 +28,8 @@ use super::row::Row;
 use super::shared::{CLOSED, DISK, Parts, QUEUE, Shared};
 use super::track::{Track, TrackWriter};
 use super::{
-    Append, AppendError, Appending, Claiming, Observation, Order, Page, ReadError, Recorded, Store, StoreHealth,
-    StoreMetrics, StorePosition, Table, record, segment, snapshot,
+    Append, AppendError, Appending, Changes, Claiming, Observation, Order, Page, ReadError, Recorded, Store,
+    StoreHealth, StoreMetrics, StorePosition, Table, record, segment, snapshot,
 };
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
@@ -37,6 +37,8 @@ use crate::domain::{Timestamp, VehicleId};
 
 /// The most records or rows one read gives.
 pub const READ_MAX: usize = 10_000;
+/// Bytes of records after which a read of their changes ends.
+const CHANGES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a read waits for the view to have what was acknowledged: a view that has an import of a whole country before
 /// it gets there, one that stands still does not.
 const READ_WAIT: Patience = Patience { turn: Duration::from_secs(2), turns: 5 };
@@ -474,6 +476,35 @@ impl Store for LocalStore {
     fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let until = self.shared.feed.durable().min(after.0.saturating_add(limit.min(READ_MAX) as u64));
         self.shared.reader.walk(after.0, until).map(|raw| record::recorded(&raw?)).collect()
+    }
+
+    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError> {
+        let until = self.shared.feed.durable().min(after.0.saturating_add(limit.min(READ_MAX) as u64));
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        for raw in self.shared.reader.walk(after.0, until) {
+            let raw = raw?;
+            bytes += raw.body.len();
+            all.push(record::changes(&raw, of)?);
+            if bytes >= CHANGES_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn news(&self) -> watch::Receiver<StorePosition> {
+        self.shared.feed.news()
+    }
+
+    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
+        let end = self.shared.ledger().streams.end(self.shared.namer.name(stream));
+        match end {
+            End::At(position) => Ok(StorePosition(position)),
+            End::AskView => {
+                self.caught_up()?;
+                self.shared.with_view(|view| view.stream_end(stream)).map(StorePosition)
+            }
+        }
     }
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {

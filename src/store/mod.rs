@@ -49,6 +49,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use crate::domain::{Principal, Timestamp, VehicleId};
 
@@ -150,6 +151,9 @@ pub enum Table {
     Notifications,
     /// In a cluster, the gateway that took each vehicle last.
     Claims,
+    /// When API keys and users were last used, by `api-key/{id}` and `user/{id}`: rows of their own, so that whoever notes a
+    /// use writes nothing else over what somebody changes meanwhile.
+    LastUses,
 }
 
 /// One durable step: all of it is stored, or none.
@@ -205,6 +209,23 @@ pub struct Recorded {
     pub hash: String,
 }
 
+/// What one stored step changed of the view.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    pub position: StorePosition,
+    /// In the order of the step; only those of the tables that were asked for.
+    pub rows: Vec<ChangedRow>,
+}
+
+/// A row as a step left it.
+#[derive(Debug, Clone)]
+pub struct ChangedRow {
+    pub table: Table,
+    pub key: String,
+    /// `None` = removed.
+    pub row: Option<Box<RawValue>>,
+}
+
 /// A read that could not be answered. Nothing changed; a retry is worth it unless `Damaged`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
@@ -242,6 +263,13 @@ pub trait Store: Send + Sync + 'static {
     fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError>;
     /// All records after `after`, oldest first, at most `limit`.
     fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError>;
+    /// What each record after `after` changed of these tables, oldest first; at most `limit` records, and fewer where they
+    /// are large. Empty = there are no more records.
+    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError>;
+    /// Wakes when there are more records to read; the value is the newest position.
+    fn news(&self) -> watch::Receiver<StorePosition>;
+    /// The newest record of a stream; 0 = it has none.
+    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError>;
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError>;
     /// Rows whose key starts with `prefix`, after the key `after` in the given order, at most `limit`.
     fn scan(

@@ -12,7 +12,10 @@ use super::journal::Place;
 use super::reader::Raw;
 use super::row::InJournal;
 use super::view::row_key;
-use super::{Append, AppendError, Idempotency, NewRow, ReadError, Recorded, StorePosition, Table, ViewChange};
+use super::{
+    Append, AppendError, ChangedRow, Changes, Idempotency, NewRow, ReadError, Recorded, StorePosition, Table,
+    ViewChange,
+};
 use crate::domain::Principal;
 
 /// The most that events and view changes may take together. A vehicle with every command open and every history full
@@ -204,6 +207,23 @@ pub fn view_changes(number: u64, place: Place, bytes: &[u8]) -> Result<(&str, Ve
         },
     };
     Ok((body.stream, json.view.into_iter().map(change).collect()))
+}
+
+/// What the record changed of these tables.
+pub fn changes(raw: &Raw, of: &[Table]) -> Result<Changes, ReadError> {
+    let number = raw.frame.number;
+    let body = parse(number, &raw.body)?;
+    let view = json::<JsonView<'_>>(number, body.json)?.view;
+    let wanted = view.into_iter().filter(|change| of.contains(&change.table));
+    let changed = |change: ChangeIn<'_>| {
+        let row = match (change.value, change.member) {
+            (Some(json), _) => Some(json.to_owned()),
+            (None, Some((event, member))) => Some(row(raw, &InJournal { number, place: raw.place, event, member })?),
+            (None, None) => None,
+        };
+        Ok(ChangedRow { table: change.table, key: change.key, row })
+    };
+    Ok(Changes { position: StorePosition(number), rows: wanted.map(changed).collect::<Result<_, _>>()? })
 }
 
 /// The row that stands in the journal.

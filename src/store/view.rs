@@ -57,6 +57,7 @@ pub fn table_byte(table: Table) -> u8 {
         Table::Claims => 18,
         Table::StationSightings => 32,
         Table::Notifications => 30,
+        Table::LastUses => 31,
     }
 }
 

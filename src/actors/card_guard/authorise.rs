@@ -14,11 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::judging::Judge;
-use super::recent::Recent;
 use super::settle::{self, Posted, SWEEP_EVERY, Settler};
 use super::{Authorise, Decided, GuardError, Shared};
 use crate::domain::Timestamp;
-use crate::domain::card::{AuthorizationId, Decision, Posting, Purchase, Settlement, SpendingLedger};
+use crate::domain::card::{AuthorizationId, Decision, Posting, Purchase, Reconciliation, Settlement, SpendingLedger};
 use crate::store::{Order, ReadError, Store, Table};
 
 /// Questions being answered at once; at 1 000 a second and the full deadline of 300 ms they are 300.
@@ -26,7 +25,7 @@ pub(super) const MAX_IN_FLIGHT: usize = 1_024;
 /// Askers of one and the same question.
 const MAX_WAITING: usize = 32;
 /// Answers kept in memory for repeats, some 400 bytes each; older ones are found by the store.
-const MAX_DECIDED: usize = 50_000;
+pub(super) const MAX_DECIDED: usize = 50_000;
 /// Read back at start.
 const LOAD_DECIDED: usize = 5_000;
 /// Read back at start for what was bought lately: a week of a fleet of ten thousand cars. Some 20 us each.
@@ -54,13 +53,13 @@ struct Finished {
 
 /// What is answered once: an authorisation, or an increment of it by its message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Subject {
+pub(super) struct Subject {
     authorization_id: AuthorizationId,
     increment: Option<String>,
 }
 
 impl Subject {
-    fn of(decided: &Decided) -> Self {
+    pub fn of(decided: &Decided) -> Self {
         let increment = decided.follows.map(|_| decided.source_event.clone());
         Self { authorization_id: decided.authorization_id.clone(), increment }
     }
@@ -70,7 +69,6 @@ pub struct CardGuard {
     shared: Arc<Shared>,
     judge: Arc<Judge>,
     settler: Arc<Settler>,
-    decided: Recent<Subject, Arc<Decided>>,
     in_flight: HashMap<Subject, InFlight>,
 }
 
@@ -81,13 +79,8 @@ struct InFlight {
 }
 
 impl CardGuard {
-    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Arc<Settler>, decided: Vec<Decided>) -> Self {
-        let mut recent = Recent::new(MAX_DECIDED);
-        for known in decided {
-            recent.insert(Subject::of(&known), Arc::new(known));
-        }
-        let judge = Arc::new(judge);
-        Self { shared, judge, settler, decided: recent, in_flight: HashMap::new() }
+    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Arc<Settler>) -> Self {
+        Self { shared, judge: Arc::new(judge), settler, in_flight: HashMap::new() }
     }
 }
 
@@ -105,7 +98,11 @@ impl Actor for CardGuard {
         let settler = self.settler.clone();
         every(SWEEP_EVERY, move || {
             let settler = settler.clone();
-            async move { settler.sweep().await }
+            async move {
+                if (settler.shared.looks_again)() {
+                    settler.sweep().await;
+                }
+            }
         });
         let shared = self.shared.clone();
         every(FALLBACKS_EVERY, move || {
@@ -157,13 +154,17 @@ impl Handler<Question> for CardGuard {
     fn handle(&mut self, question: Question, context: &mut Self::Context) {
         let Question { ask, reply } = question;
         let mut subject = Subject { authorization_id: ask.purchase.authorization_id.clone(), increment: None };
-        let exceeded = self.decided.get(&subject).filter(|first| first.is_exceeded_by(&ask)).cloned();
-        if exceeded.is_some() {
-            subject.increment = Some(ask.source_event.clone());
-        }
-        if let Some(known) = self.decided.get(&subject) {
+        let (exceeded, known) = {
+            let decided = self.shared.decided();
+            let exceeded = decided.get(&subject).filter(|first| first.is_exceeded_by(&ask)).cloned();
+            if exceeded.is_some() {
+                subject.increment = Some(ask.source_event.clone());
+            }
+            (exceeded, decided.get(&subject).cloned())
+        };
+        if let Some(known) = known {
             self.shared.counters.repeats.inc();
-            let _ = reply.send(Ok(known.clone()));
+            let _ = reply.send(Ok(known));
             return;
         }
         let is_full = self.in_flight.len() >= MAX_IN_FLIGHT;
@@ -198,7 +199,7 @@ impl Handler<Finished> for CardGuard {
         match &result {
             Ok(decided) => {
                 // Under its own name: a first question may have turned out to be an increment.
-                if self.decided.insert(Subject::of(decided), decided.clone()) {
+                if self.shared.decided().insert(Subject::of(decided), decided.clone()) {
                     self.shared.counters.forgotten.inc();
                 }
             }
@@ -231,28 +232,43 @@ pub(super) fn load_decided(store: &dyn Store, now: Timestamp) -> Result<(Vec<Dec
         }
     }
     let mut spending = SpendingLedger::default();
-    let is_bought = |decision: &&Decision| {
-        decision.card_id.is_some() && decision.ruling.settlement == Settlement::Enabled && decision.inputs.is_some()
-    };
-    for decision in newest.iter().rev().filter(is_bought) {
-        let Some(inputs) = &decision.inputs else { continue };
-        let Purchase { card_ref, source, authorization_id, amount, .. } = &decision.purchase;
-        let allowed = decision.ruling.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
-        if decision.follows.is_some() {
-            spending.add(card_ref, source, authorization_id, allowed);
+    for decision in newest.iter().rev() {
+        if !count_bought(&mut spending, decision) || decision.follows.is_some() {
             continue;
         }
-        spending.ask(&decision.purchase, &inputs.station);
-        spending.correct(card_ref, source, authorization_id, allowed);
-        match settle::stored(store, &format!("{source}/{authorization_id}"))? {
-            Some(found) if found.is_given_back() => spending.forget(card_ref, source, authorization_id),
-            Some(found) if found.taken_minor() > 0 => {
-                spending.correct(card_ref, source, authorization_id, found.taken_minor());
-                spending.note_fuelled(card_ref, source, authorization_id, &found.fuelled());
-            }
-            Some(_) | None => {}
+        let Purchase { source, authorization_id, .. } = &decision.purchase;
+        if let Some(found) = settle::stored(store, &format!("{source}/{authorization_id}"))? {
+            count_taken(&mut spending, &found);
         }
     }
     let decided = newest.iter().take(LOAD_DECIDED).rev().map(Decided::from).collect();
     Ok((decided, spending))
+}
+
+/// What is bought by a decision as it is recorded; false where nothing is. To be called once for each.
+pub(super) fn count_bought(spending: &mut SpendingLedger, decision: &Decision) -> bool {
+    let Some(inputs) = &decision.inputs else { return false };
+    if decision.card_id.is_none() || decision.ruling.settlement != Settlement::Enabled {
+        return false;
+    }
+    let Purchase { card_ref, source, authorization_id, amount, .. } = &decision.purchase;
+    let allowed = decision.ruling.cap_minor.map_or(amount.amount_minor, |cap| cap.min(amount.amount_minor));
+    if decision.follows.is_some() {
+        spending.add(card_ref, source, authorization_id, allowed);
+    } else {
+        spending.ask(&decision.purchase, &inputs.station);
+        spending.correct(card_ref, source, authorization_id, allowed);
+    }
+    true
+}
+
+/// What became of it: given back, or captured.
+pub(super) fn count_taken(spending: &mut SpendingLedger, found: &Reconciliation) {
+    let Purchase { card_ref, source, authorization_id, .. } = &found.purchase;
+    if found.is_given_back() {
+        spending.forget(card_ref, source, authorization_id);
+    } else if found.taken_minor() > 0 {
+        spending.correct(card_ref, source, authorization_id, found.taken_minor());
+        spending.note_fuelled(card_ref, source, authorization_id, &found.fuelled());
+    }
 }

@@ -79,7 +79,10 @@ impl Book {
     }
 
     pub fn remove_card(&mut self, id: &CardId) {
-        if let Some(card) = self.cards.remove(id) {
+        if let Some(card) = self.cards.remove(id)
+            // Two gateways may each have given it to another card at the same time: the later record holds.
+            && self.by_ref.get(&card.network_ref) == Some(id)
+        {
             self.by_ref.remove(&card.network_ref);
         }
     }

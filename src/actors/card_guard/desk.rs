@@ -1,6 +1,6 @@
 //! What operators change: cards, stations, alerts. One edit at a time, from its check to its record.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use crate::domain::card::{
     Alert, Card, CardId, CardLimits, CardPrompts, CardStatus, NetworkRef, Station, StationId, StepUp,
 };
 use crate::domain::{AlertId, DecisionId, Principal, Refusal, RefusalKind, VehicleId};
-use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, StorePosition, Table, ViewChange};
 
 #[derive(Debug, Clone)]
 pub enum Edit {
@@ -112,26 +112,35 @@ pub(super) async fn edit(
     by: Principal,
     idempotency: Option<IdempotencyKey>,
 ) -> Result<Edited, GuardError> {
-    let desk = Desk { shared: &shared, by, idempotency };
     // Held to the end: the next edit sees this one's outcome.
     let _turn = shared.desk.lock().await;
-    if let Some(answer) = desk.answered().await? {
-        return Ok(answer);
+    let mut desk = Desk { shared: &shared, by, idempotency, expected: None, raced: Mutex::new(None) };
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        desk.expect_of(&edit).await?;
+        if let Some(answer) = desk.answered().await? {
+            return Ok(answer);
+        }
+        let outcome = desk.make(edit.clone()).await;
+        let raced = desk.raced().take();
+        match raced {
+            // The same question was taken by another gateway.
+            Some(Raced::Answered(answer)) => return parse(&answer),
+            // Another gateway changed it meanwhile: what is so now decides.
+            Some(Raced::Changed(actual)) if tries < MAX_TRIES && shared.followed.caught_up(actual).await => {}
+            Some(Raced::Changed(_)) | None => return outcome,
+        }
     }
-    match edit {
-        Edit::AddCard(card) => desk.add_card(card).await,
-        Edit::ChangeCard(id, change) => desk.change_card(id, change).await,
-        Edit::RemoveCard(id) => desk.remove_card(id).await,
-        Edit::AddStation(station) => desk.add_station(station).await,
-        Edit::ChangeStation(id, change) => desk.change_station(id, change).await,
-        Edit::RemoveStation(id) => desk.remove_station(id).await,
-        Edit::ImportStations(import) => desk.import(import).await,
-        Edit::LearnStation(lesson) => desk.learn(lesson).await,
-        Edit::Alert(id, step) => desk.step_alert(id, step).await,
-        Edit::SuspendCard { card_id, because } => desk.suspend_card(card_id, because).await,
-        Edit::AnswerStepUp { decision_id, is_confirmed } => desk.answer_step_up(decision_id, is_confirmed).await,
-        Edit::SetRules { text, origin } => desk.set_rules(text, origin).await,
-    }
+}
+
+/// How often an edit begins anew because other gateways write the same at the same time.
+const MAX_TRIES: u32 = 8;
+
+/// What came before an edit's record.
+enum Raced {
+    Answered(Box<RawValue>),
+    Changed(StorePosition),
 }
 
 /// One row to write; without a value it is removed.
@@ -141,6 +150,9 @@ pub(super) struct Desk<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) by: Principal,
     idempotency: Option<IdempotencyKey>,
+    /// The stream that the edit is about, and what must be its last record: what memory shows is of then.
+    expected: Option<(String, Expected)>,
+    raced: Mutex<Option<Raced>>,
 }
 
 pub(super) fn refused(kind: RefusalKind, detail: impl Into<String>) -> GuardError {
@@ -148,6 +160,51 @@ pub(super) fn refused(kind: RefusalKind, detail: impl Into<String>) -> GuardErro
 }
 
 impl Desk<'_> {
+    async fn make(&self, edit: Edit) -> Result<Edited, GuardError> {
+        match edit {
+            Edit::AddCard(card) => self.add_card(card).await,
+            Edit::ChangeCard(id, change) => self.change_card(id, change).await,
+            Edit::RemoveCard(id) => self.remove_card(id).await,
+            Edit::AddStation(station) => self.add_station(station).await,
+            Edit::ChangeStation(id, change) => self.change_station(id, change).await,
+            Edit::RemoveStation(id) => self.remove_station(id).await,
+            Edit::ImportStations(import) => self.import(import).await,
+            Edit::LearnStation(lesson) => self.learn(lesson).await,
+            Edit::Alert(id, step) => self.step_alert(id, step).await,
+            Edit::SuspendCard { card_id, because } => self.suspend_card(card_id, because).await,
+            Edit::AnswerStepUp { decision_id, is_confirmed } => self.answer_step_up(decision_id, is_confirmed).await,
+            Edit::SetRules { text, origin } => self.set_rules(text, origin).await,
+        }
+    }
+
+    /// Notes what the edit's stream must end with, so that what another gateway changes meanwhile is not written over. An
+    /// import and a lesson are of many stations or of one not known yet: there the later record holds.
+    async fn expect_of(&mut self, edit: &Edit) -> Result<(), GuardError> {
+        let stream = match edit {
+            Edit::AddCard(NewCard { card_id: Some(id), .. })
+            | Edit::ChangeCard(id, _)
+            | Edit::RemoveCard(id)
+            | Edit::SuspendCard { card_id: id, .. } => format!("card/{id}"),
+            Edit::AddStation(NewStation { station_id: Some(id), .. })
+            | Edit::ChangeStation(id, _)
+            | Edit::RemoveStation(id) => format!("station/{id}"),
+            Edit::Alert(id, _) => format!("alert/{id}"),
+            Edit::SetRules { .. } => super::rule_versions::STREAM.to_owned(),
+            Edit::AnswerStepUp { decision_id, .. } => match self.shared.step_ups.get(*decision_id) {
+                Some(asked) => self.card_stream(&asked),
+                None => return Ok(()),
+            },
+            Edit::AddCard(_) | Edit::AddStation(_) | Edit::ImportStations(_) | Edit::LearnStation(_) => return Ok(()),
+        };
+        let expected = self.shared.followed.expected(&stream).await?;
+        self.expected = Some((stream, expected));
+        Ok(())
+    }
+
+    fn raced(&self) -> MutexGuard<'_, Option<Raced>> {
+        self.raced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The recorded answer, when this idempotency key came before.
     async fn answered(&self) -> Result<Option<Edited>, GuardError> {
         let Some(IdempotencyKey { key, body }) = self.idempotency.clone() else { return Ok(None) };
@@ -230,8 +287,10 @@ impl Desk<'_> {
     async fn put_card(&self, card: Card, body: &RawValue, event: &BookEvent<'_>) -> Result<Edited, GuardError> {
         let row = (Table::Cards, card.card_id.to_string(), Some(body.to_owned()));
         let edited = Edited::Card(card.clone());
-        self.record(format!("card/{}", card.card_id), event, vec![row], &edited).await?;
-        self.shared.book_mut().put_card(card);
+        let at = self.record(format!("card/{}", card.card_id), event, vec![row], &edited).await?;
+        if !self.shared.followed.has(at).await {
+            self.shared.book_mut().put_card(card);
+        }
         Ok(edited)
     }
 
@@ -241,8 +300,10 @@ impl Desk<'_> {
         }
         let row = (Table::Cards, id.to_string(), None);
         let event = BookEvent::CardRemoved { card_id: &id };
-        self.record(format!("card/{id}"), &event, vec![row], &Edited::Removed).await?;
-        self.shared.book_mut().remove_card(&id);
+        let at = self.record(format!("card/{id}"), &event, vec![row], &Edited::Removed).await?;
+        if !self.shared.followed.has(at).await {
+            self.shared.book_mut().remove_card(&id);
+        }
         Ok(Edited::Removed)
     }
 
@@ -279,7 +340,8 @@ impl Desk<'_> {
         };
         let edited = Edited::Alert(alert.clone());
         let row = (Table::Alerts, id.to_string(), Some(body.clone()));
-        self.record(format!("alert/{id}"), &event, vec![row], &edited).await?;
+        let at = self.record(format!("alert/{id}"), &event, vec![row], &edited).await?;
+        self.shared.followed.has(at).await;
         self.shared.tell_alert(&alert, body);
         Ok(edited)
     }
@@ -291,7 +353,7 @@ impl Desk<'_> {
         event: &impl Serialize,
         rows: Vec<Row>,
         edited: &Edited,
-    ) -> Result<(), GuardError> {
+    ) -> Result<StorePosition, GuardError> {
         self.record_all(stream, vec![raw(event)?], rows, edited).await
     }
 
@@ -301,18 +363,25 @@ impl Desk<'_> {
         events: Vec<Box<RawValue>>,
         rows: Vec<Row>,
         edited: &Edited,
-    ) -> Result<(), GuardError> {
+    ) -> Result<StorePosition, GuardError> {
         let idempotency = match self.idempotency.clone() {
             Some(IdempotencyKey { key, body }) => Some(Idempotency { key, body, answer: raw(edited)? }),
             None => None,
         };
         let step = self.step(stream, events, rows, idempotency);
-        match self.shared.store.append(step).await {
-            Ok(_) => Ok(()),
-            // It was looked up under the same lock, so only a store that lost sight of it can answer this.
-            Err(AppendError::Duplicate { .. }) => Err(GuardError::Unknown),
-            Err(error) => Err(error.into()),
-        }
+        self.shared.store.append(step).await.map_err(|error| {
+            match &error {
+                // It was looked up under the same lock: another gateway took it since.
+                AppendError::Duplicate { answer } => *self.raced() = Some(Raced::Answered(answer.clone())),
+                AppendError::Conflict { actual } => *self.raced() = Some(Raced::Changed(*actual)),
+                AppendError::Fenced
+                | AppendError::KeyReused
+                | AppendError::Full(_)
+                | AppendError::TooLarge { .. }
+                | AppendError::Unknown(_) => {}
+            }
+            error.into()
+        })
     }
 
     pub(super) fn step(
@@ -323,15 +392,24 @@ impl Desk<'_> {
         idempotency: Option<Idempotency>,
     ) -> Append {
         let view = rows.into_iter().map(|(table, key, json)| ViewChange { table, key, row: json.into() }).collect();
+        let expected = self.expected.as_ref().filter(|(of, _)| *of == stream).map_or(Expected::Any, |(_, last)| *last);
         Append {
             stream,
-            expected: Expected::Any,
+            expected,
             fence: None,
             at: self.shared.clock.now(),
             by: self.by.clone(),
             idempotency,
             events,
             view,
+        }
+    }
+
+    /// The history of the card that a word is asked about.
+    pub(super) fn card_stream(&self, asked: &StepUp) -> String {
+        match self.shared.book().card_by_ref(&asked.card_ref) {
+            Some(card) => format!("card/{}", card.card_id),
+            None => format!("card/unknown/{}", asked.card_ref),
         }
     }
 }

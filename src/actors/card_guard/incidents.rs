@@ -127,6 +127,7 @@ impl Shared {
         let alert = self.fallback_alert(fallback);
         let record = Record::of(&decision, alert.as_ref(), &Decided::from(&decision))?;
         let (step, told) = record.into_append(&decision, alert.as_ref(), Vec::new());
+        self.own().insert(decision.decision_id, ());
         match self.store.append(step).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {

@@ -1,31 +1,27 @@
 //! One question from its facts to its record: look up, judge, append, tell. Run as a task of its own by the guard.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::desk::{self, Edit};
-use super::recent::Recent;
+use super::desk;
 use super::settle::{self, Settler};
 use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
 use crate::domain::card::{
-    Alert, Card, CardId, Decision, Inputs, Outcome, Purchase, Reconciliation, RuleBook, Settlement, Spending, StepUp,
+    Alert, Card, Decision, Inputs, Outcome, Purchase, Reconciliation, RuleBook, Settlement, Spending, StepUp,
     VehicleFacts, VehicleLookup, judge,
 };
 use crate::domain::rental::RentalState;
 use crate::domain::vehicle::Vehicle;
-use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, Timestamp, VehicleId};
+use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Table, ViewChange};
 
-/// Cards whose declines are counted at once.
-const MAX_DECLINING: usize = 10_000;
 /// The reason of a ruling that a renter's word brought about.
 const CONFIRMED: &str = "confirmed_by_holder";
-const DECLINES_WITHIN_MS: i64 = 86_400_000;
 
 /// What a question's task needs.
 pub(super) struct Judge {
@@ -33,10 +29,7 @@ pub(super) struct Judge {
     ask_vehicle: AskVehicle,
     /// For the vehicles' answers; the rest of the deadline is for the record.
     vehicles_within: Duration,
-    /// Hard declines within a day after which a card is suspended; 0 = never.
-    suspend_after: u32,
     settler: Arc<Settler>,
-    declines: Mutex<Recent<CardId, (u32, Timestamp)>>,
 }
 
 /// Who has the car now: the one to be asked for a word.
@@ -56,10 +49,9 @@ impl InUseBy {
 }
 
 impl Judge {
-    pub fn new(settler: Arc<Settler>, vehicles_within: Duration, suspend_after: u32) -> Self {
+    pub fn new(settler: Arc<Settler>, vehicles_within: Duration) -> Self {
         let (shared, ask_vehicle) = (settler.shared.clone(), settler.ask_vehicle.clone());
-        let declines = Mutex::new(Recent::new(MAX_DECLINING));
-        Self { shared, ask_vehicle, vehicles_within, suspend_after, settler, declines }
+        Self { shared, ask_vehicle, vehicles_within, settler }
     }
 
     /// `first` is the approval that an increment adds to, as far as it is remembered.
@@ -189,6 +181,7 @@ impl Judge {
         let watched = Reconciliation::watching(&decision).filter(|watched| !shared.settling.is_open(&watched.key));
         let begun = begun(watched.as_ref(), step_up.as_ref())?;
         let (step, told) = record.into_append(&decision, alert.as_ref(), begun);
+        shared.own().insert(decision.decision_id, ());
         match shared.store.append(step).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
@@ -223,7 +216,7 @@ impl Judge {
         {
             shared.counters.step_ups_full.inc();
         }
-        self.count_decline(&decision);
+        shared.count_decline(&decision);
         Ok(decided)
     }
 
@@ -257,35 +250,6 @@ impl Judge {
         actix::spawn(async move {
             if let Err(error) = settler.allow_more(&key, granted).await {
                 tracing::warn!(authorisation = key, %error, "an increment is not in what may be captured");
-            }
-        });
-    }
-
-    /// Suspends a card that is declined for hard reasons again and again, if the operator wants that.
-    fn count_decline(&self, decision: &Decision) {
-        let Some(card_id) = decision.card_id.clone().filter(|_| self.suspend_after > 0) else { return };
-        if decision.ruling.outcome != Outcome::Decline || !decision.ruling.has_failed_check() {
-            return;
-        }
-        let count = {
-            // Each change is one insertion: whole, whatever panicked.
-            let mut declines = self.declines.lock().unwrap_or_else(PoisonError::into_inner);
-            let earlier = declines.get(&card_id).filter(|(_, since)| decision.at.since_ms(*since) < DECLINES_WITHIN_MS);
-            let (count, since) = earlier.map_or((1, decision.at), |(count, since)| (count + 1, *since));
-            // Whoever reinstates the card begins anew.
-            let kept = if count >= self.suspend_after { 0 } else { count };
-            declines.insert(card_id.clone(), (kept, since));
-            count
-        };
-        if count < self.suspend_after {
-            return;
-        }
-        let (shared, because) = (self.shared.clone(), decision.decision_id);
-        // After the answer, which it must not hold up.
-        actix::spawn(async move {
-            let edit = Edit::SuspendCard { card_id: card_id.clone(), because };
-            if let Err(error) = desk::edit(shared, edit, Principal::gateway(), None).await {
-                tracing::warn!(card = %card_id, %error, "a card could not be suspended");
             }
         });
     }

@@ -9,6 +9,7 @@ mod book;
 mod counters;
 mod desk;
 mod directory;
+mod follow;
 mod incidents;
 mod judging;
 mod recent;
@@ -30,7 +31,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorise::CardGuard;
-use authorise::{Question, Settle};
+use authorise::{Question, Settle, Subject};
 pub use book::{Book, MAX_CARDS};
 pub use counters::GuardCounters;
 pub use desk::{AlertStep, CardChange, Edit, Edited, NewCard};
@@ -50,6 +51,7 @@ pub use station_desk::{NewStation, StationChange, StationImport, StationLesson};
 use step_ups::StepUps;
 
 use crate::actors::feed::{AlertChanged, DecisionMade};
+use crate::actors::follower::{Followed, IsMine};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
 use crate::clock::Clock;
 use crate::domain::card::{
@@ -177,6 +179,9 @@ pub struct Parts {
     pub deadline: Duration,
     pub decisions_feed: Recipient<DecisionMade>,
     pub alerts_feed: Recipient<AlertChanged>,
+    pub followed: Followed,
+    /// Does this gateway look again at authorisations that are due? One of a cluster does.
+    pub looks_again: IsMine,
 }
 
 /// What the guard's parts share.
@@ -200,6 +205,16 @@ struct Shared {
     imports: Arc<Semaphore>,
     /// Messages of the payment network seen lately, with when.
     messages: Mutex<Recent<String, Timestamp>>,
+    followed: Followed,
+    looks_again: IsMine,
+    /// Answers kept for repeats, this gateway's and the others'.
+    decided: Mutex<Recent<Subject, Arc<Decided>>>,
+    /// Decisions that this gateway recorded, or tried to: memory knows them without following.
+    own: Mutex<Recent<DecisionId, ()>>,
+    /// Declines for hard reasons of each card, and since when.
+    declines: Mutex<Recent<CardId, (u32, Timestamp)>>,
+    /// Hard declines within a day after which a card is suspended; 0 = never.
+    suspend_after: u32,
 }
 
 /// Imports at once.
@@ -208,6 +223,10 @@ const MAX_IMPORTS: usize = 2;
 const MAX_POSTINGS: usize = 256;
 /// Message ids remembered: five minutes at 300 a second.
 const MAX_MESSAGES: usize = 100_000;
+/// Far more than are recorded while the follower is behind.
+const MAX_OWN: usize = 100_000;
+/// Cards whose declines are counted at once.
+const MAX_DECLINING: usize = 10_000;
 
 /// What is read from the store at start.
 #[derive(Default)]
@@ -216,18 +235,18 @@ struct Known {
     settling: Settling,
     step_ups: StepUps,
     spending: SpendingLedger,
+    decided: Vec<Decided>,
 }
 
 impl Shared {
-    fn new(
-        store: Arc<dyn Store>,
-        clock: Clock,
-        rules: ActiveRules,
-        known: Known,
-        decisions_feed: Recipient<DecisionMade>,
-        alerts_feed: Recipient<AlertChanged>,
-    ) -> Arc<Self> {
-        let Known { book, settling, step_ups, spending } = known;
+    fn new(parts: Parts, rules: ActiveRules, known: Known) -> Arc<Self> {
+        let Parts { store, clock, decisions_feed, alerts_feed, followed, looks_again, suspend_after_declines, .. } =
+            parts;
+        let Known { book, settling, step_ups, spending, decided } = known;
+        let mut recent = Recent::new(authorise::MAX_DECIDED);
+        for known in decided {
+            recent.insert(Subject::of(&known), Arc::new(known));
+        }
         Arc::new(Self {
             store,
             clock,
@@ -244,6 +263,12 @@ impl Shared {
             desk: tokio::sync::Mutex::new(()),
             imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
             messages: Mutex::new(Recent::new(MAX_MESSAGES)),
+            followed,
+            looks_again,
+            decided: Mutex::new(recent),
+            own: Mutex::new(Recent::new(MAX_OWN)),
+            declines: Mutex::new(Recent::new(MAX_DECLINING)),
+            suspend_after: suspend_after_declines,
         })
     }
 }
@@ -259,26 +284,26 @@ pub struct GuardHandle {
 impl GuardHandle {
     /// Reads cards, stations and the newest decisions from the store (blocks) and starts the actor on `arbiter`.
     pub fn start(parts: Parts, arbiter: &ArbiterHandle) -> Result<Self, ReadError> {
-        let Parts { store, clock, rules, suspend_after_declines, ask_vehicle, deadline, decisions_feed, alerts_feed } =
-            parts;
+        let Parts { store, clock, alerts_feed, .. } = &parts;
         let now = clock.now();
-        let (decided, spending) = authorise::load_decided(&*store, now)?;
-        let book = Book::load(&*store)?;
-        let settling = Settling::load(&*store)?;
-        let step_ups = StepUps::load(&*store, now)?;
-        let rules = rules_in_force(&*store, rules, now)?;
+        let (decided, spending) = authorise::load_decided(&**store, now)?;
+        let book = Book::load(&**store)?;
+        let settling = Settling::load(&**store)?;
+        let step_ups = StepUps::load(&**store, now)?;
+        let rules = rules_in_force(&**store, parts.rules.clone(), now)?;
         // Consoles that come after a restart find what is still open.
-        for (alert, body) in book::open_alerts(&*store)? {
+        for (alert, body) in book::open_alerts(&**store)? {
             alerts_feed.do_send(AlertChanged { id: alert.alert_id, open: true, body: body.into() });
         }
-        let known = Known { book, settling, step_ups, spending };
-        let shared = Shared::new(store, clock, rules, known, decisions_feed, alerts_feed);
+        let known = Known { book, settling, step_ups, spending, decided };
+        let (deadline, ask_vehicle) = (parts.deadline, parts.ask_vehicle.clone());
+        let shared = Shared::new(parts, rules, known);
         let guard = shared.clone();
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(authorise::MAX_IN_FLIGHT);
             let settler = Arc::new(Settler { shared: guard.clone(), ask_vehicle });
-            let judge = Judge::new(settler.clone(), deadline / 2, suspend_after_declines);
-            CardGuard::new(guard, judge, settler, decided)
+            let judge = Judge::new(settler.clone(), deadline / 2);
+            CardGuard::new(guard, judge, settler)
         });
         Ok(Self { actor, deadline, shared })
     }
@@ -301,9 +326,21 @@ impl GuardHandle {
         let nobody = Context::<Nobody>::new().address();
         let (book, text) = (built_in_rules().expect("the built-in rules"), BUILT_IN_RULES.to_owned());
         let rules = ActiveRules::new(book, file_version(text, clock.now()));
-        let known = Known::default();
-        let shared = Shared::new(store, clock, rules, known, nobody.clone().recipient(), nobody.recipient());
-        Self { actor: Context::new().address(), deadline: Duration::from_millis(300), shared }
+        let deadline = Duration::from_millis(300);
+        let parts = Parts {
+            store,
+            clock,
+            rules: BUILT_IN_RULES.to_owned(),
+            suspend_after_declines: 0,
+            ask_vehicle: Arc::new(|_| Box::pin(std::future::pending())),
+            deadline,
+            decisions_feed: nobody.clone().recipient(),
+            alerts_feed: nobody.recipient(),
+            followed: Followed::default(),
+            looks_again: Arc::new(|| true),
+        };
+        let shared = Shared::new(parts, rules, Known::default());
+        Self { actor: Context::new().address(), deadline, shared }
     }
 
     /// The recorded answer to a purchase, new or repeated. It is durable when this returns.
@@ -500,6 +537,15 @@ impl Shared {
         self.rules.book()
     }
 
+    fn decided(&self) -> MutexGuard<'_, Recent<Subject, Arc<Decided>>> {
+        // Each change is one insertion: whole, whatever panicked.
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own(&self) -> MutexGuard<'_, Recent<DecisionId, ()>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn spending(&self) -> MutexGuard<'_, SpendingLedger> {
         // A change that panicked half-way left one card's list, whole or without an entry: a purchase counted or not.
         self.spending.lock().unwrap_or_else(PoisonError::into_inner)
@@ -522,6 +568,10 @@ impl Shared {
     }
 
     fn tell_alert(&self, alert: &Alert, body: Box<RawValue>) {
+        // In a cluster consoles hear of every gateway's alerts from the follower, of this one's too.
+        if !self.followed.is_alone() {
+            return;
+        }
         self.alerts_feed.do_send(AlertChanged { id: alert.alert_id, open: alert.is_open(), body: body.into() });
     }
 }

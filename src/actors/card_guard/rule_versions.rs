@@ -35,11 +35,13 @@ pub enum RuleOrigin {
 /// Rows of versions begin so.
 pub const VERSIONS: &str = "version/";
 /// The row that names the version in force.
-const ACTIVE_ROW: &str = "(active)";
+pub(super) const ACTIVE_ROW: &str = "(active)";
 /// The row with what the file said when it was last taken.
 const FILE_ROW: &str = "(file)";
 /// What the version in force is asked for by, so that none is named so.
 pub const ACTIVE: &str = "active";
+
+pub(super) const STREAM: &str = "card-rules";
 
 pub fn version_row(version: &str) -> String {
     format!("{VERSIONS}{version}")
@@ -148,9 +150,11 @@ impl Desk<'_> {
         let rows = rows(&active)?;
         let event = RulesEvent::CardRulesActivated { version: &active.version };
         let edited = Edited::Rules(active.clone());
-        self.record("card-rules".into(), &event, rows, &edited).await?;
+        let at = self.record(STREAM.into(), &event, rows, &edited).await?;
         tracing::info!(version = active.version, "card rules are in force");
-        self.shared.rules.put(book, active);
+        if !self.shared.followed.has(at).await {
+            self.shared.rules.put(book, active);
+        }
         Ok(edited)
     }
 }

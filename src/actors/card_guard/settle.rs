@@ -45,6 +45,8 @@ const LEARN_WITHIN_MS: i64 = 120_000;
 const LEARN_WITHIN_M: f64 = 100.0;
 /// Locks for authorisations; two that share one only wait for each other.
 const TURNS: usize = 64;
+/// How often a change begins anew because other gateways write the same card's history.
+const MAX_TRIES: u32 = 8;
 
 /// A row by its authorisation, and a row that says that it is to be looked at again.
 fn row_key(key: &str) -> String {
@@ -56,7 +58,7 @@ pub fn reconciliation_row(source: &str, authorization_id: &str) -> String {
     row_key(&format!("{source}/{authorization_id}"))
 }
 
-const OPEN: &str = "open/";
+pub(super) const OPEN: &str = "open/";
 
 /// What became of a posting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,40 +180,61 @@ pub(super) struct Settler {
 impl Settler {
     /// Takes a posting. Durable when this returns; the same again changes nothing.
     pub async fn post(&self, posting: Posting) -> Result<Posted, GuardError> {
-        let now = self.shared.clock.now();
         let key = match &posting.authorization_id {
             Some(id) => format!("{}/{id}", posting.source),
             None => format!("{}/posting/{}", posting.source, posting.posting_id),
         };
         let _turn = self.shared.settling.turn(&key).lock().await;
-        let mut found = match self.find(&key).await? {
+        for _ in 0..MAX_TRIES {
+            if let Some(posted) = self.post_once(&key, &posting).await? {
+                return Ok(posted);
+            }
+        }
+        Err(GuardError::Storage("other gateways write the same record"))
+    }
+
+    /// `None` = another gateway wrote the card's history meanwhile.
+    async fn post_once(&self, key: &str, posting: &Posting) -> Result<Option<Posted>, GuardError> {
+        let now = self.shared.clock.now();
+        let unasked = || self.unasked(key.to_owned(), posting, now);
+        let (mut found, expected) = match self.find_to_change(key).await? {
             Some(found) => found,
-            None => self.unasked(key, &posting, now),
+            None => {
+                let unasked = unasked();
+                let expected = self.shared.followed.expected(&stream(&unasked)).await?;
+                // It may have been put there before that.
+                let found = if self.shared.followed.is_alone() { None } else { self.find(key).await? };
+                (found.unwrap_or(unasked), expected)
+            }
         };
         let mut posting_key = format!("{}/posting/{}", posting.source, posting.posting_id);
-        match found.take(&posting, now) {
+        match found.take(posting, now) {
             Taken::New => {}
             Taken::Completed => posting_key.push_str("/fill"),
             Taken::Repeat => {
                 // It may be that nobody here knows how the first time ended.
                 self.shared.watch(&found);
                 self.shared.counters.repeated_postings.inc();
-                return Ok(Posted { is_repeat: true });
+                return Ok(Some(Posted { is_repeat: true }));
             }
             Taken::TooMany => self.shared.counters.postings_not_kept.inc(),
         }
         let finding = self.look(&mut found, now).await;
-        self.record(found, finding, Some((&posting, posting_key)), now).await?;
-        Ok(Posted { is_repeat: false })
+        let is_recorded = self.record(found, finding, Some((posting, posting_key)), now, expected).await?;
+        Ok(is_recorded.then_some(Posted { is_repeat: false }))
     }
 
     /// More was approved: so much more may be captured.
     pub async fn allow_more(&self, key: &str, granted_minor: i64) -> Result<(), GuardError> {
-        let now = self.shared.clock.now();
         let _turn = self.shared.settling.turn(key).lock().await;
-        let Some(mut found) = self.find(key).await? else { return Ok(()) };
-        found.allow_more(granted_minor);
-        self.record(found, Finding::Nothing, None, now).await
+        for _ in 0..MAX_TRIES {
+            let Some((mut found, expected)) = self.find_to_change(key).await? else { return Ok(()) };
+            found.allow_more(granted_minor);
+            if self.record(found, Finding::Nothing, None, self.shared.clock.now(), expected).await? {
+                return Ok(());
+            }
+        }
+        Err(GuardError::Storage("other gateways write the same record"))
     }
 
     /// Looks again at what is due.
@@ -228,7 +251,7 @@ impl Settler {
     }
 
     async fn look_again(&self, key: &str, now: Timestamp) -> Result<(), GuardError> {
-        let Some(mut found) = self.find(key).await? else {
+        let Some((mut found, expected)) = self.find_to_change(key).await? else {
             self.shared.settling.note(key, None);
             return Ok(());
         };
@@ -245,7 +268,8 @@ impl Settler {
         let finding = self.look(&mut found, now).await;
         let is_news = finding != Finding::Nothing || found.state != before.state || found.review_at.is_none();
         if is_news {
-            return self.record(found, finding, None, now).await;
+            // Where another gateway was first, its record says when to look again.
+            return self.record(found, finding, None, now, expected).await.map(drop);
         }
         // Nothing new: not worth a record, and after a restart it is simply looked at once more.
         self.shared.settling.note(key, found.review_at);
@@ -259,6 +283,17 @@ impl Settler {
             Some(known) => Ok(Some(known)),
             None => Ok(self.decision(key).await?.as_ref().and_then(Reconciliation::of_decision)),
         }
+    }
+
+    /// The same, with what the card's history must end with for a record that changes it: what another gateway records of
+    /// it meanwhile is not written over.
+    async fn find_to_change(&self, key: &str) -> Result<Option<(Reconciliation, Expected)>, GuardError> {
+        let Some(found) = self.find(key).await? else { return Ok(None) };
+        let expected = self.shared.followed.expected(&stream(&found)).await?;
+        if self.shared.followed.is_alone() {
+            return Ok(Some((found, expected)));
+        }
+        Ok(self.find(key).await?.map(|found| (found, expected)))
     }
 
     async fn decision(&self, key: &str) -> Result<Option<Decision>, GuardError> {
@@ -378,14 +413,16 @@ impl Settler {
         Ok((Some(car.await??), details.class.clone()))
     }
 
-    /// Makes it durable, with what it means for the alert, and then tells.
+    /// Makes it durable, with what it means for the alert, and then tells. False: nothing happened, since another gateway
+    /// wrote the card's history meanwhile; memory knows it now.
     async fn record(
         &self,
         mut found: Reconciliation,
         finding: Finding,
         posted: Option<(&Posting, String)>,
         now: Timestamp,
-    ) -> Result<(), GuardError> {
+        expected: Expected,
+    ) -> Result<bool, GuardError> {
         let shared = &self.shared;
         let (posting, posting_key) = posted.unzip();
         // An operator may be changing the same alert: one after the other.
@@ -415,7 +452,7 @@ impl Settler {
         }
         let step = Append {
             stream: stream(&found),
-            expected: Expected::Any,
+            expected,
             fence: None,
             at: now,
             by: match posting {
@@ -426,21 +463,24 @@ impl Settler {
             events,
             view,
         };
-        match shared.store.append(step).await {
-            Ok(_) => {}
+        let at = match shared.store.append(step).await {
+            Ok(at) => at,
             // Kept no more in its list, but taken before.
-            Err(AppendError::Duplicate { .. }) => return Ok(()),
+            Err(AppendError::Duplicate { .. }) => return Ok(true),
+            Err(AppendError::Conflict { actual }) if shared.followed.caught_up(actual).await => return Ok(false),
             Err(error) => return Err(error.into()),
+        };
+        if !shared.followed.has(at).await {
+            shared.watch(&found);
+            self.count(&found, posting);
         }
-        shared.watch(&found);
-        self.count(&found, posting);
         if let Some((alert, body, is_new)) = told {
             if is_new {
                 shared.counters.alerts_opened.inc();
             }
             shared.tell_alert(&alert, body);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The alert as it is to be stored, and whether it is a new one.

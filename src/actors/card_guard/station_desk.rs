@@ -165,8 +165,10 @@ impl Desk<'_> {
     ) -> Result<Edited, GuardError> {
         let row = (Table::Stations, station.station_id.to_string(), Some(body.to_owned()));
         let edited = Edited::Station(station.clone());
-        self.record(format!("station/{}", station.station_id), event, vec![row], &edited).await?;
-        self.shared.book_mut().directory.put(station);
+        let at = self.record(format!("station/{}", station.station_id), event, vec![row], &edited).await?;
+        if !self.shared.followed.has(at).await {
+            self.shared.book_mut().directory.put(station);
+        }
         Ok(edited)
     }
 
@@ -177,7 +179,10 @@ impl Desk<'_> {
             rows.push((Table::StationSightings, id.to_string(), None));
         }
         let event = StationEvent::StationRemoved { station_id: &id };
-        self.record(format!("station/{id}"), &event, rows, &Edited::Removed).await?;
+        let at = self.record(format!("station/{id}"), &event, rows, &Edited::Removed).await?;
+        if self.shared.followed.has(at).await {
+            return Ok(Edited::Removed);
+        }
         let mut book = self.shared.book_mut();
         book.directory.remove(&id);
         book.directory.remove_sightings(&id);
@@ -195,9 +200,11 @@ impl Desk<'_> {
         let shared = self.shared.clone();
         let importing = off_thread(move || Importing::begin(shared, import)).await??;
         let imported = self.import_all(importing).await;
-        // Also after a failure: some are in the directory then.
-        let shared = self.shared.clone();
-        off_thread(move || shared.place_stations()).await?;
+        // Also after a failure: some are in the directory then. The follower places each by itself.
+        if self.shared.followed.is_alone() {
+            let shared = self.shared.clone();
+            off_thread(move || shared.place_stations()).await?;
+        }
         imported
     }
 
@@ -213,13 +220,15 @@ impl Desk<'_> {
             if !rows.is_empty() {
                 let event = StationEvent::StationsImported { count: changed.len() };
                 let step = self.step("stations".into(), vec![raw(&event)?], rows, None);
-                self.shared.store.append(step).await.map_err(|error| match GuardError::from(error) {
+                let at = self.shared.store.append(step).await.map_err(|error| match GuardError::from(error) {
                     GuardError::Storage(why) => GuardError::Partly { stored: importing.stored, why },
                     other => other,
                 })?;
                 importing.stored += changed.len();
-                let shared = self.shared.clone();
-                off_thread(move || shared.put_stations(changed)).await?;
+                if !self.shared.followed.has(at).await {
+                    let shared = self.shared.clone();
+                    off_thread(move || shared.put_stations(changed)).await?;
+                }
             }
             if is_last {
                 let Importing { imported, updated, kept_manual, placeholders, .. } = importing;
@@ -292,7 +301,10 @@ impl Desk<'_> {
             (None, _) | (_, None) => StationEvent::StationSighted { station_id: id, decision_id },
         };
         let edited = Edited::Learnt(station.clone());
-        self.record(format!("station/{id}"), &event, rows, &edited).await?;
+        let at = self.record(format!("station/{id}"), &event, rows, &edited).await?;
+        if self.shared.followed.has(at).await {
+            return Ok(edited);
+        }
         let mut book = self.shared.book_mut();
         if let Some(old) = forget {
             book.directory.remove_sightings(&old);

@@ -41,12 +41,11 @@ impl Desk<'_> {
             events.push(raw(&StepUpEvent::AlertOpened { alert: body })?);
             rows.push((Table::Alerts, alert.alert_id.to_string(), Some(body.clone())));
         }
-        let stream = match self.shared.book().card_by_ref(&answered.card_ref) {
-            Some(card) => format!("card/{}", card.card_id),
-            None => format!("card/unknown/{}", answered.card_ref),
-        };
-        self.record_all(stream, events, rows, &edited).await?;
-        self.shared.step_ups.put(answered, now);
+        let stream = self.card_stream(&answered);
+        let at = self.record_all(stream, events, rows, &edited).await?;
+        if !self.shared.followed.has(at).await {
+            self.shared.step_ups.put(answered, now);
+        }
         if let (Some(alert), Some(body)) = (alert, alert_body) {
             self.shared.counters.alerts_opened.inc();
             self.shared.tell_alert(&alert, body);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::recent::Recent;
 use crate::domain::card::{Purchase, StepUp};
 use crate::domain::{DecisionId, Timestamp};
 use crate::store::{Order, ReadError, Store, Table};
@@ -12,8 +13,17 @@ const MAX: usize = 10_000;
 /// A word and the purchase tried again fit into this after the question.
 const KEPT_MS: i64 = 2 * StepUp::OPEN_MS;
 
-#[derive(Default)]
-pub struct StepUps(Mutex<HashMap<DecisionId, StepUp>>);
+pub struct StepUps {
+    kept: Mutex<HashMap<DecisionId, StepUp>>,
+    /// Those of which some gateway recorded that they are used.
+    used: Mutex<Recent<DecisionId, ()>>,
+}
+
+impl Default for StepUps {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), used: Mutex::new(Recent::new(MAX)) }
+    }
+}
 
 impl StepUps {
     /// Reads those that still matter (blocks).
@@ -35,12 +45,12 @@ impl StepUps {
                 None => break,
             }
         }
-        Ok(Self(Mutex::new(kept)))
+        Ok(Self { kept: Mutex::new(kept), ..Self::default() })
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<DecisionId, StepUp>> {
         // Each change is one insertion: whole, whatever panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False: there is no room, and nobody is asked.
@@ -52,6 +62,30 @@ impl StepUps {
             kept.insert(asked.decision_id, asked);
         }
         has_room
+    }
+
+    /// As some gateway recorded it. What is known here may be further on: a word that was given is not taken back, and one
+    /// that is being used here stays so.
+    pub fn merge(&self, recorded: StepUp, now: Timestamp) -> bool {
+        if now.since_ms(recorded.asked_at) > KEPT_MS {
+            return true;
+        }
+        if recorded.is_used {
+            self.used().insert(recorded.decision_id, ());
+        }
+        let mut kept = self.kept();
+        let has_room = kept.len() < MAX || kept.contains_key(&recorded.decision_id);
+        if let Some(known) = kept.get_mut(&recorded.decision_id) {
+            known.answer = known.answer.or(recorded.answer);
+            known.is_used |= recorded.is_used;
+        } else if has_room {
+            kept.insert(recorded.decision_id, recorded);
+        }
+        has_room
+    }
+
+    fn used(&self) -> MutexGuard<'_, Recent<DecisionId, ()>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn get(&self, id: DecisionId) -> Option<StepUp> {
@@ -69,6 +103,10 @@ impl StepUps {
     }
 
     pub fn release(&self, id: DecisionId) {
+        // Another gateway may have recorded a purchase on it meanwhile.
+        if self.used().get(&id).is_some() {
+            return;
+        }
         if let Some(asked) = self.kept().get_mut(&id) {
             asked.is_used = false;
         }

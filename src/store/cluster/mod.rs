@@ -23,14 +23,14 @@ use engine::Engine;
 use owners::Owners;
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::local::LocalStore;
 use super::metrics::count;
 use super::shared::{CLOSED, QUEUE, Shared};
 use super::{
-    Append, AppendError, Appending, Claiming, Epoch, Expected, NewRow, Observation, OpenError, Order, Page, ReadError,
-    Recorded, Store, StoreHealth, StorePosition, Table, ViewChange, record,
+    Append, AppendError, Appending, Changes, Claiming, Epoch, Expected, NewRow, Observation, OpenError, Order, Page,
+    ReadError, Recorded, Store, StoreHealth, StorePosition, Table, ViewChange, record,
 };
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
@@ -221,6 +221,19 @@ impl Store for ClusterStore {
         self.local.tail(after, limit)
     }
 
+    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError> {
+        self.local.changes(after, limit, of)
+    }
+
+    fn news(&self) -> watch::Receiver<StorePosition> {
+        self.local.news()
+    }
+
+    /// As far as the copy here knows: the engine refuses who expects less than there is.
+    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
+        self.local.newest(stream)
+    }
+
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
         self.local.get(table, key)
     }
@@ -283,16 +296,9 @@ impl Store for ClusterStore {
     fn health(&self) -> StoreHealth {
         let local = self.local.health();
         StoreHealth {
-            durable: StorePosition(self.shared_promised()),
             refusing: local.refusing.or_else(|| self.inner.refusing()),
             queue_len: self.inner.queue_max - self.inner.in_flight.available_permits(),
             ..local
         }
-    }
-}
-
-impl ClusterStore {
-    fn shared_promised(&self) -> u64 {
-        self.inner.shared.feed.promised()
     }
 }
