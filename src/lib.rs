@@ -32,7 +32,7 @@ pub mod telemetry;
 mod watchdog;
 
 use std::net::TcpListener;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ use crate::actors::peers::Peers;
 use crate::certs::Certs;
 use crate::checkpoints::Checkpoints;
 use crate::clock::{Clock, Stopwatch};
-use crate::cluster::{Cluster, Sessions};
+use crate::cluster::{Cluster, Sessions, Watching};
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
@@ -222,7 +222,7 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
     let cluster = join(&config, clock, engine)?;
-    let (watching, kicker) = (Arc::clone(&audience), mqtt.kicker());
+    let watched = watched(&cluster, &feed, &audience, &feed_arbiter.handle());
     let fleet = FleetHandle::start(
         &config.fleet,
         fleet::Parts {
@@ -231,10 +231,10 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
             rules: (*rules).clone(),
             mint: Arc::new(move |grant, vehicle, holder, at| mint.mint(grant, vehicle, holder, at)),
             outbound: mqtt.outbound(),
-            vehicles_feed: feed.clone().recipient(),
-            commands_feed: feed.clone().recipient(),
+            vehicles_feed: watched.vehicles,
+            commands_feed: watched.commands,
             alerts_feed: feed.clone().recipient(),
-            audience,
+            audience: watched.consoles,
             telemetry: telemetry.clone(),
             peers: cluster.clone().map(|cluster| Arc::new(cluster) as Arc<dyn Peers>),
         },
@@ -242,11 +242,18 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     // Set once, here.
     let _ = fleet_slot.set(fleet.clone());
     if let Some(cluster) = &cluster {
-        cluster.start(fleet.clone(), sessions(&kicker), move || watching.load(Ordering::Relaxed));
+        let watching = Watching { consoles: audience, links_lost: feed.clone().recipient() };
+        cluster.start(fleet.clone(), sessions(&mqtt.kicker()), watching);
     }
-    let publish = fleet.clone();
+    let (publish, watching) = (fleet.clone(), cluster.clone());
     // The feed has just been started, so there is room.
-    if feed.try_send(OnFirstConsole(Box::new(move || publish.publish_all()))).is_err() {
+    if feed
+        .try_send(OnFirstConsole(Box::new(move || {
+            watching.iter().for_each(Cluster::watch);
+            publish.publish_all();
+        })))
+        .is_err()
+    {
         tracing::error!("consoles will start from what changes");
     }
 
@@ -374,6 +381,29 @@ fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluste
     });
     let joined = parts.map(Cluster::new).transpose();
     joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
+}
+
+/// Where vehicles tell what changed: the feed, and in a cluster also the consoles elsewhere.
+fn watched(
+    cluster: &Option<Cluster>,
+    feed: &Addr<Feed>,
+    audience: &Arc<AtomicUsize>,
+    thread: &ArbiterHandle,
+) -> cluster::Local {
+    let local = cluster::Local {
+        vehicles: feed.clone().recipient(),
+        commands: feed.clone().recipient(),
+        consoles: Arc::clone(audience),
+    };
+    let relay = cluster.as_ref().and_then(|cluster| Some((cluster, cluster.relay(local.clone(), thread)?)));
+    match relay {
+        None => local,
+        Some((cluster, relay)) => cluster::Local {
+            vehicles: relay.clone().recipient(),
+            commands: relay.recipient(),
+            consoles: cluster.audience(),
+        },
+    }
 }
 
 fn sessions(kicker: &Kicker) -> Sessions {

@@ -30,6 +30,11 @@ use crate::domain::{AlertId, Timestamp, VehicleId};
 #[rtype(result = "()")]
 pub struct VehicleChanged(pub Arc<Snapshot>);
 
+/// The gateways that had these vehicles live no more: their links are gone, and nobody else says so.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LinksLost(pub Vec<VehicleId>);
+
 /// A command came into a new state.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -359,6 +364,22 @@ impl Handler<VehicleChanged> for Feed {
         let is_new = self.board.put_vehicle(snapshot);
         if let Some(warming) = self.warming.as_mut().filter(|_| is_new) {
             warming.newest_at = self.clock.now();
+        }
+        self.announce(Self::VEHICLES_POKE, ctx);
+    }
+}
+
+impl Handler<LinksLost> for Feed {
+    type Result = ();
+
+    fn handle(&mut self, LinksLost(vehicles): LinksLost, ctx: &mut Self::Context) {
+        let now = self.clock.now();
+        for vehicle in vehicles {
+            let Some(known) = self.board.vehicle(&vehicle) else { continue };
+            let mut twin = known.twin.clone();
+            if twin.disconnected(now, known.twin.link.epoch) {
+                self.board.put_vehicle(Arc::new(Snapshot::new(now, known.vehicle.clone(), twin)));
+            }
         }
         self.announce(Self::VEHICLES_POKE, ctx);
     }

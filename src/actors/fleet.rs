@@ -29,6 +29,7 @@ use crate::metrics::Count;
 use crate::store::{AppendError, Epoch, ReadError, Store, Table};
 use crate::telemetry::Telemetry;
 
+mod publishing;
 mod routing;
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
@@ -287,40 +288,6 @@ impl FleetHandle {
                 Ok(())
             }),
         );
-    }
-
-    /// Asks every vehicle to send its state to the feed (a first console has come).
-    pub fn publish_all(&self) {
-        for shard in &self.0.shards {
-            for resident in shard.vehicles.read().unwrap_or_else(PoisonError::into_inner).values() {
-                // One message a vehicle, so bounded; a dead actor publishes when it is started again.
-                resident.addr.do_send(Letter::Publish);
-            }
-        }
-        let fleet = self.clone();
-        actix::spawn(async move { fleet.publish_absent().await });
-    }
-
-    /// Those not in memory are woken one after another, as long as anybody watches.
-    async fn publish_absent(&self) {
-        const PAGE: usize = 256;
-        let mut after = None;
-        loop {
-            let ids = self.vehicles(after.as_ref(), PAGE);
-            for id in ids.iter().filter(|id| self.0.resident(id).is_none()) {
-                if self.0.shared.audience.load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                // One that cannot be started now is shown when it next changes.
-                if self.snapshot(id).await.is_ok() {
-                    let _ = self.post(id, Letter::Publish);
-                }
-            }
-            match ids.last() {
-                Some(last) if ids.len() == PAGE => after = Some(last.clone()),
-                Some(_) | None => return,
-            }
-        }
     }
 
     /// Saves what every vehicle has not saved yet; for the end of the process. Ends after `limit` at the latest.

@@ -144,6 +144,12 @@ impl From<Snapshot> for SnapshotForm {
     }
 }
 
+impl SnapshotForm {
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self { now: snapshot.now, vehicle: snapshot.vehicle.clone(), twin: snapshot.twin.clone() }
+    }
+}
+
 impl From<SnapshotForm> for Snapshot {
     fn from(SnapshotForm { now, vehicle, twin }: SnapshotForm) -> Self {
         Self::new(now, vehicle, twin)

@@ -82,8 +82,11 @@ impl Members {
         self.others.values().map(|member| member.consoles).sum()
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &Node> {
-        self.others.keys()
+    /// Somebody watches there already, whatever its last hello said.
+    pub fn expect_console(&mut self, node: &str) {
+        if let Some(member) = self.others.get_mut(node) {
+            member.consoles = member.consoles.max(1);
+        }
     }
 
     /// Of those that live and `own`, is it `own` that acts for `what`? Each gateway gets an equal share, and one that comes or

@@ -4,16 +4,19 @@
 //! runs.
 
 mod members;
+mod relay;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use actix::prelude::{Addr, ArbiterHandle, Recipient};
 use async_nats::{Client, Message, RequestErrorKind};
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::actors::feed::LinksLost;
 use crate::actors::fleet::FleetHandle;
 use crate::actors::peers::{Call, CallError, Calling, Keeper, Node, Peers, Reply};
 use crate::clock::Clock;
@@ -21,6 +24,7 @@ use crate::domain::VehicleId;
 use crate::metrics::Count;
 use crate::store::cluster::owners::Owners;
 use members::{HELLO_EVERY, Hello, Members};
+pub use relay::{Local, Relay};
 
 /// Calls of others that are answered at once; more wait at the servers.
 const CALLS_MAX: usize = 1_024;
@@ -47,6 +51,10 @@ struct Inner {
     changed: Notify,
     /// Filled in once, when there is a fleet.
     fleet: OnceLock<FleetHandle>,
+    /// A first console has come.
+    watched: Notify,
+    /// Consoles here and elsewhere: with none, vehicles tell nothing.
+    audience: Arc<AtomicUsize>,
     /// When our own word came back last: the way to the servers is open.
     heard_self: AtomicU64,
     runtime: Mutex<Option<Runtime>>,
@@ -59,6 +67,9 @@ pub struct Counters {
     pub calls_failed: Count,
     pub calls_served: Count,
     pub vehicles_lost: Count,
+    pub changes_heard: Count,
+    /// For consoles elsewhere or from there: a queue was full, or there was no connection.
+    pub changes_dropped: Count,
 }
 
 /// What the cluster needs of the rest.
@@ -68,6 +79,13 @@ pub struct Parts {
     pub clock: Clock,
     pub node: String,
     pub stream: String,
+}
+
+/// What the cluster needs of the feed.
+pub struct Watching {
+    /// Consoles that watch here.
+    pub consoles: Arc<AtomicUsize>,
+    pub links_lost: Recipient<LinksLost>,
 }
 
 /// What the cluster may do to the cars' sessions.
@@ -95,14 +113,33 @@ impl Cluster {
             members: Mutex::default(),
             changed: Notify::new(),
             fleet: OnceLock::new(),
+            watched: Notify::new(),
+            audience: Arc::default(),
             heard_self: AtomicU64::new(0),
             runtime: Mutex::new(Some(runtime)),
             counters: Counters::default(),
         })))
     }
 
+    /// Stands before the feed, for whoever tells what changed.
+    pub fn relay(&self, local: Local, thread: &ArbiterHandle) -> Option<Addr<Relay>> {
+        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        runtime.as_ref().map(|runtime| Relay::start(&self.0, local, runtime, thread))
+    }
+
+    /// Above 0 while anybody watches at any gateway.
+    pub fn audience(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.audience)
+    }
+
+    /// A first console has come here: the others are asked for their vehicles.
+    pub fn watch(&self) {
+        self.0.audience.fetch_max(1, Ordering::Relaxed);
+        self.0.watched.notify_one();
+    }
+
     /// Begins to say that this gateway lives, to hear who else does, and to answer calls.
-    pub fn start(&self, fleet: FleetHandle, sessions: Sessions, consoles: impl Fn() -> usize + Send + Sync + 'static) {
+    pub fn start(&self, fleet: FleetHandle, sessions: Sessions, feed: Watching) {
         // Set once, here.
         let _ = self.0.fleet.set(fleet);
         let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,8 +147,9 @@ impl Cluster {
         let sessions = Arc::new(sessions);
         runtime.spawn(listen(Arc::clone(&self.0)));
         runtime.spawn(serve(Arc::clone(&self.0)));
-        runtime.spawn(say_hello(Arc::clone(&self.0), consoles, Arc::clone(&sessions)));
-        runtime.spawn(adopt(Arc::clone(&self.0)));
+        runtime.spawn(say_hello(Arc::clone(&self.0), feed.consoles, Arc::clone(&sessions)));
+        runtime.spawn(adopt(Arc::clone(&self.0), feed.links_lost));
+        runtime.spawn(relay::tell(Arc::clone(&self.0)));
         runtime.spawn(let_go(Arc::clone(&self.0), sessions));
     }
 
@@ -133,18 +171,6 @@ impl Cluster {
         self.0.members().falls_to(&self.0.node, what)
     }
 
-    /// Living gateways, this one included.
-    pub fn living(&self) -> Vec<String> {
-        let members = self.0.members();
-        let others = members.names().map(|node| node.to_string());
-        others.chain([self.0.node.clone()]).collect()
-    }
-
-    /// Consoles that watch at other gateways.
-    pub fn consoles_elsewhere(&self) -> usize {
-        self.0.members().consoles()
-    }
-
     pub fn counters(&self) -> &Counters {
         &self.0.counters
     }
@@ -162,6 +188,13 @@ impl Drop for Inner {
 impl Inner {
     fn members(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect_consoles(&self, node: &[u8]) {
+        if let Ok(node) = std::str::from_utf8(node) {
+            self.members().expect_console(node);
+            self.audience.fetch_max(1, Ordering::Relaxed);
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -265,14 +298,17 @@ async fn listen(inner: Arc<Inner>) {
     }
 }
 
-async fn say_hello(inner: Arc<Inner>, consoles: impl Fn() -> usize + Send + Sync, sessions: Arc<Sessions>) {
+async fn say_hello(inner: Arc<Inner>, consoles: Arc<AtomicUsize>, sessions: Arc<Sessions>) {
     let mut tick = tokio::time::interval(HELLO_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let begun = inner.clock.elapsed();
     let mut turned = begun;
     loop {
         tick.tick().await;
-        inner.say(consoles(), false).await;
+        let here = consoles.load(Ordering::Relaxed);
+        inner.say(here, false).await;
+        let elsewhere = inner.members().consoles();
+        inner.audience.store(here + elsewhere, Ordering::Relaxed);
         let now = inner.clock.elapsed();
         let heard = Duration::from_millis(inner.heard_self.load(Ordering::Relaxed)).max(begun);
         let silence = now.saturating_sub(heard);
@@ -334,11 +370,13 @@ async fn answer(inner: &Inner, message: Message) {
 }
 
 /// Looks what is due for vehicles that no living gateway has, whenever who lives has changed.
-async fn adopt(inner: Arc<Inner>) {
+async fn adopt(inner: Arc<Inner>, links_lost: Recipient<LinksLost>) {
     loop {
         inner.changed.notified().await;
         tokio::time::sleep(ADOPT_AFTER).await;
         let Some(fleet) = inner.fleet.get().cloned() else { continue };
+        // Consoles hear at least that nothing is known of them; a full feed is told again by the next change.
+        let _ = links_lost.try_send(LinksLost(fleet.orphans()));
         if tokio::task::spawn_blocking(move || fleet.adopt()).await.is_err() {
             tracing::error!("looking for what is due panicked");
         }

@@ -233,6 +233,10 @@ impl Board {
         self.vehicles.put(self.head, snapshot.vehicle.vehicle_id.clone(), snapshot)
     }
 
+    pub fn vehicle(&self, vehicle: &VehicleId) -> Option<Arc<Snapshot>> {
+        self.vehicles.get(vehicle).cloned()
+    }
+
     pub fn put_command(&mut self, change: CommandChanged) {
         self.head += 1;
         self.commands.put(self.head, change.command.command_id, change);

@@ -71,7 +71,7 @@ impl FleetHandle {
     }
 
     /// As it was stored last, without taking the vehicle from anybody.
-    async fn stored(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
+    pub(super) async fn stored(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
         self.must_exist(vehicle)?;
         let (shared, vehicle) = (Arc::clone(&self.0.shared), vehicle.clone());
         let now = shared.clock.now();
