@@ -67,6 +67,13 @@ fn shipped_file_loads() {
 }
 
 #[test]
+fn shipped_example_of_a_cluster_loads_and_is_one() {
+    let path = Path::new(SHIPPED).with_file_name("cluster.toml");
+    let config = load(&path, &[]).expect("the shipped example is a valid config");
+    assert!(config.cluster.is_on() && config.cluster.replicas == 3 && !config.cluster.accept_unsafe);
+}
+
+#[test]
 fn empty_file_is_the_default_with_paths_from_its_folder() {
     let config = parsed("", &[]).expect("defaults are valid");
     assert_eq!(config.data.dir, Path::new("fleet/data"));

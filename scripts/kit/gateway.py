@@ -35,9 +35,10 @@ def wait_for(port, process):
 
 class Gateway:
     """A gateway over the fleet in a folder, made there at first; limits on single cars are raised, since one client plays
-    many. `ports`: those of http, mqtt and metrics, for one that is to be found again after a restart."""
+    many. `ports`: those of http, mqtt and metrics, for one that is to be found again after a restart. `name`: of its log,
+    where several share the fleet."""
 
-    def __init__(self, folder, sets=(), ports=(0, 0, 0)):
+    def __init__(self, folder, sets=(), ports=(0, 0, 0), name="gateway"):
         self.fleet = os.path.join(folder, "fleet")
         if not os.path.exists(self.fleet):
             made = subprocess.run([CARDEA, "init", "--dir", self.fleet], check=True, capture_output=True, text=True)
@@ -51,7 +52,7 @@ class Gateway:
         self.command = [CARDEA, "serve", "--config", f"{self.fleet}/cardea.toml"]
         for value in values:
             self.command += ["--set", value]
-        self.log = open(os.path.join(folder, "gateway.log"), "a")
+        self.log = open(os.path.join(folder, f"{name}.log"), "a")
         self.ca, self.ca_key = f"{self.fleet}/certs/ca.pem", f"{self.fleet}/certs/ca.key.pem"
         self.start()
 

@@ -3,6 +3,7 @@
 
 pub mod car;
 pub mod console;
+pub mod forward;
 pub mod halted;
 pub mod nats;
 pub mod receiver;
@@ -35,6 +36,20 @@ pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it did not come to be so: {what}");
 }
 
+/// A port nobody listens on, below the range that the system gives to those who connect: it stays free while its owner is
+/// down.
+pub fn steady_port() -> u16 {
+    use std::hash::{BuildHasher, Hasher};
+    for _ in 0..10_000 {
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        let port = 20_000 + (random % 12_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free")
+}
+
 /// One TLS provider for the whole test process.
 pub fn install_tls() {
     static ONCE: Once = Once::new();
@@ -45,7 +60,7 @@ pub fn install_tls() {
 
 /// A running gateway. Killed when dropped.
 pub struct Gateway {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     child: Option<Child>,
     sets: Vec<String>,
     envs: Vec<(String, String)>,
@@ -89,15 +104,29 @@ impl Gateway {
 
     /// With variables of its environment, too.
     pub async fn start_in(envs: &[(&str, &str)], sets: &[&str]) -> Self {
-        install_tls();
         let (dir, admin_key) = init();
+        let mut gateway = Self::of_fleet(Arc::new(dir), admin_key, envs, sets);
+        gateway.launch().expect("the gateway starts");
+        gateway
+    }
+
+    /// Another gateway of the same fleet, with its own data folder.
+    pub async fn start_beside(&self, envs: &[(&str, &str)], name: &str, sets: &[&str]) -> Self {
+        let mut gateway = Self::of_fleet(Arc::clone(&self.dir), self.admin_key.clone(), envs, sets);
+        gateway.set(&format!("data.dir={}", self.fleet_dir().join(name).display()));
+        gateway.launch().expect("the gateway starts");
+        gateway
+    }
+
+    fn of_fleet(dir: Arc<TempDir>, admin_key: String, envs: &[(&str, &str)], sets: &[&str]) -> Self {
+        install_tls();
         let ca = std::fs::read(dir.path().join("fleet/certs/ca.pem")).expect("the CA");
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&ca).expect("a certificate")])
             .timeout(Duration::from_secs(40))
             .build()
             .expect("a client");
-        let mut gateway = Self {
+        Self {
             dir,
             child: None,
             sets: sets.iter().map(|set| (*set).to_owned()).collect(),
@@ -108,9 +137,7 @@ impl Gateway {
             metrics: String::new(),
             client,
             log: Arc::default(),
-        };
-        gateway.launch().expect("the gateway starts");
-        gateway
+        }
     }
 
     pub fn fleet_dir(&self) -> PathBuf {

@@ -225,12 +225,12 @@ impl NatsCluster {
         self.leader(stream).await.expect("it had a leader")
     }
 
-    /// What a server logged, without the lines about our own questions.
+    /// What a server warned of, and who led; without the lines about our own questions.
     pub fn log(&self, i: usize) -> String {
         let text = std::fs::read_to_string(self.dir.path().join(format!("nats-{}.log", i + 1))).unwrap_or_default();
-        text.lines()
-            .filter(|line| !line.contains("Healthcheck failed"))
-            .fold(String::new(), |all, line| all + line + "\n")
+        let tells =
+            |line: &&str| !line.contains("Healthcheck failed") && (!line.contains("[INF]") || line.contains("leader"));
+        text.lines().filter(tells).fold(String::new(), |all, line| all + line + "\n")
     }
 }
 
