@@ -160,7 +160,11 @@ async fn gateway(config: Arc<Config>, clock: Clock, engine: Engine) -> Result<()
     // Before anything that it shall tell of can happen.
     let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&engine.store), clock.clone()).await?;
     let store = Arc::clone(&engine.store);
-    let mut gateway = start(config, &clock, &engine, notifier)?;
+    let cluster = join(&config, &clock, &engine)?;
+    if let Some(cluster) = &cluster {
+        cluster.settle().await;
+    }
+    let mut gateway = start(config, &clock, &engine, notifier, cluster)?;
     let mqtt = gateway.mqtt.listen()?;
     let (https, metrics) = (gateway.https.address, gateway.metrics.address);
     println!(
@@ -197,7 +201,13 @@ const WATCH: Duration = Duration::from_millis(500);
 /// How often the file of the card rules is looked at.
 const RULES_WATCH: Duration = Duration::from_secs(2);
 
-fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: NotifierHandle) -> Result<Gateway, RunError> {
+fn start(
+    config: Arc<Config>,
+    clock: &Clock,
+    engine: &Engine,
+    notifier: NotifierHandle,
+    cluster: Option<Cluster>,
+) -> Result<Gateway, RunError> {
     let store = &engine.store;
     let certs = Arc::new(Certs::load(&config.certs)?);
     certs.restore(http::certificates::revocations(&**store)?.into_iter().map(trust_withdrawn));
@@ -221,7 +231,6 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     let mint = Arc::clone(&signer);
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
-    let cluster = join(&config, clock, engine)?;
     let watched = watched(&cluster, &feed, &audience, &feed_arbiter.handle());
     let fleet = FleetHandle::start(
         &config.fleet,
@@ -271,6 +280,9 @@ fn start(config: Arc<Config>, clock: &Clock, engine: &Engine, notifier: Notifier
     guard.register(&metrics);
     notifier.register(&metrics);
     followed.register(&metrics);
+    if let Some(cluster) = cluster.clone() {
+        metrics.register(move || readings::cluster(&cluster));
+    }
     let access = http::access::Access::new(&config).map_err(RunError::Access)?;
     if let Some(oidc) = &access.oidc {
         actix::spawn(Arc::clone(oidc).follow());
@@ -379,7 +391,7 @@ fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluste
         node: config.cluster.node.clone(),
         stream: config.cluster.stream.clone(),
     });
-    let joined = parts.map(Cluster::new).transpose();
+    let joined = parts.map(Cluster::join).transpose();
     joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::actors::feed::FeedCounters;
 use crate::actors::fleet::FleetHandle;
+use crate::cluster::{Cluster, Counters};
 use crate::metrics::{Pulses, Reading, Turns, Value};
 use crate::mqtt::{MqttMetrics, Reason};
 use crate::store::Store;
@@ -43,6 +44,22 @@ pub fn life(
 /// Of each part, whether it turns.
 pub fn turns(life: &Life) -> Vec<Reading> {
     vec![Reading::counters("turns", "Turns of each part, which an idle one takes too", "part", life())]
+}
+
+/// The gateways of a cluster among themselves.
+pub fn cluster(cluster: &Cluster) -> Vec<Reading> {
+    let Counters { calls_sent, calls_failed, calls_served, vehicles_lost, changes_heard, changes_dropped } =
+        cluster.counters();
+    let counter = Reading::counter;
+    vec![
+        gauge("cluster_gateways", "Living gateways, this one included", cluster.living() as u64),
+        counter("cluster_calls_sent", "Requests for vehicles that another gateway has", calls_sent.get()),
+        counter("cluster_calls_failed", "Of them, without an answer", calls_failed.get()),
+        counter("cluster_calls_served", "Requests of other gateways for vehicles here", calls_served.get()),
+        counter("cluster_vehicles_lost", "Vehicles here that another gateway took", vehicles_lost.get()),
+        counter("cluster_changes_heard", "Changes at other gateways for consoles here", changes_heard.get()),
+        counter("cluster_changes_dropped", "Changes lost on the way between gateways", changes_dropped.get()),
+    ]
 }
 
 /// The store: promises, the disk, the view, the track.

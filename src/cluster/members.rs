@@ -78,6 +78,10 @@ impl Members {
         self.others.get(node).is_some_and(|member| member.process == process)
     }
 
+    pub fn len(&self) -> usize {
+        self.others.len()
+    }
+
     pub fn consoles(&self) -> usize {
         self.others.values().map(|member| member.consoles).sum()
     }

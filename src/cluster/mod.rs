@@ -28,6 +28,8 @@ pub use relay::{Local, Relay};
 
 /// Calls of others that are answered at once; more wait at the servers.
 const CALLS_MAX: usize = 1_024;
+/// How long a gateway that starts listens before it acts. The others answer its first word at once.
+const SETTLE: Duration = Duration::from_millis(700);
 /// After a change of who lives, others may change too: one look for all of them.
 const ADOPT_AFTER: Duration = Duration::from_millis(300);
 /// A server through which our own word does not come back for so long is left for another.
@@ -51,6 +53,11 @@ struct Inner {
     changed: Notify,
     /// Filled in once, when there is a fleet.
     fleet: OnceLock<FleetHandle>,
+    /// Filled in with it.
+    sessions: OnceLock<Sessions>,
+    consoles: OnceLock<Arc<AtomicUsize>>,
+    /// A process was heard for the first time: it shall not have to wait until it hears of us.
+    is_new: Notify,
     /// A first console has come.
     watched: Notify,
     /// Consoles here and elsewhere: with none, vehicles tell nothing.
@@ -97,14 +104,15 @@ pub struct Sessions {
 }
 
 impl Cluster {
-    pub fn new(parts: Parts) -> std::io::Result<Self> {
+    /// Begins to say that this gateway lives, and to hear who else does.
+    pub fn join(parts: Parts) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("cluster")
             .enable_all()
             .build()?;
         let Parts { client, owners, clock, node, stream } = parts;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             client,
             clock,
             owners,
@@ -113,12 +121,24 @@ impl Cluster {
             members: Mutex::default(),
             changed: Notify::new(),
             fleet: OnceLock::new(),
+            sessions: OnceLock::new(),
+            consoles: OnceLock::new(),
+            is_new: Notify::new(),
             watched: Notify::new(),
             audience: Arc::default(),
             heard_self: AtomicU64::new(0),
-            runtime: Mutex::new(Some(runtime)),
+            runtime: Mutex::default(),
             counters: Counters::default(),
-        })))
+        });
+        runtime.spawn(listen(Arc::clone(&inner)));
+        runtime.spawn(say_hello(Arc::clone(&inner)));
+        *inner.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        Ok(Self(inner))
+    }
+
+    /// Waits until those who live have been heard: whoever does not know them would take their cars away.
+    pub async fn settle(&self) {
+        tokio::time::sleep(SETTLE).await;
     }
 
     /// Stands before the feed, for whoever tells what changed.
@@ -138,19 +158,18 @@ impl Cluster {
         self.0.watched.notify_one();
     }
 
-    /// Begins to say that this gateway lives, to hear who else does, and to answer calls.
+    /// Begins to answer calls.
     pub fn start(&self, fleet: FleetHandle, sessions: Sessions, feed: Watching) {
         // Set once, here.
         let _ = self.0.fleet.set(fleet);
+        let _ = self.0.sessions.set(sessions);
+        let _ = self.0.consoles.set(feed.consoles);
         let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(runtime) = runtime.as_ref() else { return };
-        let sessions = Arc::new(sessions);
-        runtime.spawn(listen(Arc::clone(&self.0)));
         runtime.spawn(serve(Arc::clone(&self.0)));
-        runtime.spawn(say_hello(Arc::clone(&self.0), feed.consoles, Arc::clone(&sessions)));
         runtime.spawn(adopt(Arc::clone(&self.0), feed.links_lost));
         runtime.spawn(relay::tell(Arc::clone(&self.0)));
-        runtime.spawn(let_go(Arc::clone(&self.0), sessions));
+        runtime.spawn(let_go(Arc::clone(&self.0)));
     }
 
     /// Says good-bye, so that the others need not wait for the silence.
@@ -169,6 +188,11 @@ impl Cluster {
     /// Of the living gateways, is it this one that does what one alone shall do?
     pub fn falls_to_us(&self, what: &str) -> bool {
         self.0.members().falls_to(&self.0.node, what)
+    }
+
+    /// Living gateways, this one included.
+    pub fn living(&self) -> usize {
+        self.0.members().len() + 1
     }
 
     pub fn counters(&self) -> &Counters {
@@ -224,6 +248,7 @@ impl Inner {
         if self.members().heard(&hello, self.clock.elapsed()) {
             tracing::info!(node = hello.node, is_leaving = hello.is_leaving, "a gateway of the cluster");
             self.changed.notify_one();
+            self.is_new.notify_one();
         }
     }
 }
@@ -298,21 +323,26 @@ async fn listen(inner: Arc<Inner>) {
     }
 }
 
-async fn say_hello(inner: Arc<Inner>, consoles: Arc<AtomicUsize>, sessions: Arc<Sessions>) {
+async fn say_hello(inner: Arc<Inner>) {
     let mut tick = tokio::time::interval(HELLO_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let begun = inner.clock.elapsed();
     let mut turned = begun;
     loop {
-        tick.tick().await;
-        let here = consoles.load(Ordering::Relaxed);
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = inner.is_new.notified() => {}
+        }
+        let here = inner.consoles.get().map_or(0, |consoles| consoles.load(Ordering::Relaxed));
         inner.say(here, false).await;
         let elsewhere = inner.members().consoles();
         inner.audience.store(here + elsewhere, Ordering::Relaxed);
         let now = inner.clock.elapsed();
         let heard = Duration::from_millis(inner.heard_self.load(Ordering::Relaxed)).max(begun);
         let silence = now.saturating_sub(heard);
-        if silence > ALONE {
+        if silence > ALONE
+            && let Some(sessions) = inner.sessions.get()
+        {
             (sessions.alone)();
         }
         // A server that hangs keeps its connections; another one may answer.
@@ -384,7 +414,7 @@ async fn adopt(inner: Arc<Inner>, links_lost: Recipient<LinksLost>) {
 }
 
 /// Stops what another gateway has taken over.
-async fn let_go(inner: Arc<Inner>, sessions: Arc<Sessions>) {
+async fn let_go(inner: Arc<Inner>) {
     loop {
         let lost = inner.owners.lost().await;
         // Some may have been taken back meanwhile.
@@ -394,6 +424,8 @@ async fn let_go(inner: Arc<Inner>, sessions: Arc<Sessions>) {
         if let Some(fleet) = inner.fleet.get() {
             fleet.release(&lost);
         }
-        lost.keys().for_each(|vehicle| (sessions.overtaken)(vehicle));
+        if let Some(sessions) = inner.sessions.get() {
+            lost.keys().for_each(|vehicle| (sessions.overtaken)(vehicle));
+        }
     }
 }
