@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use cardea::clock::Clock;
 use cardea::config::Config;
 use cardea::domain::VehicleId;
+use cardea::store::cluster::migrate::migrate;
 use cardea::store::{
     Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, OpenError, Store, StorePosition, Table, verify,
 };
@@ -296,4 +297,67 @@ fn without_any_server_appends_are_surely_refused_and_reads_go_on() {
     let kept = numbers(&*store, "s");
     assert!(kept.starts_with(&[1]) && kept.ends_with(&[9]), "{kept:?}");
     assert!(!kept.contains(&4), "what was surely not stored was not stored");
+}
+
+#[test]
+fn a_single_machines_journal_moves_into_a_cluster_with_its_chain_and_its_answers() {
+    let Some(lab) = Lab::new(3) else { return };
+    let alone = scratch();
+    let local = LocalStore::open(&data(alone.path()), Clock::start()).unwrap();
+    for batch in 0..30 {
+        let steps = (0..10).map(|n| big_step(&format!("s/{n}"), batch * 10 + n, 3_000)).collect();
+        assert!(append_all(&*local, steps).iter().all(Result::is_ok));
+    }
+    wait(local.append(keyed("k", 1, "key", "b"))).unwrap();
+    local.close();
+    drop(local);
+    let before = verify(alone.path()).unwrap();
+    let config = lab.config(alone.path(), "a", &[]);
+    let mut told = 0;
+    let done = migrate(&config, &mut |_| told += 1).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((done.records, done.sent, told, &done.last_hash), (301, 301, 301, &before.last_hash));
+    let again = migrate(&config, &mut |_| panic!("nothing is left to send")).unwrap();
+    assert_eq!((again.sent, &again.last_hash), (0, &before.last_hash));
+    // The machine that was alone is the first gateway, and one that comes has the same chain.
+    let other = scratch();
+    let (a, b) = (lab.open(alone.path(), "a"), lab.open(other.path(), "b"));
+    assert_eq!(numbers(&*b, "s/3"), (0..30).map(|batch| batch * 10 + 3).collect::<Vec<u64>>());
+    let repeat = wait(b.append(keyed("k", 2, "key", "b")));
+    assert!(matches!(repeat, Err(AppendError::Duplicate { .. })), "{repeat:?}");
+    assert_eq!(wait(b.append(step("s/3", 9_999))).unwrap().0, 302);
+    until_copied(&*a, 302);
+    a.close();
+    b.close();
+    let hash = |dir: &Path| verify(dir).unwrap().last_hash;
+    assert_eq!(hash(alone.path()), hash(other.path()));
+    assert_eq!(verify(other.path()).unwrap().journal, before.journal);
+    // Another machine's journal cannot follow it in.
+    let second = scratch();
+    let local = LocalStore::open(&data(second.path()), Clock::start()).unwrap();
+    wait(local.append(step("s", 1))).unwrap();
+    drop(local);
+    let refused = migrate(&lab.config(second.path(), "c", &[]), &mut |_| {}).unwrap_err().to_string();
+    assert!(refused.contains("one machine only"), "{refused}");
+}
+
+#[test]
+fn servers_that_lost_everything_are_given_back_what_a_copy_has() {
+    let Some(lab) = Lab::new(3) else { return };
+    let dir = scratch();
+    let store = lab.open(dir.path(), "a");
+    for n in 0..50 {
+        wait(store.append(step("s", n))).unwrap();
+    }
+    let vehicle: VehicleId = "V-1".parse().unwrap();
+    claim(&*store, &vehicle).unwrap();
+    until_copied(&*store, 51);
+    store.close();
+    drop(store);
+    let before = verify(dir.path()).unwrap();
+    let Some(anew) = Lab::new(3) else { return };
+    let done = migrate(&anew.config(dir.path(), "a", &[]), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((done.sent, &done.last_hash), (51, &before.last_hash));
+    let store = anew.open(dir.path(), "a");
+    assert_eq!(numbers(&*store, "s").len(), 50);
+    assert!(wait(store.append(step("s", 50))).is_ok());
 }

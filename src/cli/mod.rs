@@ -9,6 +9,7 @@ mod doctor;
 mod enroll;
 mod init;
 mod journal;
+mod migrate;
 mod new_files;
 
 use std::fmt;
@@ -44,6 +45,8 @@ enum Command {
     /// Print the reference of the config, or check a file of your own
     #[command(subcommand)]
     Config(config::Config),
+    /// Copy this machine's journal into the stream of a new cluster, or what its servers lost; the gateway must not run
+    Migrate(migrate::Migrate),
     /// Check or export the journal, offline
     #[command(subcommand)]
     Journal(journal::Journal),
@@ -82,6 +85,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Restore(restore) => restore.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Config(config) => config.run(),
+        Command::Migrate(migrate) => migrate.run(),
         Command::Journal(journal) => journal.run(),
     }
 }

@@ -11,6 +11,7 @@
 mod append;
 mod engine;
 mod follow;
+pub mod migrate;
 pub mod owners;
 mod safety;
 mod subject;
