@@ -42,7 +42,7 @@ use tokio::time::timeout;
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
-use crate::actors::follower::{Followed, Follower};
+use crate::actors::follower::{Followed, Follower, IsMine};
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::certs::Certs;
 use crate::checkpoints::Checkpoints;
@@ -125,7 +125,9 @@ struct Gateway {
 async fn gateway(config: Arc<Config>, clock: Clock, store: Arc<LocalStore>) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     // Before anything that it shall tell of can happen.
-    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await?;
+    let is_mine: IsMine = Arc::new(|| true);
+    let kept = Arc::clone(&store) as Arc<dyn Store>;
+    let notifier = NotifierHandle::start(&config.notifier, kept, clock.clone(), is_mine).await?;
     let mut gateway = start(config, &clock, &store, notifier)?;
     let mqtt = gateway.mqtt.listen()?;
     let (https, metrics) = (gateway.https.address, gateway.metrics.address);
@@ -175,7 +177,7 @@ fn start(
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
     // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
-    let mut follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
+    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
     let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
@@ -228,7 +230,8 @@ fn start(
     guard.register(&metrics);
     notifier.register(&metrics);
     followed.register(&metrics);
-    let access = http::access::Access::new(&config).map_err(RunError::Access)?;
+    let mut access = http::access::Access::new(&config).map_err(RunError::Access)?;
+    access.followed = followed;
     if let Some(oidc) = &access.oidc {
         actix::spawn(Arc::clone(oidc).follow());
     }
@@ -250,9 +253,10 @@ fn start(
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
-    if let Some(mut follower) = follower.take() {
+    if let Some(mut follower) = follower {
         guard.follow(&mut follower);
         fleet.follow(&mut follower);
+        app.follow(&mut follower)?;
         actix::spawn(follower.run());
     }
     let tls =
