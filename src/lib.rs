@@ -44,7 +44,7 @@ use tokio::time::timeout;
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
-use crate::actors::follower::{Followed, Follower};
+use crate::actors::follower::{Followed, Follower, IsMine};
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::actors::peers::Peers;
 use crate::certs::Certs;
@@ -157,13 +157,14 @@ struct Gateway {
 
 async fn gateway(config: Arc<Config>, clock: Clock, engine: Engine) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
-    // Before anything that it shall tell of can happen.
-    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&engine.store), clock.clone()).await?;
-    let store = Arc::clone(&engine.store);
     let cluster = join(&config, &clock, &engine)?;
     if let Some(cluster) = &cluster {
         cluster.settle().await;
     }
+    // Before anything that it shall tell of can happen.
+    let store = Arc::clone(&engine.store);
+    let is_mine = alone(&cluster, "notifier");
+    let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&store), clock.clone(), is_mine).await?;
     let mut gateway = start(config, &clock, &engine, notifier, cluster)?;
     let mqtt = gateway.mqtt.listen()?;
     let (https, metrics) = (gateway.https.address, gateway.metrics.address);
@@ -215,7 +216,7 @@ fn start(
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
     // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
-    let mut follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
+    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
     let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
@@ -269,7 +270,15 @@ fn start(
     let checkpoints = start_checkpoints(&config, clock, &engine.local, &signer);
     let guard_thread = Arbiter::new();
     guard_thread.spawn(pulses.beat("card-guard"));
-    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread, followed.clone())?;
+    let guard = start_guard(
+        &config,
+        clock,
+        store,
+        &fleet,
+        &feed,
+        &guard_thread,
+        (followed.clone(), alone(&cluster, "card-guard")),
+    )?;
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, engine, &fleet, &mqtt, feed_counters);
@@ -283,7 +292,8 @@ fn start(
     if let Some(cluster) = cluster.clone() {
         metrics.register(move || readings::cluster(&cluster));
     }
-    let access = http::access::Access::new(&config).map_err(RunError::Access)?;
+    let mut access = http::access::Access::new(&config).map_err(RunError::Access)?;
+    access.followed = followed;
     if let Some(oidc) = &access.oidc {
         actix::spawn(Arc::clone(oidc).follow());
     }
@@ -305,9 +315,10 @@ fn start(
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
-    if let Some(mut follower) = follower.take() {
+    if let Some(mut follower) = follower {
         guard.follow(&mut follower);
         fleet.follow(&mut follower);
+        app.follow(&mut follower)?;
         actix::spawn(follower.run());
     }
     let tls =
@@ -395,6 +406,14 @@ fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluste
     joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
 }
 
+/// Whether this gateway does what only one of a cluster does.
+fn alone(cluster: &Option<Cluster>, what: &'static str) -> IsMine {
+    match cluster.clone() {
+        None => Arc::new(|| true),
+        Some(cluster) => Arc::new(move || cluster.falls_to_us(what)),
+    }
+}
+
 /// Where vehicles tell what changed: the feed, and in a cluster also the consoles elsewhere.
 fn watched(
     cluster: &Option<Cluster>,
@@ -435,7 +454,7 @@ fn start_guard(
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
     thread: &Arbiter,
-    followed: Followed,
+    (followed, looks_again): (Followed, IsMine),
 ) -> Result<GuardHandle, RunError> {
     let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
@@ -453,7 +472,7 @@ fn start_guard(
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.clone().recipient(),
         followed,
-        looks_again: Arc::new(|| true),
+        looks_again,
     };
     Ok(GuardHandle::start(parts, &thread.handle())?)
 }

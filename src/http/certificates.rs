@@ -4,6 +4,9 @@
 //! What was issued and revoked is durable before it is said; the gate is told through [`CertificatePort`], and at start
 //! reads [`revocations`].
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -12,15 +15,17 @@ use serde_json::value::to_raw_value;
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
+use super::access::rate::lock;
 use super::access::{Caller, to_the_end};
 use super::error::{Problem, Slug};
 use super::vehicles::STAFF;
 use super::wire::{RawBody, body_hash, idempotency, off_thread, parse_row, path_vehicle, reply, row};
-use super::{App, Revocation};
+use super::{App, CertificatePort, Revocation};
+use crate::actors::follower::Follower;
 use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Principal, Role, Timestamp, VehicleId};
 use crate::pki::{PkiError, SignedCert};
-use crate::store::{Append, AppendError, Expected, Idempotency, Order, ReadError, Store, Table, ViewChange};
+use crate::store::{Append, AppendError, Idempotency, Order, ReadError, Store, Table, ViewChange};
 
 /// What is known of one vehicle's certificates; a row of [`Table::Certificates`] by vehicle id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,6 +136,9 @@ pub fn revocations(store: &dyn Store) -> Result<Vec<Revocation>, ReadError> {
     }
 }
 
+/// How often a change begins anew because other gateways change the same vehicle's certificates.
+const MAX_TRIES: u32 = 8;
+
 /// Reads, changes and stores a vehicle's row. The caller holds `app.certificates.lock`.
 pub(super) async fn change(
     app: &App,
@@ -138,27 +146,68 @@ pub(super) async fn change(
     by: Principal,
     event: serde_json::Value,
     idempotency: Option<Idempotency>,
-    edit: impl FnOnce(&mut Issued),
+    edit: impl Fn(&mut Issued),
 ) -> Result<Result<Issued, AppendError>, Problem> {
-    let known: Option<Issued> = row(app, Table::Certificates, vehicle.to_string()).await?;
-    let mut issued = known.unwrap_or_else(|| Issued::none(vehicle));
-    edit(&mut issued);
     let broken = |error: serde_json::Error| Problem::internal("certificate row", &error);
-    let append = Append {
-        stream: format!("certificate/{vehicle}"),
-        expected: Expected::Any,
-        fence: None,
-        at: app.clock.now(),
-        by,
-        idempotency,
-        events: vec![to_raw_value(&event).map_err(broken)?],
-        view: vec![ViewChange {
-            table: Table::Certificates,
-            key: vehicle.to_string(),
-            row: to_raw_value(&issued).map_err(broken)?.into(),
-        }],
-    };
-    Ok(app.store.append(append).await.map(|_| issued))
+    let stream = format!("certificate/{vehicle}");
+    let followed = &app.access.followed;
+    for _ in 0..MAX_TRIES {
+        let expected = followed.expected(&stream).await?;
+        let known: Option<Issued> = row(app, Table::Certificates, vehicle.to_string()).await?;
+        let mut issued = known.unwrap_or_else(|| Issued::none(vehicle));
+        edit(&mut issued);
+        let append = Append {
+            stream: stream.clone(),
+            expected,
+            fence: None,
+            at: app.clock.now(),
+            by: by.clone(),
+            idempotency: idempotency.clone(),
+            events: vec![to_raw_value(&event).map_err(broken)?],
+            view: vec![ViewChange {
+                table: Table::Certificates,
+                key: vehicle.to_string(),
+                row: to_raw_value(&issued).map_err(broken)?.into(),
+            }],
+        };
+        match app.store.append(append).await {
+            // Another gateway changed the row: what is so now is changed.
+            Err(AppendError::Conflict { actual }) if followed.caught_up(actual).await => {}
+            outcome => return Ok(outcome.map(|_| issued)),
+        }
+    }
+    Err(Problem::new(Slug::Conflict, "other gateways change this vehicle's certificates at the same time"))
+}
+
+/// Refuses what other gateways revoke, and lets in what they issue after it; reads what is revoked already (blocks). Each
+/// revocation ends the vehicle's session once: a row that only adds a certificate to it does not.
+pub fn follow(app: &App, follower: &mut Follower) -> Result<(), ReadError> {
+    let known = revocations(&*app.store)?.into_iter().map(|revoked| (revoked.vehicle, revoked.issued_until));
+    let known: Mutex<HashMap<VehicleId, Timestamp>> = Mutex::new(known.collect());
+    let CertificatePort { revoke, allow, .. } = app.certificates.clone();
+    follower.add(
+        &[Table::Certificates],
+        Box::new(move |changed| {
+            let Some(row) = &changed.row else { return Ok(()) };
+            let issued: Issued = serde_json::from_str(row.get())
+                .map_err(|error| ReadError::Damaged(format!("certificates of {}: {error}", changed.key)))?;
+            let Some(revocation) = issued.revocation() else { return Ok(()) };
+            let until = revocation.issued_until;
+            let before = lock(&known).insert(revocation.vehicle.clone(), until);
+            if before.is_some_and(|before| before >= until) {
+                revocation.except.iter().for_each(|serial| allow(&revocation.vehicle, serial));
+                return Ok(());
+            }
+            let revoking = revoke(revocation);
+            tokio::spawn(async move {
+                if let Err(error) = revoking.await {
+                    tracing::error!(error, "a revocation by another gateway is not in force here");
+                }
+            });
+            Ok(())
+        }),
+    );
+    Ok(())
 }
 
 #[utoipa::path(post, path = "/v1/vehicles/{id}/certificate", tag = "vehicles", params(("id" = String, Path)),
@@ -219,7 +268,7 @@ pub(super) async fn sign_and_keep(
     app: &App,
     signing: Signing,
     idempotency: impl FnOnce(&str) -> Result<Option<Idempotency>, Problem>,
-    edit: impl FnOnce(&mut Issued),
+    edit: impl Fn(&mut Issued),
 ) -> Result<String, Problem> {
     let Signing { csr, vehicle, by, mut event } = signing;
     let signed = sign(app, csr, &vehicle).await?;

@@ -129,7 +129,7 @@ pub async fn open(
     Query(query): Query<OpenConsole>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let (caller, standing) = admit(&request, &app, query.ticket.as_deref())?;
+    let (caller, standing) = admit(&request, &app, query.ticket.as_deref()).await?;
     caller.require(&READERS)?;
     let Some(seat) = app.consoles.take_seat(app.config.http.max_consoles) else {
         app.consoles.counters.refused.inc();
@@ -145,15 +145,19 @@ pub async fn open(
 
 /// By ticket, else as every request. A browser must come from our own page, whatever it shows: its cookie is sent
 /// along by foreign pages' WebSockets too.
-fn admit(request: &HttpRequest, app: &App, ticket: Option<&str>) -> Result<(Caller, Standing), Problem> {
+async fn admit(request: &HttpRequest, app: &App, ticket: Option<&str>) -> Result<(Caller, Standing), Problem> {
     let from = origin(request);
     if from == Origin::Foreign {
         return Err(Problem::forbidden("a console opens from this gateway's own page only"));
     }
     if let Some(ticket) = ticket {
         let unknown = || Problem::new(Slug::Unauthenticated, "the ticket is not known, used already, or too old");
-        let standing = app.access.tickets.redeem(ticket, app.clock.now()).ok_or_else(unknown)?;
+        let redeemed = app.access.tickets.redeem(&app.signer, ticket, app.clock.now()).ok_or_else(unknown)?;
+        let standing = redeemed.standing.clone();
         let principal = standing.principal(app).ok_or_else(unknown)?;
+        if !redeemed.record(app, &principal).await {
+            return Err(unknown());
+        }
         return Ok((Caller { role: principal.role, principal }, standing));
     }
     let caller = authenticate(request)?;

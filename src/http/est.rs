@@ -116,7 +116,7 @@ pub async fn issue_token(
             json!({"event": "enrolment_token_issued", "token_id": fresh.token_id, "expires_at": fresh.expires_at});
         let idempotency = key.map(|key| certificates::recorded(key, &fresh)).transpose()?;
         let outcome = certificates::change(&app, &vehicle, caller.principal, event, idempotency, |issued| {
-            issued.add_enrolment(enrolment, now);
+            issued.add_enrolment(enrolment.clone(), now);
         });
         let known = match outcome.await? {
             Ok(_) => fresh,

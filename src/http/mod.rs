@@ -11,6 +11,8 @@ mod available;
 mod card_rules;
 mod cards;
 pub mod certificates;
+#[cfg(test)]
+mod cluster_tests;
 mod commands;
 pub mod confirmations;
 mod connection;
@@ -78,6 +80,7 @@ pub(crate) use {
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
+use crate::actors::follower::Follower;
 use crate::actors::notifier::NotifierHandle;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -189,6 +192,14 @@ impl App {
             telemetry,
             counters,
         })
+    }
+}
+
+impl App {
+    /// Keeps what HTTP has in memory as every gateway's records say; blocks, so call it at start.
+    pub fn follow(&self, follower: &mut Follower) -> Result<(), ReadError> {
+        self.access.follow(follower);
+        certificates::follow(self, follower)
     }
 }
 

@@ -183,6 +183,7 @@ impl From<NotifierError> for Problem {
             NotifierError::Busy => Self::new(Slug::NotReady, "the notifier is busy; nothing happened").retry_after(1),
             NotifierError::NoSuchLetter => Self::not_found("dead letter"),
             NotifierError::NoTarget => Self::new(Slug::Conflict, error.to_string()),
+            NotifierError::Elsewhere => Self::new(Slug::NotReady, error.to_string()).retry_after(1),
         }
     }
 }

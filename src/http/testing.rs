@@ -14,6 +14,7 @@ use super::access::{Access, sha256};
 use super::{App, CertificatePort, Counters};
 use crate::actors::card_guard::GuardHandle;
 use crate::actors::feed::{Feed, Limits};
+use crate::actors::follower::Followed;
 use crate::actors::vehicle::FromCar;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -269,7 +270,13 @@ fn secret(role: Role) -> String {
 /// An App over a store in memory, a stopped-looking clock at [`NOW_MS`] and one key for each role.
 pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
     let store = Arc::new(MemoryStore::default());
-    let access = Access::new(&config).unwrap();
+    (app_over(config, store.clone(), Followed::default()), store)
+}
+
+/// The same, over a store that others have too.
+pub fn app_over(config: Config, store: Arc<MemoryStore>, followed: Followed) -> App {
+    let mut access = Access::new(&config).unwrap();
+    access.followed = followed;
     for (number, role) in [Role::Admin, Role::Operator, Role::Renter, Role::Auditor].into_iter().enumerate() {
         let subject = if role == Role::Renter { "anna".into() } else { format!("{role:?}").to_lowercase() };
         access.api_keys.insert(&ApiKey {
@@ -292,7 +299,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         Clock::starting_at(NOW_MS),
         Arc::new(move |grant, vehicle, holder, at| mint.mint(grant, vehicle, holder, at)),
     );
-    let app = App {
+    App {
         store: store.clone(),
         fleet: fleet.0,
         clock: Clock::starting_at(NOW_MS),
@@ -321,8 +328,7 @@ pub fn app_with(config: Config) -> (App, Arc<MemoryStore>) {
         metrics: Metrics::new(),
         telemetry: Telemetry::default(),
         counters: Arc::new(Counters::default()),
-    };
-    (app, store)
+    }
 }
 
 pub fn app() -> (App, Arc<MemoryStore>) {

@@ -20,10 +20,11 @@ use super::notification::{
 use super::outbox::{Became, DeadLetter, Failure, FailureKind, Outbox};
 use super::transport::Transport;
 use super::{Counters, NotifierError, TargetState, Tested};
+use crate::actors::follower::IsMine;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
 use crate::domain::Timestamp;
-use crate::store::{ReadError, Store, StorePosition};
+use crate::store::{AppendError, ReadError, Store, StorePosition};
 
 /// How late a notification may begin at most, while nothing is behind.
 const TICK: Duration = Duration::from_millis(100);
@@ -71,6 +72,12 @@ pub(super) struct Courier {
     position: StorePosition,
     /// The newest cursor that is durable.
     kept: StorePosition,
+    /// The newest record of what was kept.
+    version: StorePosition,
+    making: Renewal,
+    is_mine: IsMine,
+    /// What is in memory is as the store has it and may be worked on.
+    is_ours: bool,
     /// Something was told since.
     has_told: bool,
     next_checkpoint_at: Timestamp,
@@ -79,6 +86,28 @@ pub(super) struct Courier {
     tests: Arc<Semaphore>,
     to_finish: mpsc::Sender<Finished>,
     finished: mpsc::Receiver<Finished>,
+}
+
+/// What a state that is read from the store is made by.
+struct Renewal {
+    retry_for_ms: i64,
+    escalate_after_ms: i64,
+    escalate_severity: config::Level,
+}
+
+impl Renewal {
+    fn of(
+        &self,
+        transports: &BTreeMap<String, Arc<Transport>>,
+        kept: ledger::Kept,
+        now: Timestamp,
+    ) -> (Outbox, Escalation) {
+        let mut outbox = Outbox::new(transports.keys().cloned(), self.retry_for_ms);
+        outbox.restore(kept.waiting, kept.dead, now);
+        let mut escalation = Escalation::new(self.escalate_after_ms, self.escalate_severity);
+        escalation.restore(kept.watched);
+        (outbox, escalation)
+    }
 }
 
 impl Courier {
@@ -91,13 +120,18 @@ impl Courier {
         kept: ledger::Kept,
         position: StorePosition,
         counters: Arc<Counters>,
+        is_mine: IsMine,
     ) -> Self {
         let now = clock.now();
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
-        let mut outbox = Outbox::new(transports.keys().cloned(), ms(config.retry_for_s));
-        outbox.restore(kept.waiting, kept.dead, now);
-        let mut escalation = Escalation::new(ms(config.escalate_after_s), config.escalate_severity);
-        escalation.restore(kept.watched);
+        let making = Renewal {
+            retry_for_ms: ms(config.retry_for_s),
+            escalate_after_ms: ms(config.escalate_after_s),
+            escalate_severity: config.escalate_severity,
+        };
+        let version = kept.version;
+        let (outbox, escalation) = making.of(&transports, kept, now);
+        let is_ours = is_mine();
         let wanted = Wanted {
             alerts: transports.values().any(|transport| transport.may_want("cardea.alert.")),
             declined: transports.values().any(|transport| transport.may_want("cardea.card.")),
@@ -115,6 +149,10 @@ impl Courier {
             counters,
             position,
             kept: position,
+            version,
+            making,
+            is_mine,
+            is_ours,
             has_told: false,
             next_checkpoint_at: now,
             next_read_at: now,
@@ -129,13 +167,19 @@ impl Courier {
     pub async fn keep(&mut self) -> bool {
         let now = self.clock.now();
         self.next_checkpoint_at = now.plus_ms(CHECKPOINT_MS);
-        let Self { store, outbox, escalation, position, .. } = self;
-        match ledger::checkpoint(&**store, now, *position, outbox, escalation).await {
+        let Self { store, outbox, escalation, position, version, .. } = self;
+        match ledger::checkpoint(&**store, now, version, *position, outbox, escalation).await {
             Ok(()) => {
                 self.counters.checkpoints.inc();
                 self.kept = self.position;
                 self.has_told = false;
                 true
+            }
+            Err(AppendError::Conflict { .. }) => {
+                // What both have told meanwhile was told twice; from here on only one goes on.
+                tracing::warn!("another gateway tells people as well; this one begins anew from what that one kept");
+                self.is_ours = false;
+                false
             }
             Err(error) => {
                 self.counters.checkpoints_failed.inc();
@@ -155,18 +199,60 @@ impl Courier {
                 Some(finished) = self.finished.recv() => self.finish(finished),
                 ask = asks.recv() => match ask {
                     Some(Ask::Stop(reply)) => {
-                        self.keep_if_needed().await;
+                        if self.may_work().await {
+                            self.keep_if_needed().await;
+                        }
                         let _ = reply.send(());
                         return;
                     }
-                    Some(ask) => self.answer(ask),
+                    Some(ask) => self.answer(ask).await,
                     None => return,
                 },
-                _ = ticks.tick() => self.follow().await,
+                _ = ticks.tick() => if self.may_work().await {
+                    self.follow().await;
+                },
+            }
+            if !self.may_work().await {
+                continue;
             }
             self.send_due();
             if self.clock.now() >= self.next_checkpoint_at {
                 self.keep_if_needed().await;
+            }
+        }
+    }
+
+    /// Is it this gateway's turn to tell people? Where it was not before, what was told meanwhile is read first. A delivery
+    /// that is under way when the turn goes to another gateway is told again there.
+    async fn may_work(&mut self) -> bool {
+        if !(self.is_mine)() {
+            self.is_ours = false;
+            return false;
+        }
+        if self.is_ours {
+            return true;
+        }
+        let now = self.clock.now();
+        if now < self.next_read_at {
+            return false;
+        }
+        match ledger::load_off_thread(&self.store).await {
+            Ok(kept) => {
+                self.version = kept.version;
+                let newest = self.store.health().durable;
+                // Without a cursor nobody was told of anything since this gateway started.
+                self.position = kept.cursor.unwrap_or(self.position).min(newest);
+                self.kept = self.position;
+                (self.outbox, self.escalation) = self.making.of(&self.transports, kept, now);
+                (self.is_ours, self.has_told) = (true, false);
+                tracing::info!(position = self.position.0, "this gateway tells people from here on");
+                true
+            }
+            Err(error) => {
+                self.counters.reads_failed.inc();
+                tracing::error!(%error, "what other gateways told cannot be read yet");
+                self.next_read_at = now.plus_ms(READ_BACKOFF_MS);
+                false
             }
         }
     }
@@ -300,8 +386,18 @@ impl Courier {
         f64::from(random) / f64::from(u32::MAX)
     }
 
-    fn answer(&mut self, ask: Ask) {
+    async fn answer(&mut self, ask: Ask) {
+        if !self.is_ours
+            && matches!(ask, Ask::Dead { .. } | Ask::Targets(_))
+            && let Ok(kept) = ledger::load_off_thread(&self.store).await
+        {
+            // As the gateway that tells people kept them.
+            (self.outbox, self.escalation) = self.making.of(&self.transports, kept, self.clock.now());
+        }
         match ask {
+            Ask::Retry { reply, .. } if !self.is_ours => {
+                let _ = reply.send(Err(NotifierError::Elsewhere));
+            }
             Ask::Targets(reply) => {
                 let _ = reply.send(self.targets());
             }

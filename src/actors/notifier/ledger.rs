@@ -4,6 +4,8 @@
 //! So the common case (everything is delivered at once) costs one small record every few seconds, and a crash at worst
 //! tells a few seconds of notifications twice.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,6 +33,8 @@ struct Cursor {
 /// What an earlier run left.
 #[derive(Debug, Default)]
 pub struct Kept {
+    /// The newest record of what was kept, or older; whoever keeps on from it finds out if it is.
+    pub version: StorePosition,
     /// `None` = there was no earlier run.
     pub cursor: Option<StorePosition>,
     pub waiting: Vec<Delivery>,
@@ -40,13 +44,22 @@ pub struct Kept {
 
 /// Reads what an earlier run left; blocks.
 pub fn load(store: &dyn Store) -> Result<Kept, ReadError> {
+    // Before the rows: what comes between is found out by the next append.
+    let version = store.newest(STREAM)?;
     let cursor = store.get(Table::Notifications, CURSOR)?.and_then(|row| parse::<Cursor>(CURSOR, &row));
     Ok(Kept {
+        version,
         cursor: cursor.map(|cursor| cursor.position),
         waiting: rows(store, WAITING)?,
         dead: rows(store, DEAD)?,
         watched: rows(store, WATCHED)?,
     })
+}
+
+pub async fn load_off_thread(store: &Arc<dyn Store>) -> Result<Kept, ReadError> {
+    let reading = Arc::clone(store);
+    let loading = tokio::task::spawn_blocking(move || load(&*reading)).await;
+    loading.unwrap_or_else(|error| Err(ReadError::Unavailable(format!("the reading task died: {error}"))))
 }
 
 fn rows<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>, ReadError> {
@@ -69,10 +82,12 @@ fn parse<T: DeserializeOwned>(key: &str, row: &RawValue) -> Option<T> {
 }
 
 /// Makes everything durable that changed, the cursor last. What was stored before an error stays stored; the rest is
-/// still to be stored.
+/// still to be stored. `version` is the newest record of this kind, and stays so: another gateway that kept something since
+/// makes it a conflict.
 pub async fn checkpoint(
     store: &dyn Store,
     now: Timestamp,
+    version: &mut StorePosition,
     cursor: StorePosition,
     outbox: &mut Outbox,
     escalation: &mut Escalation,
@@ -107,7 +122,7 @@ pub async fn checkpoint(
             view.push(change(CURSOR.to_owned(), raw(&Cursor { position: cursor })));
         }
         let event = json!({"event": "notifications_kept", "position": cursor, "rows": changes.len()});
-        append(store, now, &event, view).await?;
+        *version = append(store, now, Expected::Last(*version), &event, view).await?;
         settle(outbox, escalation, changes);
         if is_last {
             return Ok(());
@@ -133,19 +148,20 @@ fn settle(outbox: &mut Outbox, escalation: &mut Escalation, changes: Vec<(Change
 /// Nobody is told any more: the next time somebody is, it begins anew and does not tell of all the time between.
 pub async fn forget_cursor(store: &dyn Store, now: Timestamp) -> Result<(), AppendError> {
     let event = json!({"event": "notifications_stopped"});
-    append(store, now, &event, vec![change(CURSOR.to_owned(), None)]).await
+    append(store, now, Expected::Any, &event, vec![change(CURSOR.to_owned(), None)]).await.map(drop)
 }
 
 async fn append(
     store: &dyn Store,
     now: Timestamp,
+    expected: Expected,
     event: &serde_json::Value,
     view: Vec<ViewChange>,
-) -> Result<(), AppendError> {
+) -> Result<StorePosition, AppendError> {
     let event = raw(event).into_iter().collect();
     let step = Append {
         stream: STREAM.into(),
-        expected: Expected::Any,
+        expected,
         fence: None,
         at: now,
         by: Principal::gateway(),
@@ -153,7 +169,7 @@ async fn append(
         events: event,
         view,
     };
-    store.append(step).await.map(drop)
+    store.append(step).await
 }
 
 fn change(key: String, value: Option<Box<RawValue>>) -> ViewChange {

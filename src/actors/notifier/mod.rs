@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use self::courier::{Ask, Courier};
 use self::transport::Transport;
+use crate::actors::follower::IsMine;
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::Timestamp;
@@ -65,6 +66,9 @@ pub enum NotifierError {
     NoSuchLetter,
     #[error("there is no such target, or too many wait for it")]
     NoTarget,
+    /// Worth a retry there.
+    #[error("another gateway of the cluster tells people; ask that one")]
+    Elsewhere,
 }
 
 /// How a target does, since the gateway started.
@@ -98,10 +102,17 @@ pub struct NotifierHandle {
 impl NotifierHandle {
     /// Reads what an earlier run left and follows the journal from there; without one, from now on. It is durable where
     /// from before this returns, so that nothing that happens afterwards is missed.
-    pub async fn start(config: &config::Notifier, store: Arc<dyn Store>, clock: Clock) -> Result<Self, StartError> {
+    /// `is_mine`: of several gateways one tells people; asked before each turn.
+    pub async fn start(
+        config: &config::Notifier,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        is_mine: IsMine,
+    ) -> Result<Self, StartError> {
         let transports = transports(config)?;
         let counters = Arc::new(Counters::new(transports.keys().cloned()));
-        let making = Making { config: config.clone(), store, clock, transports, counters: Arc::clone(&counters) };
+        let counted = Arc::clone(&counters);
+        let making = Making { config: config.clone(), store, clock, transports, counters: counted, is_mine };
         let courier = making.courier().await?;
         let (asks, asked) = mpsc::channel(MAX_ASKS);
         Arbiter::new().spawn(making.supervise(courier, asked));
@@ -163,14 +174,12 @@ struct Making {
     clock: Clock,
     transports: BTreeMap<String, Arc<Transport>>,
     counters: Arc<Counters>,
+    is_mine: IsMine,
 }
 
 impl Making {
     async fn courier(&self) -> Result<Courier, ReadError> {
-        let reading = Arc::clone(&self.store);
-        let loading = tokio::task::spawn_blocking(move || ledger::load(&*reading)).await;
-        let kept =
-            loading.unwrap_or_else(|error| Err(ReadError::Unavailable(format!("the reading task died: {error}"))))?;
+        let kept = ledger::load_off_thread(&self.store).await?;
         let newest = self.store.health().durable;
         // A cursor beyond the journal is of a journal that was put back since.
         let position = kept.cursor.map_or(newest, |cursor| cursor.min(newest));
@@ -183,7 +192,11 @@ impl Making {
             kept,
             position,
             Arc::clone(&self.counters),
+            Arc::clone(&self.is_mine),
         );
+        if !(self.is_mine)() {
+            return Ok(courier);
+        }
         if is_unused && !is_new {
             if let Err(error) = ledger::forget_cursor(&*self.store, self.clock.now()).await {
                 tracing::warn!(%error, "the notifier's cursor stays, though nobody is told of anything");

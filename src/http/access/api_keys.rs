@@ -4,7 +4,7 @@
 //! it: it is derived from the fleet's signing key and the API key's id, so that a repeated request can be given the same
 //! answer. When a key was last used is known here at once, and to the store at most a minute later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,13 +21,15 @@ use utoipa::ToSchema;
 
 use super::rate::{Bucket, Rate, lock};
 use super::scopes::Scopes;
-use super::{Admission, App, Caller, MAX_SECRET_LEN, sha256, to_the_end};
+use super::{Admission, App, Caller, MAX_SECRET_LEN, for_each_use, sha256, to_the_end};
 use crate::domain::{ApiKeyId, Principal, Role, Timestamp};
 use crate::http::error::{Problem, Slug};
 use crate::http::usage::check_name;
 use crate::http::vehicles::ListParams;
 use crate::http::wire::{Items, Json, Query, idempotency, list_rows, parse_row, path_id, reply, row};
-use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Order, ReadError, Store, Table, ViewChange};
+use crate::store::{
+    Append, AppendError, ChangedRow, Expected, Idempotency, NewRow, Order, ReadError, Store, Table, ViewChange,
+};
 
 pub const SECRET_PREFIX: &str = "ck_";
 
@@ -59,6 +61,8 @@ pub struct ApiKeys {
     /// Making a key, deleting it and telling the store of its use write its row and change memory: one at a time, or a key
     /// that was deleted came back.
     writing: tokio::sync::Mutex<()>,
+    /// In a cluster: deleted here, until the follower has passed the record that says so.
+    gone: Mutex<HashSet<ApiKeyId>>,
 }
 
 struct Entry {
@@ -89,7 +93,8 @@ impl ApiKeys {
 
     /// Without any stored key; `bootstrap` is the hex SHA-256 of the first admin's key.
     pub fn new(rate: Rate, bootstrap: Option<&str>) -> Result<Self, String> {
-        let keys = Self { by_hash: RwLock::new(HashMap::new()), rate, writing: tokio::sync::Mutex::default() };
+        let (by_hash, writing, gone) = Default::default();
+        let keys = Self { by_hash, rate, writing, gone };
         if let Some(text) = bootstrap {
             let hash = parse_hash(text).ok_or("http.bootstrap_admin_sha256: 64 hex digits expected")?;
             let principal = Principal::new(Role::Admin, "admin");
@@ -112,8 +117,45 @@ impl ApiKeys {
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok(count),
+                None => break,
             }
+        }
+        for_each_use(store, OF_KEYS, |sha256, at| self.note_use(sha256, at))?;
+        Ok(count)
+    }
+
+    /// What somebody recorded of keys.
+    pub fn follow(&self, changed: &ChangedRow) -> Result<(), ReadError> {
+        let damaged = |problem: String| ReadError::Damaged(format!("API key {}: {problem}", changed.key));
+        match (changed.table, &changed.row) {
+            (Table::ApiKeys, Some(row)) => {
+                let key: ApiKey = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
+                if !lock(&self.gone).contains(&key.api_key_id) {
+                    self.insert(&key);
+                }
+            }
+            (Table::ApiKeys, None) => {
+                let id = changed.key.parse().map_err(|_| damaged("no id".into()))?;
+                self.remove(id);
+                lock(&self.gone).remove(&id);
+            }
+            (_, Some(row)) => {
+                let at = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
+                if let Some(sha256) = changed.key.strip_prefix(OF_KEYS) {
+                    self.note_use(sha256, at);
+                }
+            }
+            (_, None) => {}
+        }
+        Ok(())
+    }
+
+    /// The store knows of this use.
+    fn note_use(&self, sha256: &str, at: Timestamp) {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = parse_hash(sha256).and_then(|hash| keys.get(&hash)) {
+            entry.used_at.fetch_max(at.0, Ordering::Relaxed);
+            entry.stored_at.fetch_max(at.0, Ordering::Relaxed);
         }
     }
 
@@ -129,13 +171,16 @@ impl ApiKeys {
         if keys.len() >= Self::MAX {
             return false;
         }
-        let bucket = Mutex::new(Bucket::full(self.rate));
+        // Of one that is there already the use is known better than by its row, and what it spent stays spent.
         let stored = key.as_ref().and_then(|key| key.last_used_at).map_or(0, |at| at.0);
-        // Of one that is there already the use is known better than by its row.
-        let known =
-            keys.get(&hash).map(|entry| [&entry.used_at, &entry.stored_at].map(|at| at.load(Ordering::Relaxed)));
-        let [used_at, stored_at] = known.unwrap_or([stored, stored]).map(AtomicI64::new);
-        keys.insert(hash, Entry { hash, key, principal, bucket, used_at, stored_at });
+        let entry = match keys.remove(&hash) {
+            Some(known) => Entry { key, principal, ..known },
+            None => {
+                let [used_at, stored_at] = [stored, stored].map(AtomicI64::new);
+                Entry { hash, key, principal, bucket: Mutex::new(Bucket::full(self.rate)), used_at, stored_at }
+            }
+        };
+        keys.insert(hash, entry);
         true
     }
 
@@ -180,22 +225,14 @@ impl ApiKeys {
     }
 
     /// Keys of whose use the store does not know, as it should.
-    fn used(&self) -> Vec<ApiKey> {
+    fn used(&self) -> Vec<Use> {
         let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
         let is_news = |entry: &&Entry| entry.used_at.load(Ordering::Relaxed) > entry.stored_at.load(Ordering::Relaxed);
-        let as_used = |entry: &Entry| Some(ApiKey { last_used_at: entry.last_used_at(), ..entry.key.clone()? });
+        let as_used = |entry: &Entry| {
+            let key = entry.key.as_ref()?;
+            Some(Use { api_key_id: key.api_key_id, sha256: key.sha256.clone(), last_used_at: entry.last_used_at()? })
+        };
         keys.values().filter(is_news).filter_map(as_used).collect()
-    }
-
-    /// The store knows now.
-    fn stored(&self, rows: &[ApiKey]) {
-        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
-        for row in rows {
-            let entry = parse_hash(&row.sha256).and_then(|hash| keys.get(&hash));
-            if let (Some(entry), Some(at)) = (entry, row.last_used_at) {
-                entry.stored_at.fetch_max(at.0, Ordering::Relaxed);
-            }
-        }
     }
 
     /// Looks up by hash, so that the time taken says nothing of the secret itself, and takes one request from its rate.
@@ -216,6 +253,17 @@ impl ApiKeys {
         }
     }
 }
+
+/// A use that the store is to be told of.
+#[derive(Debug, Clone, PartialEq)]
+struct Use {
+    api_key_id: ApiKeyId,
+    sha256: String,
+    last_used_at: Timestamp,
+}
+
+/// Rows of [`Table::LastUses`]; the rest of the key is the API key's hash in hex.
+const OF_KEYS: &str = "api-key/";
 
 /// `{"name":"renter app of Anna","role":"renter","subject":"anna"}`
 #[derive(Debug, Deserialize, ToSchema)]
@@ -348,14 +396,17 @@ pub async fn create(
     // Until memory knows what the store knows: a delete in between would be undone.
     let _alone = app.access.api_keys.writing.lock().await;
     let key = match app.store.append(append).await {
-        Ok(_) => {
-            app.access.api_keys.insert(&key);
+        Ok(at) => {
+            if !app.access.followed.has(at).await {
+                app.access.api_keys.insert(&key);
+            }
             key
         }
         Err(AppendError::Duplicate { answer }) => {
             let key: ApiKey = parse_row(&answer)?;
             // The first caller may have gone before memory knew, and the key may have been deleted since.
-            if row::<ApiKey>(&app, Table::ApiKeys, key.api_key_id.to_string()).await?.is_some() {
+            let is_alone = app.access.followed.is_alone();
+            if is_alone && row::<ApiKey>(&app, Table::ApiKeys, key.api_key_id.to_string()).await?.is_some() {
                 app.access.api_keys.insert(&key);
             }
             key
@@ -388,9 +439,7 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
     caller.require(&[Role::Admin])?;
     let id: ApiKeyId = path_id(&request, "id", "API key")?;
     let known: Option<ApiKey> = row(&app, Table::ApiKeys, id.to_string()).await?;
-    if known.is_none() {
-        return Err(Problem::not_found("API key"));
-    }
+    let known = known.ok_or_else(|| Problem::not_found("API key"))?;
     let event = to_raw_value(&json!({"event": "api_key_deleted", "api_key_id": id}))
         .map_err(|error| Problem::internal("API key", &error))?;
     let append = Append {
@@ -401,8 +450,14 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
         by: caller.principal,
         idempotency: None,
         events: vec![event],
-        view: vec![ViewChange { table: Table::ApiKeys, key: id.to_string(), row: NewRow::Removed }],
+        view: vec![
+            ViewChange { table: Table::ApiKeys, key: id.to_string(), row: NewRow::Removed },
+            ViewChange { table: Table::LastUses, key: format!("{OF_KEYS}{}", known.sha256), row: NewRow::Removed },
+        ],
     };
+    if !app.access.followed.is_alone() {
+        lock(&app.access.api_keys.gone).insert(id);
+    }
     // Out of memory first: a key that is being deleted opens nothing, whatever becomes of the disk. And again, since one who
     // was making it may have put it there meanwhile.
     app.access.api_keys.remove(id);
@@ -429,9 +484,10 @@ pub async fn save_uses(app: &App) -> Result<(), AppendError> {
         let uses: Vec<_> =
             used.iter().map(|key| json!({"api_key_id": key.api_key_id, "last_used_at": key.last_used_at})).collect();
         let event = to_raw_value(&json!({"event": "api_keys_used", "api_keys": uses})).map_err(unfit)?;
-        let change = |key: &ApiKey| {
-            let row = to_raw_value(key).map_err(unfit)?.into();
-            Ok(ViewChange { table: Table::ApiKeys, key: key.api_key_id.to_string(), row })
+        // Not into the key's own row: another gateway may be deleting it.
+        let change = |key: &Use| {
+            let row = to_raw_value(&key.last_used_at).map_err(unfit)?.into();
+            Ok(ViewChange { table: Table::LastUses, key: format!("{OF_KEYS}{}", key.sha256), row })
         };
         let append = Append {
             stream: "api-key-uses".into(),
@@ -444,7 +500,7 @@ pub async fn save_uses(app: &App) -> Result<(), AppendError> {
             view: used.iter().map(change).collect::<Result<_, AppendError>>()?,
         };
         app.store.append(append).await?;
-        api_keys.stored(used);
+        used.iter().for_each(|key| api_keys.note_use(&key.sha256, key.last_used_at));
     }
     Ok(())
 }
@@ -527,11 +583,12 @@ mod tests {
         keys.admit("ck_boot", Timestamp(10));
         keys.admit("ck_x", Timestamp(10));
         let used = keys.used();
-        assert_eq!(used, [ApiKey { last_used_at: Some(Timestamp(10)), ..key.clone() }]);
+        let of = Use { api_key_id: key.api_key_id, sha256: key.sha256.clone(), last_used_at: Timestamp(10) };
+        assert_eq!(used, [of]);
         keys.admit("ck_x", Timestamp(11));
-        keys.stored(&used);
-        assert_eq!(keys.used()[0].last_used_at, Some(Timestamp(11)), "used again while it was stored");
-        keys.stored(&keys.used());
+        keys.note_use(&key.sha256, Timestamp(10));
+        assert_eq!(keys.used()[0].last_used_at, Timestamp(11), "used again while it was stored");
+        keys.note_use(&key.sha256, Timestamp(11));
         assert!(keys.used().is_empty());
         assert!(keys.insert(&key), "a repeated request finds it there");
         assert_eq!(keys.uses()[&key.api_key_id], Timestamp(11));

@@ -360,7 +360,7 @@ pub async fn change_password(
         if user.password != verified || Standing::of_session(id, session).principal(&still).is_none() {
             return Err(Problem::new(Slug::Conflict, "the password or the log-in changed meanwhile"));
         }
-        user.password = hash;
+        user.password = hash.clone();
         Ok(())
     };
     users::update(app.get_ref().clone(), caller.principal, id, event, Kept::Only(session), change).await?;

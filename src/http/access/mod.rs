@@ -32,9 +32,10 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::address;
 use super::error::{Problem, Slug};
+use crate::actors::follower::{Followed, Follower};
 use crate::config::Config;
 use crate::domain::{Principal, Role, Timestamp, UserId};
-use crate::store::{Append, AppendError, ReadError, Store};
+use crate::store::{Append, AppendError, Order, ReadError, Store, StorePosition, Table};
 use scopes::Needed;
 
 pub use cookies::{Origin, origin};
@@ -51,6 +52,8 @@ pub struct Access {
     pub addresses: rate::Buckets<IpAddr>,
     /// Only where an identity provider is configured.
     pub oidc: Option<Arc<oidc::Oidc>>,
+    /// How far all of this follows what other gateways record.
+    pub followed: Followed,
 }
 
 impl Access {
@@ -62,7 +65,7 @@ impl Access {
             api_keys: api_keys::ApiKeys::new(rate, http.bootstrap_admin_sha256.as_deref())?,
             users: users::Users::new(rate),
             sessions: sessions::Sessions::default(),
-            tickets: tickets::Tickets::default(),
+            tickets: if config.cluster.is_on() { tickets::Tickets::default() } else { tickets::Tickets::own() },
             passwords: passwords::Passwords::new()?,
             attempts: attempts::Attempts::default(),
             addresses: rate::Buckets::new(
@@ -70,6 +73,7 @@ impl Access {
                 MAX_ADDRESSES,
             ),
             oidc: oidc::Oidc::new(&config.oidc, rate)?.map(Arc::new),
+            followed: Followed::default(),
         })
     }
 
@@ -80,6 +84,20 @@ impl Access {
         let sessions = self.sessions.load(store, now, |holder| self.principal(holder, now).is_some())?;
         tracing::info!(api_keys, users, sessions, "who may call is read");
         Ok(())
+    }
+
+    /// Keeps API keys, users and sessions as every gateway's records say.
+    pub fn follow(self: &Arc<Self>, follower: &mut Follower) {
+        let access = Arc::clone(self);
+        follower.add(
+            &[Table::ApiKeys, Table::Users, Table::Sessions, Table::LastUses],
+            Box::new(move |changed| match changed.table {
+                Table::Users => access.users.follow(changed),
+                Table::Sessions => access.sessions.follow(changed),
+                Table::LastUses if changed.key.starts_with(users::OF_USERS) => access.users.follow(changed),
+                _ => access.api_keys.follow(changed),
+            }),
+        );
     }
 
     /// As whom a holder acts now; `None` = not any more. Takes nothing from a rate.
@@ -141,7 +159,7 @@ pub enum Holder {
 }
 
 /// What a request was admitted by; in the request's extensions. It may end before what it admitted does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     pub holder: Holder,
     /// SHA-256 of the session's cookie, when it came by one.
@@ -303,12 +321,32 @@ fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
 }
 
 /// Stores a step, and with it which sessions are over.
-async fn store(app: &App, mut step: Append) -> Result<(), AppendError> {
+async fn store(app: &App, mut step: Append) -> Result<StorePosition, AppendError> {
     let over = app.access.sessions.to_forget();
     step.view.extend(over.iter().cloned());
-    app.store.append(step).await?;
-    app.access.sessions.forgotten(&over);
-    Ok(())
+    let at = app.store.append(step).await?;
+    // In a cluster once the follower has passed it, or an older record would open them again.
+    if app.access.followed.is_alone() {
+        app.access.sessions.forgotten(&over);
+    }
+    Ok(at)
+}
+
+/// Rows of [`Table::LastUses`] that begin so, without that; blocks.
+fn for_each_use(store: &dyn Store, of: &str, mut note: impl FnMut(&str, Timestamp)) -> Result<(), ReadError> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.scan(Table::LastUses, of, after.as_deref(), 1_000, Order::Ascending)?;
+        for (key, row) in &page.rows {
+            let at = serde_json::from_str(row.get())
+                .map_err(|error| ReadError::Damaged(format!("last use of {key}: {error}")))?;
+            note(&key[of.len()..], at);
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Does the work to its end also when the caller goes away in the middle: what the store knows and what memory knows

@@ -17,7 +17,7 @@ use super::rate::lock;
 use super::{App, Holder, MAX_SECRET_LEN, new_secret, sha256};
 use crate::domain::Timestamp;
 use crate::http::error::{Problem, Slug};
-use crate::store::{NewRow, Order, ReadError, Store, Table, ViewChange};
+use crate::store::{ChangedRow, NewRow, Order, ReadError, Store, Table, ViewChange};
 
 /// SHA-256 of a session's cookie.
 pub type Name = [u8; 32];
@@ -80,6 +80,28 @@ impl Sessions {
                 None => return Ok(lock(&self.open).len()),
             }
         }
+    }
+
+    /// What somebody recorded of a session. One that is over here stays so, whatever older record comes.
+    pub fn follow(&self, changed: &ChangedRow) -> Result<(), ReadError> {
+        let damaged =
+            |problem: &dyn std::fmt::Display| ReadError::Damaged(format!("session {}: {problem}", changed.key));
+        let mut name = [0; 32];
+        hex::decode_to_slice(&changed.key, &mut name).map_err(|error| damaged(&error))?;
+        let mut open = lock(&self.open);
+        match &changed.row {
+            Some(row) => {
+                let session = serde_json::from_str(row.get()).map_err(|error| damaged(&error))?;
+                if open.len() < 2 * Self::MAX && !lock(&self.over).contains(&name) {
+                    open.insert(name, session);
+                }
+            }
+            None => {
+                open.remove(&name);
+                lock(&self.over).remove(&name);
+            }
+        }
+        Ok(())
     }
 
     /// `None` when too many are open.

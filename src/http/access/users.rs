@@ -15,14 +15,16 @@ use utoipa::ToSchema;
 use super::api_keys::ApiRole;
 use super::passwords::{self, Asker};
 use super::rate::{Bucket, Rate, lock};
-use super::{Access, Admission, App, Caller, Holder, Standing, store, to_the_end};
+use super::{Access, Admission, App, Caller, Holder, Standing, for_each_use, store, to_the_end};
 use crate::actors::vehicle::IdempotencyKey;
 use crate::domain::{Principal, Role, Timestamp, UserId};
 use crate::http::error::{Problem, Slug};
 use crate::http::usage::check_name;
 use crate::http::vehicles::ListParams;
 use crate::http::wire::{Items, Json, Query, idempotency, list_rows, off_thread, parse_json, path_id, reply};
-use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Order, ReadError, Store, Table, ViewChange};
+use crate::store::{
+    Append, AppendError, ChangedRow, Expected, Idempotency, NewRow, Order, ReadError, Store, Table, ViewChange,
+};
 
 /// A user as the store keeps them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,8 +95,34 @@ impl Users {
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok(self.read().by_id.len()),
+                None => break,
             }
+        }
+        for_each_use(store, OF_USERS, |id, at| self.note_log_in(id, at))?;
+        Ok(self.read().by_id.len())
+    }
+
+    /// What somebody recorded of users.
+    pub fn follow(&self, changed: &ChangedRow) -> Result<(), ReadError> {
+        let damaged = |problem: String| ReadError::Damaged(format!("user {}: {problem}", changed.key));
+        match (changed.table, &changed.row) {
+            (Table::Users, Some(row)) => {
+                self.put(serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?);
+            }
+            (Table::Users, None) => self.remove(changed.key.parse().map_err(|_| damaged("no id".into()))?),
+            (_, Some(row)) => {
+                let at = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
+                self.note_log_in(changed.key.trim_start_matches(OF_USERS), at);
+            }
+            (_, None) => {}
+        }
+        Ok(())
+    }
+
+    fn note_log_in(&self, id: &str, at: Timestamp) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = id.parse().ok().and_then(|id| known.by_id.get_mut(&id)) {
+            entry.user.last_log_in_at = entry.user.last_log_in_at.max(Some(at));
         }
     }
 
@@ -102,18 +130,26 @@ impl Users {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, user: User) {
+    fn put(&self, mut user: User) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.by_name.insert(user.name.to_lowercase(), user.user_id);
-        let bucket =
-            known.by_id.remove(&user.user_id).map_or_else(|| Mutex::new(Bucket::full(self.rate)), |old| old.bucket);
+        // Two gateways may each have made one of this name at the same time: the first record holds it.
+        known.by_name.entry(user.name.to_lowercase()).or_insert(user.user_id);
+        let bucket = match known.by_id.remove(&user.user_id) {
+            Some(old) => {
+                user.last_log_in_at = user.last_log_in_at.max(old.user.last_log_in_at);
+                old.bucket
+            }
+            None => Mutex::new(Bucket::full(self.rate)),
+        };
         known.by_id.insert(user.user_id, Entry { user, bucket });
     }
 
     fn remove(&self, id: UserId) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = known.by_id.remove(&id) {
-            known.by_name.remove(&entry.user.name.to_lowercase());
+        let Some(entry) = known.by_id.remove(&id) else { return };
+        let name = entry.user.name.to_lowercase();
+        if known.by_name.get(&name) == Some(&id) {
+            known.by_name.remove(&name);
         }
     }
 
@@ -151,10 +187,17 @@ impl Users {
     /// Notes a log-in; the change is for the store.
     pub fn logged_in(&self, id: UserId, now: Timestamp) -> Option<ViewChange> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let user = &mut known.by_id.get_mut(&id)?.user;
-        user.last_log_in_at = Some(now);
-        user.row().ok()
+        known.by_id.get_mut(&id)?.user.last_log_in_at = Some(now);
+        // Not into the user's own row: another gateway may be changing it.
+        Some(ViewChange { table: Table::LastUses, key: use_key(id), row: to_raw_value(&now).ok()?.into() })
     }
+}
+
+/// Rows of [`Table::LastUses`]; the rest of the key is the user's id.
+pub const OF_USERS: &str = "user/";
+
+fn use_key(id: UserId) -> String {
+    format!("{OF_USERS}{id}")
 }
 
 /// `{"name":"olga","role":"operator","password":"…"}`
@@ -208,7 +251,7 @@ impl UserBody {
 fn step(by: Principal, id: UserId, at: Timestamp, event: &serde_json::Value) -> Result<Append, Problem> {
     let event = to_raw_value(event).map_err(|error| Problem::internal("user", &error))?;
     Ok(Append {
-        stream: format!("user/{id}"),
+        stream: stream(id),
         expected: Expected::Any,
         fence: None,
         at,
@@ -266,8 +309,10 @@ async fn make(app: App, by: Principal, user: User, idempotency: Option<Idempoten
     append.view.push(user.row()?);
     append.idempotency = idempotency.map(|key| Idempotency { key: key.key, body: key.body, answer });
     match store(&app, append).await {
-        Ok(()) => {
-            users.put(user);
+        Ok(at) => {
+            if !app.access.followed.has(at).await {
+                users.put(user);
+            }
             Ok(body)
         }
         Err(AppendError::Duplicate { answer }) => parse_json(answer.get().as_bytes()),
@@ -289,7 +334,10 @@ fn check_free(users: &Users, name: &str) -> Result<(), Problem> {
     responses((status = 200, description = "Newest first", body = Items<UserBody>)))]
 pub async fn list(app: web::Data<App>, caller: Caller, query: Query<ListParams>) -> Result<HttpResponse, Problem> {
     caller.require(&[Role::Admin, Role::Auditor])?;
-    let items = list_rows(&app, Table::Users, &query.0, |user: User| Some(UserBody::of(&user)));
+    let items = list_rows(&app, Table::Users, &query.0, |user: User| {
+        let known = app.access.users.get(user.user_id).and_then(|known| known.last_log_in_at);
+        Some(UserBody::of(&User { last_log_in_at: user.last_log_in_at.max(known), ..user }))
+    });
     Ok(reply(StatusCode::OK, &items.await?))
 }
 
@@ -326,7 +374,7 @@ pub async fn change(
     let change = move |user: &mut User| {
         user.role = role.unwrap_or(user.role);
         user.disabled = disabled.unwrap_or(user.disabled);
-        user.password = password.unwrap_or_else(|| user.password.clone());
+        user.password = password.clone().unwrap_or_else(|| user.password.clone());
         Ok(())
     };
     let kept = if ends_sessions { Kept::None } else { Kept::All };
@@ -348,27 +396,47 @@ pub async fn update(
     id: UserId,
     event: serde_json::Value,
     kept: Kept,
-    change: impl FnOnce(&mut User) -> Result<(), Problem> + 'static,
+    change: impl Fn(&mut User) -> Result<(), Problem> + 'static,
 ) -> Result<User, Problem> {
     to_the_end(async move {
-        let Access { users, sessions, .. } = &*app.access;
+        let Access { users, sessions, followed, .. } = &*app.access;
         let _writing = users.writing().await;
-        let mut user = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
-        change(&mut user)?;
-        let mut append = step(by, id, app.clock.now(), &event)?;
-        append.view.push(user.row()?);
-        // Before the store knows: whatever becomes of the disk, they open nothing now.
-        let is_theirs = |holder: &Holder| *holder == Holder::User(id);
-        match kept {
-            Kept::All => 0,
-            Kept::Only(name) => sessions.close_all(is_theirs, name.as_ref()),
-            Kept::None => sessions.close_all(is_theirs, None),
-        };
-        store(&app, append).await?;
-        users.put(user.clone());
-        Ok(user)
+        for _ in 0..MAX_TRIES {
+            let expected = followed.expected(&stream(id)).await?;
+            let mut user = users.get(id).ok_or_else(|| Problem::not_found("user"))?;
+            change(&mut user)?;
+            let mut append = step(by.clone(), id, app.clock.now(), &event)?;
+            append.expected = expected;
+            append.view.push(user.row()?);
+            // Before the store knows: whatever becomes of the disk, they open nothing now.
+            let is_theirs = |holder: &Holder| *holder == Holder::User(id);
+            match &kept {
+                Kept::All => 0,
+                Kept::Only(name) => sessions.close_all(is_theirs, name.as_ref()),
+                Kept::None => sessions.close_all(is_theirs, None),
+            };
+            match store(&app, append).await {
+                Ok(at) => {
+                    if !followed.has(at).await {
+                        users.put(user.clone());
+                    }
+                    return Ok(user);
+                }
+                // Another gateway changed the user: what is so now is changed.
+                Err(AppendError::Conflict { actual }) if followed.caught_up(actual).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Problem::new(Slug::Conflict, "other gateways change this user at the same time"))
     })
     .await
+}
+
+/// How often a change begins anew because other gateways change the same user.
+const MAX_TRIES: u32 = 8;
+
+fn stream(id: UserId) -> String {
+    format!("user/{id}")
 }
 
 #[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path)),
@@ -387,9 +455,12 @@ pub async fn delete(app: web::Data<App>, caller: Caller, request: HttpRequest) -
         let event = json!({"event": "user_deleted", "user_id": id, "name": known.name});
         let mut append = step(by, id, app.clock.now(), &event)?;
         append.view.push(ViewChange { table: Table::Users, key: id.to_string(), row: NewRow::Removed });
+        append.view.push(ViewChange { table: Table::LastUses, key: use_key(id), row: NewRow::Removed });
         sessions.close_all(|holder| *holder == Holder::User(id), None);
-        store(&app, append).await?;
-        users.remove(id);
+        let at = store(&app, append).await?;
+        if !app.access.followed.has(at).await {
+            users.remove(id);
+        }
         Ok(())
     })
     .await?;

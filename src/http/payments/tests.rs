@@ -112,6 +112,8 @@ pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
         deadline: Duration::from_millis(2_000),
         decisions_feed: feed.clone().recipient(),
         alerts_feed: feed.recipient(),
+        followed: Default::default(),
+        looks_again: Arc::new(|| true),
     };
     app.guard = GuardHandle::start(parts, &Arbiter::current()).unwrap();
     Bench { app, store, heard, car }
