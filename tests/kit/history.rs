@@ -91,6 +91,8 @@ pub enum Rule {
     Lost,
     /// Two gateways say different things.
     Diverged,
+    /// A gateway says that there is no such thing, and another had promised it before.
+    Stale,
     /// A car did a command twice.
     DoneTwice,
     /// What the gateways call done was not, or the other way round.
@@ -203,6 +205,7 @@ pub fn paths(history: &[Attempt]) -> BTreeSet<String> {
 /// Every rule; none broken = empty.
 pub fn check(history: &[Attempt], nodes: &[NodeState], records: &[Record], executed: &[Executed]) -> Vec<Violation> {
     let mut found = lost(history, nodes);
+    found.extend(stale(history));
     found.extend(diverged(nodes));
     found.extend(done_twice(executed));
     found.extend(untrue(nodes, executed));
@@ -224,6 +227,16 @@ pub fn lost(history: &[Attempt], nodes: &[NodeState]) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// Whoever ends, cancels or revokes something has been told of it.
+pub fn stale(history: &[Attempt]) -> Vec<Violation> {
+    let follows = |attempt: &&Attempt| {
+        matches!(attempt.asked, Asked::End { .. } | Asked::Cancel { .. } | Asked::Revoke { .. })
+            && attempt.heard == Heard::Refused("not-found".into())
+    };
+    let what = |attempt: &Attempt| format!("{}: {} knows nothing of {:?}", attempt.name, attempt.node, attempt.asked);
+    history.iter().filter(follows).map(|attempt| violation(Rule::Stale, what(attempt))).collect()
 }
 
 pub fn diverged(nodes: &[NodeState]) -> Vec<Violation> {
@@ -581,6 +594,13 @@ mod planted {
         let (_, mut nodes, _) = sound();
         nodes[1].things.insert("/v1/commands/c-1".into(), command("c-1", "sent"));
         assert_eq!(rules(&diverged(&nodes)), [Rule::Diverged]);
+    }
+
+    #[test]
+    fn a_gateway_that_has_not_heard_of_a_promise_is_found() {
+        let not_found = Heard::Refused("not-found".into());
+        let asked = Asked::Cancel { rental: "r".into() };
+        assert_eq!(rules(&stale(&[attempt("n", "a", asked, not_found)])), [Rule::Stale]);
     }
 
     #[test]
