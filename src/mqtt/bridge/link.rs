@@ -177,7 +177,8 @@ impl Link<'_> {
             }
             Ok((vehicle, Message::Report(report))) => {
                 // What waits must not be overtaken, and there is no room anyway.
-                let told = match self.state.window().holds(&vehicle) {
+                let has_before = self.state.window().holds(&vehicle);
+                let told = match has_before {
                     true => Told::NoRoom,
                     false => self.bridge.hand_over(&vehicle, FromCar::Reports(vec![report]), self.shared),
                 };

@@ -151,9 +151,9 @@ impl Bridge {
             let outcome = link::live(self, shared).await;
             let was_up = self.metrics.connected.get() > 0;
             self.metrics.connected.set(0);
+            let Err(link::Lost { why, lived }) = outcome else { return };
             self.all_leave(Reason::BridgeLost, shared);
             self.drop_queued().await;
-            let Err(link::Lost { why, lived }) = outcome else { return };
             if was_up { &self.metrics.losses } else { &self.metrics.failed_attempts }.add(1);
             // Once for each time that it is away.
             if was_up || !is_told {
