@@ -298,9 +298,7 @@ fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
     let entry = |entry: mqtt::LinkEntry| {
         let mut times = None;
         let (event, epoch, address, reason) = match entry.change {
-            mqtt::LinkChange::Connected { epoch, address } => {
-                (http::LinkEvent::Connected, Some(epoch), address, None)
-            }
+            mqtt::LinkChange::Connected { epoch, address } => (http::LinkEvent::Connected, Some(epoch), address, None),
             mqtt::LinkChange::Disconnected { epoch, reason } => {
                 (http::LinkEvent::Disconnected, Some(epoch), None, Some(reason.name()))
             }

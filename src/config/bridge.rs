@@ -78,7 +78,8 @@ impl Bridge {
         let has_log_in = !url.username().is_empty() || url.password().is_some();
         let host = url.host_str()?;
         // rumqttc takes no IPv6 address: it wants the brackets for the socket and none for the certificate.
-        let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+        let is_host =
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
         let is_fit = url.scheme() == "mqtts" && is_plain && !has_log_in && is_host;
         is_fit.then(|| (host.to_owned(), url.port().unwrap_or(DEFAULT_PORT)))
     }

@@ -25,6 +25,8 @@ pub struct Broker {
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    /// Before every topic.
+    prefix: String,
 }
 
 /// Of everybody: nobody here guesses passwords.
@@ -36,6 +38,18 @@ impl Broker {
     /// With accounts for the gateway and for these cars.
     pub fn start(cars: &[&str]) -> Self {
         Self::start_with(cars, &[])
+    }
+
+    /// With the shipped access list for topics that begin so.
+    pub fn start_under(prefix: &str, cars: &[&str]) -> Self {
+        let mut broker = Self::start(cars);
+        let path = broker.dir.path().join("cardea.acl");
+        let list = fs::read_to_string(&path).expect("the list").replace(" v1/", &format!(" {prefix}v1/"));
+        fs::write(&path, list).expect("written");
+        broker.prefix = prefix.to_owned();
+        broker.kill();
+        broker.launch();
+        broker
     }
 
     /// With lines of the shipped configuration put in other words.
@@ -68,7 +82,7 @@ impl Broker {
         // As root it would else become a user who may not read here.
         conf.push_str("\nuser root\nlog_type all\n");
         fs::write(at("mosquitto.conf"), conf).expect("written");
-        let mut broker = Self { dir, port, child: None };
+        let mut broker = Self { dir, port, child: None, prefix: String::new() };
         broker.launch();
         broker
     }
@@ -76,7 +90,8 @@ impl Broker {
     /// Starts it, again at the same port.
     pub fn launch(&mut self) {
         let log = fs::File::options().append(true).create(true).open(self.dir.path().join("log")).expect("a log");
-        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
+        let program =
+            ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
         let mut command = Command::new(program.unwrap_or("mosquitto"));
         command.arg("-c").arg(self.dir.path().join("mosquitto.conf"));
         let mut child = command.stdout(Stdio::null()).stderr(log).spawn().expect("mosquitto starts");
@@ -98,8 +113,21 @@ impl Broker {
         }
     }
 
+    pub fn signal(&self, name: &str) {
+        super::signal(self.child.as_ref().expect("it runs").id(), name);
+    }
+
+    /// The folder with `ca.pem broker.pem broker.key.pem`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn url(&self) -> String {
+        format!("mqtts://localhost:{}", self.port)
     }
 
     pub fn ca(&self) -> PathBuf {
@@ -111,11 +139,9 @@ impl Broker {
         let text = fs::read_to_string(shipped("cardea.toml")).expect("the shipped part");
         let table: toml::Table = text.parse().expect("TOML");
         let mut bridge = table["bridge"].as_table().expect("a table").clone();
-        for (key, value) in [
-            ("broker", format!("mqtts://localhost:{}", self.port)),
-            ("password", password("cardea")),
-            ("ca", self.ca().display().to_string()),
-        ] {
+        for (key, value) in
+            [("broker", self.url()), ("password", password("cardea")), ("ca", self.ca().display().to_string())]
+        {
             assert!(bridge.insert(key.into(), value.into()).is_some(), "{key} is not in the shipped part");
         }
         let vehicles: Vec<toml::Value> = vehicles.iter().map(|vehicle| (*vehicle).into()).collect();
@@ -160,6 +186,8 @@ fn free_port() -> u16 {
 /// A car with an account at the broker, whose name is its id. Comes back by itself when the broker does.
 pub struct BrokerCar {
     pub id: String,
+    /// Its topics without their last level.
+    topics: String,
     client: AsyncClient,
     heard: Arc<Mutex<VecDeque<Value>>>,
     pubacks: Arc<Mutex<u64>>,
@@ -176,12 +204,16 @@ impl BrokerCar {
         options.set_credentials(id, password(id));
         options.set_max_packet_size(4 * 1024 * 1024, 4 * 1024 * 1024);
         let ca = fs::read(broker.ca()).expect("the CA");
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Simple { ca, alpn: None, client_auth: None }));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Simple {
+            ca,
+            alpn: None,
+            client_auth: None,
+        }));
         let (client, mut events) = AsyncClient::new(options, 100);
         let heard = Arc::<Mutex<VecDeque<Value>>>::default();
         let [pubacks, subscribed]: [Arc<Mutex<u64>>; 2] = Default::default();
         let (commands, acknowledged, told) = (Arc::clone(&heard), Arc::clone(&pubacks), Arc::clone(&subscribed));
-        let (own, topic) = (client.clone(), format!("v1/{id}/command"));
+        let (own, topic) = (client.clone(), format!("{}v1/{id}/command", broker.prefix));
         let task = tokio::spawn(async move {
             loop {
                 match events.poll().await {
@@ -203,6 +235,7 @@ impl BrokerCar {
         });
         let car = Self {
             id: id.into(),
+            topics: format!("{}v1/{id}", broker.prefix),
             client,
             heard,
             pubacks,
@@ -238,7 +271,7 @@ impl BrokerCar {
     }
 
     pub async fn publish(&self, channel: &str, message: Value) {
-        self.publish_raw(&format!("v1/{}/{channel}", self.id), message.to_string(), false).await;
+        self.publish_raw(&format!("{}/{channel}", self.topics), message.to_string(), false).await;
     }
 
     pub fn telemetry(&self, speed: f64) -> Value {

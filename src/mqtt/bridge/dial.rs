@@ -125,11 +125,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("ca.pem");
         std::fs::write(&path, "not PEM").expect("written");
-        let config = config::Bridge {
-            broker: Some("mqtts://localhost".into()),
-            ca: Some(path),
-            ..config::Bridge::default()
-        };
+        let config =
+            config::Bridge { broker: Some("mqtts://localhost".into()), ca: Some(path), ..config::Bridge::default() };
         let error = options(&config).expect_err("no certificate in it").to_string();
         assert!(error.starts_with("bridge.ca: ") && error.ends_with("no certificate in it"), "{error}");
     }

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, Outgoing, Publish, QoS, SubscribeFilter,
-    SubscribeReasonCode,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, Outgoing, Publish, QoS,
+    SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -275,9 +275,9 @@ impl Link<'_> {
 /// In words that help an operator; rumqttc's own say "Tls" and the like.
 fn explain(error: &ConnectionError) -> String {
     match error {
-        ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized) => {
-            "the broker refuses our log-in (bridge.user, bridge.password, bridge.client_cert)".into()
-        }
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => "the broker refuses our log-in (bridge.user, bridge.password, bridge.client_cert)".into(),
         ConnectionError::ConnectionRefused(code) => format!("the broker refuses us: {code:?}"),
         ConnectionError::NetworkTimeout => "no connection in time".into(),
         other => other.to_string(),

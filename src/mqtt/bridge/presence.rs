@@ -34,9 +34,13 @@ struct Car {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Down,
-    Up { epoch: u64 },
+    Up {
+        epoch: u64,
+    },
     /// Over, and the fleet has not heard of it yet.
-    Leaving { epoch: u64 },
+    Leaving {
+        epoch: u64,
+    },
 }
 
 /// A token bucket, in thousandths of a message.
