@@ -184,9 +184,7 @@ fn start(
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
     let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
     let mut mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
-    if config.bridge.is_on() {
-        mqtt.add_bridge(&config.bridge)?;
-    }
+    mqtt.add_bridge(&config.bridge)?;
     let mint = Arc::clone(&signer);
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;

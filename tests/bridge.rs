@@ -356,6 +356,16 @@ async fn the_end_of_a_cars_certificates_does_not_end_it_at_the_broker() {
     until("it is heard still, as docs/bridge.md says", async || speed(&gateway, "WVW-1").await == 7.0).await;
 }
 
+#[test]
+fn the_page_shows_the_access_list_that_is_tested() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path);
+    let page = read("docs/bridge.md");
+    let rules = read("config/bridge/acl");
+    for rule in rules.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        assert!(page.lines().any(|line| line == rule), "docs/bridge.md lacks `{rule}`");
+    }
+}
+
 /// The edge without a fleet behind it, so that one can be played that has no room.
 struct Edge {
     has_room: Arc<AtomicBool>,

@@ -115,8 +115,11 @@ impl MqttHandle {
         self.outbound.clone().recipient()
     }
 
-    /// Cars of an outside broker come too, from [`MqttHandle::listen`] on. To be called once, before it.
+    /// Cars of an outside broker, if one is named, come too, from [`MqttHandle::listen`] on. To be called once, before it.
     pub fn add_bridge(&mut self, config: &config::Bridge) -> Result<(), StartError> {
+        if !config.is_on() {
+            return Ok(());
+        }
         let bridge = Arc::new(Bridge::new(config, &self.shared.config)?);
         // Set once, here.
         let _ = self.shared.bridge.set(bridge);

@@ -186,7 +186,7 @@ mod tests {
         assert!(presence.is_up(&a));
         presence.heard(&a, S * 5);
         assert_eq!(presence.silent(S * 15), []);
-        assert_eq!(presence.silent(S * 16), [a.clone()]);
+        assert_eq!(presence.silent(S * 16), vec![a.clone()]);
         assert_eq!(presence.leave(&a), Some(7));
         assert!(!presence.is_up(&a));
         assert_eq!((presence.leaving(), presence.up()), (vec![(a.clone(), 7)], 0));
