@@ -327,6 +327,30 @@ async fn a_wrong_password_is_told_once_and_the_gateway_serves_on_without_a_bridg
 }
 
 #[tokio::test]
+async fn a_broker_may_know_the_gateway_by_its_certificate() {
+    if !is_installed() {
+        return;
+    }
+    let known_by = "allow_anonymous false\ncafile /etc/mosquitto/certs/ca.pem\nrequire_certificate true\n\
+                    use_identity_as_username true";
+    let broker = Broker::start_with(&[], &[("allow_anonymous false", known_by)]);
+    let ours = ["cert=cardea.pem", "key=cardea.key.pem"].map(|file| {
+        let (key, name) = file.split_once('=').expect("a pair");
+        format!("bridge.client_{key}={}", broker.dir().join(name).display())
+    });
+    let more = ["bridge.user=", "bridge.password=", &ours[0], &ours[1]];
+    // Up, which it would not be without.
+    let mut gateway = broker.gateway(&["WVW-1"], &more).await;
+    assert!(broker.log().contains("u'cardea'"), "not known by its name");
+    gateway.kill();
+    gateway.set("bridge.client_cert=");
+    gateway.set("bridge.client_key=");
+    gateway.launch().expect("it starts");
+    until("it is refused", async || gateway.metric("cardea_bridge_failed_attempts_total").await >= 1.0).await;
+    assert_eq!(gateway.metric("cardea_bridge_connects_total").await, 0.0);
+}
+
+#[tokio::test]
 async fn a_broker_with_a_strangers_certificate_is_not_spoken_to() {
     if !is_installed() {
         return;

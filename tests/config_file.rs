@@ -328,11 +328,13 @@ fn a_bridge_is_by_tls_with_a_ca_and_only_for_listed_cars() {
     assert_refused(&text, &["bridge.broker=mqtts://me:secret@b"], &Origin::Set, "bridge.broker", "without a log-in");
     assert_refused(&text, &["bridge.ca="], &Origin::Set, "bridge.ca", "CA");
     assert_refused(&text, &["bridge.client_cert=x.pem"], &Origin::Set, "bridge.client_cert", "bridge.client_key");
-    assert_refused(&text, &["bridge.password=x"], &Origin::Set, "bridge.user", "a password needs a user");
+    assert_refused(&text, &["bridge.password=x"], &Origin::Set, "bridge.password", "a password needs bridge.user");
     for prefix in ["fleet", "/fleet/", "+/", "a b/", "$share/g/"] {
         let set = format!("bridge.topic_prefix={prefix}");
         assert_refused(&text, &[&set], &Origin::Set, "bridge.topic_prefix", "a slash behind each");
     }
     let told = parsed("[bridge]\npassword = [\"hush\"]\n", &[]).expect_err("refused").to_string();
     assert!(!told.contains("hush"), "{told}");
+    let config = parsed(&text, &["bridge.user=u", "bridge.password=hush"]).expect("valid");
+    assert!(!format!("{config:?}").contains("hush"));
 }

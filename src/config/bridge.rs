@@ -1,6 +1,7 @@
 //! `[bridge]`: cars that come over an outside MQTT broker instead of the gate.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ const DEFAULT_PORT: u16 = 8883;
 const MAX_LISTED: usize = 10_000;
 const MAX_PREFIX_BYTES: usize = 64;
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bridge {
     /// `mqtts://host:port`; without it there is no bridge.
@@ -85,6 +86,12 @@ impl Bridge {
     }
 }
 
+impl fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge").field("broker", &self.broker).field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
 /// The vehicles that may come over the bridge.
 #[derive(Debug, Clone, Default)]
 pub struct VehicleList {
@@ -139,7 +146,7 @@ pub(super) fn check(checks: &mut Checks, bridge: &Bridge) {
         checks.refuse("bridge.user", "expected at most 256 bytes");
     }
     if bridge.user.is_empty() && !bridge.password.is_empty() {
-        checks.refuse("bridge.user", "a password needs a user");
+        checks.refuse("bridge.password", "a password needs bridge.user");
     }
     if bridge.client_cert.is_some() != bridge.client_key.is_some() {
         checks.refuse("bridge.client_cert", "a certificate needs bridge.client_key, and a key needs this");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::{Gateway, PATIENCE, rfc3339_in, unix_now, until};
+use super::{Gateway, rfc3339_in, unix_now, until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -64,6 +64,9 @@ impl Broker {
         fs::write(at("ca.pem"), &identity.cert_pem).expect("written");
         fs::write(at("broker.pem"), &server.cert_pem).expect("written");
         fs::write(at("broker.key.pem"), &server.key_pem).expect("written");
+        let gateway = ca.issue_vehicle(&"cardea".parse().expect("an id"), 1, now).expect("a certificate");
+        fs::write(at("cardea.pem"), &gateway.cert_pem).expect("written");
+        fs::write(at("cardea.key.pem"), &gateway.key_pem).expect("written");
         fs::copy(shipped("acl"), at("cardea.acl")).expect("copied");
         fs::write(at("cardea.passwd"), "").expect("written");
         for user in cars.iter().chain(&["cardea"]) {
@@ -75,7 +78,7 @@ impl Broker {
         let listener = format!("listener {port} 127.0.0.1");
         let folder = format!("{}/", dir.path().display());
         let own = [("listener 8883", &*listener), ("/etc/mosquitto/certs/", &*folder), ("/etc/mosquitto/", &*folder)];
-        for (from, to) in own.iter().chain(changes) {
+        for (from, to) in changes.iter().chain(&own) {
             assert!(conf.contains(from), "{from} is not in the shipped configuration");
             conf = conf.replace(from, to);
         }
@@ -117,7 +120,7 @@ impl Broker {
         super::signal(self.child.as_ref().expect("it runs").id(), name);
     }
 
-    /// The folder with `ca.pem broker.pem broker.key.pem`.
+    /// The folder with `ca.pem`, and `broker` and `cardea` as `.pem` and `.key.pem`.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -214,6 +217,8 @@ impl BrokerCar {
         let [pubacks, subscribed]: [Arc<Mutex<u64>>; 2] = Default::default();
         let (commands, acknowledged, told) = (Arc::clone(&heard), Arc::clone(&pubacks), Arc::clone(&subscribed));
         let (own, topic) = (client.clone(), format!("{}v1/{id}/command", broker.prefix));
+        let mut tries = tokio::time::interval(Duration::from_millis(50));
+        tries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let task = tokio::spawn(async move {
             loop {
                 match events.poll().await {
@@ -229,7 +234,7 @@ impl BrokerCar {
                     }
                     Ok(_) => {}
                     // The broker is away.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Err(_) => drop(tries.tick().await),
                 }
             }
         });
@@ -295,20 +300,10 @@ impl BrokerCar {
 
     /// Takes the next message of this type out, waiting for it.
     pub async fn hears(&self, kind: &str) -> Value {
-        let mut found = None;
-        let take = || {
-            let mut heard = self.heard.lock().expect("whole");
-            let place = heard.iter().position(|message| message["type"] == kind)?;
-            heard.remove(place)
-        };
-        let waiting = async {
-            while found.is_none() {
-                found = take();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{} did not hear of {kind}", self.id);
-        found.expect("just found")
+        until(&format!("{} hears of {kind}", self.id), async || self.has_heard(kind)).await;
+        let mut heard = self.heard.lock().expect("whole");
+        let place = heard.iter().position(|message| message["type"] == kind).expect("just heard");
+        heard.remove(place).expect("it is there")
     }
 
     pub fn has_heard(&self, kind: &str) -> bool {
