@@ -3,6 +3,7 @@
 //! `config/cardea.toml` lists every key with its default and one sentence; a test holds the two together.
 //! [`load`] is the only way from a file to a [`Config`]; nobody else reads the file, and nothing here starts anything.
 
+mod bridge;
 mod check;
 mod check_notifier;
 mod cluster;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use crate::domain::{Functions, Malformed, key};
 
+pub use bridge::{Bridge, VehicleList};
 pub use cluster::Cluster;
 pub use load::{ConfigError, Origin, Problem, load, parse};
 pub use network::Network;
@@ -47,6 +49,7 @@ pub struct Config {
     pub map: Map,
     pub audit: Audit,
     pub cluster: Cluster,
+    pub bridge: Bridge,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

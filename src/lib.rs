@@ -228,7 +228,8 @@ fn start(
 
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
     let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
-    let mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
+    let mut mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
+    mqtt.add_bridge(&config.bridge)?;
     let mint = Arc::clone(&signer);
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
@@ -371,9 +372,7 @@ fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
     let entry = |entry: mqtt::LinkEntry| {
         let mut times = None;
         let (event, epoch, address, reason) = match entry.change {
-            mqtt::LinkChange::Connected { epoch, address } => {
-                (http::LinkEvent::Connected, Some(epoch), Some(address), None)
-            }
+            mqtt::LinkChange::Connected { epoch, address } => (http::LinkEvent::Connected, Some(epoch), address, None),
             mqtt::LinkChange::Disconnected { epoch, reason } => {
                 (http::LinkEvent::Disconnected, Some(epoch), None, Some(reason.name()))
             }
@@ -512,6 +511,9 @@ fn register_readings(
     metrics.register(move || readings::store(&*engine.store, engine.local.metrics()));
     let fleet = fleet.clone();
     metrics.register(move || readings::fleet(&fleet));
+    if let Some(bridge) = mqtt.bridge_metrics() {
+        metrics.register(move || readings::bridge(&bridge));
+    }
     let mqtt = mqtt.metrics();
     metrics.register(move || readings::mqtt(&mqtt));
     metrics.register(move || readings::feed(&feed));

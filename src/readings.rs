@@ -7,7 +7,7 @@ use crate::actors::feed::FeedCounters;
 use crate::actors::fleet::FleetHandle;
 use crate::cluster::{Cluster, Counters};
 use crate::metrics::{Pulses, Reading, Turns, Value};
-use crate::mqtt::{MqttMetrics, Reason};
+use crate::mqtt::{BridgeMetrics, Ignored, MqttMetrics, Reason};
 use crate::store::Store;
 use crate::store::local::LocalStore;
 use crate::store::{SYNC_BUCKETS_US, StoreMetrics};
@@ -176,6 +176,37 @@ pub fn mqtt(counted: &MqttMetrics) -> Vec<Reading> {
             "Why connections, packets and sessions were refused or ended",
             "reason",
             Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counted.counted(*reason))),
+        ),
+    ]
+}
+
+/// The bridge to a broker.
+pub fn bridge(counted: &BridgeMetrics) -> Vec<Reading> {
+    let counter = Reading::counter;
+    vec![
+        gauge("bridge_connected", "1 while the broker carries the bridge", counted.connected.get()),
+        gauge("bridge_vehicles", "Cars online over the bridge", counted.vehicles.get()),
+        counter("bridge_connects", "Connections to the broker that came up", counted.connects.get()),
+        counter("bridge_losses", "Connections to the broker that were lost", counted.losses.get()),
+        counter("bridge_failed_attempts", "Tries to reach the broker in vain", counted.failed_attempts.get()),
+        counter("bridge_received", "Messages from the broker", counted.received.get()),
+        counter("bridge_received_bytes", "Payload bytes from the broker", counted.received_bytes.get()),
+        counter("bridge_reports", "Telemetry handed to actors", counted.reports.get()),
+        counter("bridge_facts", "Facts handed to actors", counted.facts.get()),
+        counter("bridge_acks", "Answers handed to actors", counted.acks.get()),
+        counter("bridge_reports_dropped", "Telemetry dropped: no room", counted.reports_dropped.get()),
+        counter("bridge_held_back", "Facts and answers that waited for room", counted.held_back.get()),
+        counter("bridge_facts_not_taken", "Facts not handed over (the car repeats)", counted.facts_not_taken.get()),
+        counter("bridge_acks_not_taken", "Answers not handed over (asked again)", counted.acks_not_taken.get()),
+        counter("bridge_commands", "Messages for cars given to the broker", counted.commands.get()),
+        counter("bridge_commands_dropped", "Messages for cars dropped (sent again)", counted.commands_dropped.get()),
+        counter("bridge_link_downs_retried", "Ends of a car's link told again", counted.link_downs_retried.get()),
+        counter("bridge_restarts", "Times the bridge broke; stays 0", counted.restarts.get()),
+        Reading::counters(
+            "bridge_ignored",
+            "Why messages from the broker led to nothing",
+            "reason",
+            Ignored::ALL.iter().map(|why| (why.name().to_owned(), counted.ignored(*why))),
         ),
     ]
 }

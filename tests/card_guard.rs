@@ -20,8 +20,8 @@ use cardea::domain::twin::Twin;
 use cardea::domain::vehicle::{Event, Vehicle};
 use cardea::domain::{KeyId, Money, Position, Principal, RentalId, RequestId, Timestamp, VehicleId};
 use cardea::store::{
-    Append, AppendError, Appending, Changes, Epoch, LocalStore, Observation, Order, Page, ReadError, Recorded, Store,
-    StoreHealth, StorePosition, Table,
+    Append, AppendError, Appending, Changes, Claiming, LocalStore, Observation, Order, Page, ReadError, Recorded,
+    Store, StoreHealth, StorePosition, Table,
 };
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -120,7 +120,7 @@ impl Store for Door {
         self.inner.answered(key)
     }
 
-    fn claim(&self, vehicle: &VehicleId) -> Epoch {
+    fn claim(&self, vehicle: &VehicleId) -> Claiming {
         self.inner.claim(vehicle)
     }
 

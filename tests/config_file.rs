@@ -318,3 +318,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_bridge_is_by_tls_with_a_ca_and_only_for_listed_cars() {
+    let with = |more: &str| format!("[bridge]\nbroker = \"mqtts://b.example.org\"\nca = \"ca.pem\"\n{more}\n");
+    let config = parsed(&with("vehicles = [\"WVW-1\", \"TAXI-*\"]"), &[]).expect("valid");
+    assert_eq!(config.bridge.address(), Some(("b.example.org".into(), 8883)));
+    assert_eq!(config.bridge.ca.as_deref(), Some(Path::new("fleet/ca.pem")));
+    assert_refused(&with(""), &[], &Origin::File, "bridge.vehicles", "nobody could come");
+    for vehicles in ["*", "", "TAXI*7", "Ä-*"] {
+        let text = with(&format!("vehicles = [\"{vehicles}\"]"));
+        assert_refused(&text, &[], &Origin::Line(4), "bridge.vehicles", "beginnings of at least one character");
+    }
+    let text = with("vehicles = [\"A\"]");
+    assert_refused(&text, &["bridge.broker=mqtt://b"], &Origin::Set, "bridge.broker", "TLS always");
+    assert_refused(&text, &["bridge.broker=mqtts://me:secret@b"], &Origin::Set, "bridge.broker", "without a log-in");
+    assert_refused(&text, &["bridge.ca="], &Origin::Set, "bridge.ca", "CA");
+    assert_refused(&text, &["bridge.client_cert=x.pem"], &Origin::Set, "bridge.client_cert", "bridge.client_key");
+    assert_refused(&text, &["bridge.password=x"], &Origin::Set, "bridge.password", "a password needs bridge.user");
+    for prefix in ["fleet", "/fleet/", "+/", "a b/", "$share/g/"] {
+        let set = format!("bridge.topic_prefix={prefix}");
+        assert_refused(&text, &[&set], &Origin::Set, "bridge.topic_prefix", "a slash behind each");
+    }
+    let told = parsed("[bridge]\npassword = [\"hush\"]\n", &[]).expect_err("refused").to_string();
+    assert!(!told.contains("hush"), "{told}");
+    let config = parsed(&text, &["bridge.user=u", "bridge.password=hush"]).expect("valid");
+    assert!(!format!("{config:?}").contains("hush"));
+}

@@ -189,10 +189,10 @@ fn keys(findings: &mut Findings, config: &Config) {
 
 /// Files that hold a secret are for their owner alone.
 fn secrets(findings: &mut Findings, config: &Config, config_file: &Path) {
-    let named = [Some(config_file), config.certs.ca_key.as_deref(), Some(&config.certs.server_key)];
+    let ours = [config.certs.ca_key.as_deref(), Some(&config.certs.server_key), config.bridge.client_key.as_deref()];
+    let named = [Some(config_file)].into_iter().chain(ours);
     let keys = std::iter::once(&config.keys.signing_key).chain(&config.keys.retired_signing_keys);
     let open: Vec<String> = named
-        .into_iter()
         .flatten()
         .chain(keys.map(std::path::PathBuf::as_path))
         // One that is missing is told by whoever needs it.

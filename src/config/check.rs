@@ -30,6 +30,7 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
     map(&mut checks, &config.map);
     telemetry(&mut checks, &config.telemetry);
     super::cluster::check(&mut checks, &config.cluster);
+    super::bridge::check(&mut checks, &config.bridge);
     checks.problems
 }
 

@@ -138,6 +138,9 @@ impl Config {
             &mut self.cluster.ca,
             &mut self.cluster.client_cert,
             &mut self.cluster.client_key,
+            &mut self.bridge.ca,
+            &mut self.bridge.client_cert,
+            &mut self.bridge.client_key,
             &mut self.map.pmtiles,
         ];
         let retired = self.keys.retired_signing_keys.iter_mut();
@@ -296,6 +299,7 @@ fn explain(key: &str, message: &str) -> String {
     }
     if key == "notifier.smtp.password"
         || key == "oidc.client_secret"
+        || key == "bridge.password"
         || (key.starts_with("notifier.webhooks") && !message.starts_with("missing field"))
     {
         return "not of the form that config/cardea.toml shows".into();

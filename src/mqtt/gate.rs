@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::bridge::Bridge;
 use super::link_log::{LinkChange, LinkLog};
 use super::metrics::{MqttMetrics, Reason};
 use super::router::Slot;
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<MqttMetrics>,
     pub(super) links: Arc<LinkLog>,
     pub(super) slots: Vec<Arc<Slot>>,
+    /// Filled before anybody can connect, where there is one.
+    pub(super) bridge: OnceLock<Arc<Bridge>>,
     epochs: AtomicU64,
     ticks: AtomicU32,
     sockets: Arc<Semaphore>,
@@ -79,6 +82,7 @@ impl Shared {
             metrics,
             links,
             slots,
+            bridge: OnceLock::new(),
             epochs: AtomicU64::new(epoch),
             ticks: AtomicU32::new(1),
             sockets: Arc::new(Semaphore::new(sockets)),
@@ -102,6 +106,11 @@ impl Shared {
                 None => tracing::info!(%peer, reason, "not let in"),
             }
         }
+    }
+
+    /// Of a time online, later than all before.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The place of a vehicle's shard: the same in every life of the gateway with as many shards.
@@ -216,7 +225,7 @@ async fn admit(mut io: Box<Io>, peer: &PeerIdentity, address: IpAddr, shared: &A
     };
     // Before it is answered, so that whoever has the answer finds it in the log.
     let change = match &seated {
-        Ok(seat) => LinkChange::Connected { epoch: seat.epoch, address },
+        Ok(seat) => LinkChange::Connected { epoch: seat.epoch, address: Some(address) },
         Err(reason) => LinkChange::Refused { address, reason: *reason },
     };
     shared.links.note(&peer.vehicle, shared.clock.now(), change);
@@ -370,7 +379,9 @@ pub(super) fn seat(
     if slot.shard().is_lost() {
         return Err(Reason::ShardDown);
     }
-    let epoch = shared.epochs.fetch_add(1, Ordering::Relaxed) + 1;
+    // Held until the fleet knows: in between the bridge could tell of a later epoch.
+    let turn = shared.bridge.get().and_then(|bridge| bridge.turn(&peer.vehicle));
+    let epoch = shared.next_epoch();
     let seat = Arc::new(Seat::new(peer, epoch, shared.patience(connect.keep_alive), shared.now()));
     let sessions = &shared.metrics.sessions;
     let has_room = || {
@@ -386,7 +397,10 @@ pub(super) fn seat(
     let displaced = slot.seats.admit(&seat, has_room)?;
     let up = FromCar::LinkUp { epoch, address: Some(address) };
     let refusal = match is_trusted() {
-        true if (shared.tell)(&peer.vehicle, up).is_ok() => return Ok(seat),
+        true if (shared.tell)(&peer.vehicle, up).is_ok() => {
+            turn.into_iter().for_each(|turn| turn.displace(&peer.vehicle, shared));
+            return Ok(seat);
+        }
         true => Reason::FleetFull,
         false => Reason::Revoked,
     };

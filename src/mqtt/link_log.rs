@@ -20,7 +20,8 @@ pub struct LinkEntry {
 pub enum LinkChange {
     Connected {
         epoch: u64,
-        address: IpAddr,
+        /// Over the bridge it is not known.
+        address: Option<IpAddr>,
     },
     Disconnected {
         epoch: u64,
@@ -131,7 +132,7 @@ mod tests {
         let address = IpAddr::from([192, 0, 2, 1]);
         log.note(&other, Timestamp(1), LinkChange::Refused { address, reason: Reason::Revoked });
         for epoch in 0..40 {
-            log.note(&car, Timestamp(epoch), LinkChange::Connected { epoch: epoch as u64, address });
+            log.note(&car, Timestamp(epoch), LinkChange::Connected { epoch: epoch as u64, address: Some(address) });
         }
         let entries = log.of(&car);
         assert_eq!((entries.len(), entries[0].at, entries[31].at), (32, Timestamp(39), Timestamp(8)));
@@ -144,7 +145,7 @@ mod tests {
         let log = LinkLog::new(Timestamp(1));
         let car: VehicleId = "WVW-1".parse().expect("an id");
         let address = IpAddr::from([192, 0, 2, 1]);
-        log.note(&car, Timestamp(1), LinkChange::Connected { epoch: 1, address });
+        log.note(&car, Timestamp(1), LinkChange::Connected { epoch: 1, address: Some(address) });
         for at in 2..5 {
             log.note_unproved(&car, Timestamp(at), address, Reason::CertificateExpired);
         }

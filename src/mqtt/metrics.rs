@@ -15,6 +15,10 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     pub(super) fn subtract(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
@@ -101,7 +105,7 @@ reasons! {
     Gone = "gone",
     /// A newer session of the same car.
     Takeover = "takeover",
-    /// Silent for longer than its keep-alive allows.
+    /// Silent for longer than its keep-alive allows, or over the bridge than `bridge.offline_after_s`.
     Silent = "silent",
     /// Did not read for `write_timeout_ms`.
     SlowReader = "slow_reader",
@@ -111,6 +115,8 @@ reasons! {
     Flood = "flood",
     /// The session's shard died or stalled.
     ShardLost = "shard_lost",
+    /// The connection to the broker ended that the car was heard over.
+    BridgeLost = "bridge_lost",
     /// The gateway stops.
     Shutdown = "shutdown",
     /// Another gateway of the cluster has the car now.

@@ -1,10 +1,11 @@
 //! The edge to the cars: MQTT 3.1.1 over mutual TLS.
 //!
 //! `gate` lets cars in, `session` speaks with one of them, `router` carries messages between sessions and the two ends
-//! `inbound` and `outbound`; `topics` and `payload` are what goes over the wire (the simulator uses them too). Everything
-//! a car sends is checked here before anybody else sees it; nothing here decides about the business, and nothing here
-//! touches the store or HTTP.
+//! `inbound` and `outbound`; `bridge` speaks with cars behind somebody else's broker; `topics` and `payload` are what goes
+//! over the wire (the simulator uses them too). Everything a car sends is checked here before anybody else sees it; nothing
+//! here decides about the business, and nothing here touches the store or HTTP.
 
+mod bridge;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -27,6 +28,7 @@ use actix::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+pub use bridge::{BridgeMetrics, Ignored};
 pub use link_log::{LinkChange, LinkEntry, LinkLog};
 pub use metrics::{MqttMetrics, Reason};
 
@@ -36,6 +38,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::domain::VehicleId;
 use crate::metrics::{Pulses, Turns};
+use bridge::Bridge;
 use gate::Shared;
 use outbound::Outbound;
 use router::{Parts, Slot};
@@ -52,6 +55,8 @@ pub enum StartError {
     Router(String),
     #[error("cannot listen for cars on {address}: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
+    #[error("{key}: {problem}")]
+    Bridge { key: &'static str, problem: String },
 }
 
 /// The running edge. Dropping it ends it at once; [`MqttHandle::shutdown`] does so in good order.
@@ -62,6 +67,7 @@ pub struct MqttHandle {
     outbound: Addr<Outbound>,
     arbiter: Arbiter,
     listener: Option<(SocketAddr, JoinHandle<()>)>,
+    bridge: Option<JoinHandle<()>>,
 }
 
 /// Starts routers and the way out to the cars, within a running actix system; no car can connect before
@@ -100,13 +106,24 @@ pub fn start(
     let arbiter = Arbiter::new();
     arbiter.spawn(pulses.beat("outbound"));
     let outbound = Outbound::start_on(&arbiter, Arc::clone(&shared));
-    Ok(MqttHandle { shared, runtime: Some(runtime), outbound, arbiter, listener: None })
+    Ok(MqttHandle { shared, runtime: Some(runtime), outbound, arbiter, listener: None, bridge: None })
 }
 
 impl MqttHandle {
     /// Where messages for cars go. A full one answers Full; nothing happened then.
     pub fn outbound(&self) -> Recipient<SendToCar> {
         self.outbound.clone().recipient()
+    }
+
+    /// Cars of an outside broker, if one is named, come too, from [`MqttHandle::listen`] on. To be called once, before it.
+    pub fn add_bridge(&mut self, config: &config::Bridge) -> Result<(), StartError> {
+        if !config.is_on() {
+            return Ok(());
+        }
+        let bridge = Arc::new(Bridge::new(config, &self.shared.config)?);
+        // Set once, here.
+        let _ = self.shared.bridge.set(bridge);
+        Ok(())
     }
 
     /// Lets cars in; returns the address, whose port the system picked if the config says 0.
@@ -122,6 +139,10 @@ impl MqttHandle {
         drop(inside);
         let bound = listener.local_addr().map_err(fault)?;
         self.listener = Some((bound, runtime.spawn(gate::accept(listener, Arc::clone(&self.shared)))));
+        if let Some(bridge) = self.shared.bridge.get() {
+            let _inside = runtime.enter();
+            self.bridge = Some(bridge.start(&self.shared));
+        }
         Ok(bound)
     }
 
@@ -131,6 +152,11 @@ impl MqttHandle {
 
     pub fn metrics(&self) -> Arc<MqttMetrics> {
         Arc::clone(&self.shared.metrics)
+    }
+
+    /// Absent without a bridge.
+    pub fn bridge_metrics(&self) -> Option<Arc<BridgeMetrics>> {
+        self.shared.bridge.get().map(|bridge| Arc::clone(&bridge.metrics))
     }
 
     /// What turns here: both ways through each router.
@@ -159,7 +185,13 @@ impl MqttHandle {
             task.abort();
         }
         let metrics = self.metrics();
+        let bridge = self.bridge.take();
+        self.shared.bridge.get().into_iter().for_each(|bridge| bridge.stop());
         let all_gone = async {
+            if let Some(bridge) = bridge {
+                // Broken or not, it is over.
+                let _ = bridge.await;
+            }
             while metrics.sessions.get() > 0 || metrics.handshakes.get() > 0 {
                 // Again and again: a handshake may end in a session meanwhile.
                 self.kicker().kick_all(Reason::Shutdown);

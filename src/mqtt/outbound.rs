@@ -1,4 +1,5 @@
-//! From the actors to the routers: writes a message for a car and publishes it to the car's shard.
+//! From the actors to the routers: writes a message for a car and publishes it to the car's shard, or gives it to the bridge
+//! that the car is online over.
 //!
 //! An actor on an arbiter of its own, so that waiting for a shard's log never holds up a vehicle. It promises nothing:
 //! `Delivered` and the car's ack tell, and what is dropped here ends the car's session, so that the outbox sends again.
@@ -45,10 +46,17 @@ impl Handler<SendToCar> for Outbound {
     fn handle(&mut self, message: SendToCar, _: &mut Self::Context) {
         let SendToCar { vehicle, message } = message;
         let slot = Arc::clone(self.shared.slot(&vehicle));
+        let payload = Bytes::from(payload::encode_to_car(&message));
+        // The gate goes first: a car that has a session is reached by nothing else.
+        if let Some(bridge) = self.shared.bridge.get()
+            && slot.seats.find(vehicle.as_str()).is_none()
+            && bridge.send(&vehicle, payload.clone(), &self.shared)
+        {
+            return;
+        }
         let shard = slot.shard();
         let is_stuck = &mut self.is_stuck[slot.index];
         *is_stuck = !shard.down.wait_open(if *is_stuck { Duration::ZERO } else { PATIENCE });
-        let payload = Bytes::from(payload::encode_to_car(&message));
         let topic = Bytes::from(Channel::Command.topic(&vehicle));
         if !*is_stuck && shard.publish_down(topic, payload).is_ok() {
             self.shared.metrics.commands.add(1);

@@ -1,6 +1,7 @@
 //! What tests of the whole program start from: the real binary on free ports with a fleet of its own, and its callers.
 #![allow(dead_code, reason = "every test uses a part of it")]
 
+pub mod broker;
 pub mod car;
 pub mod console;
 pub mod forward;
