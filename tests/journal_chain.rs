@@ -42,7 +42,7 @@ fn written(mut seed: u64) -> Journal {
                 _ => step(stream, n),
             }
         });
-        assert!(append_all(&store, batch.collect()).iter().all(Result::is_ok));
+        assert!(append_all(&*store, batch.collect()).iter().all(Result::is_ok));
         store = match random(&mut seed) % 30 {
             0 => reopened(dir.path(), store, true),
             1 => reopened(dir.path(), store, false),
