@@ -67,6 +67,13 @@ async fn whichever_gateway_is_asked_the_car_does_it_and_every_console_sees_it() 
         "the request went to the car's gateway"
     );
 
+    let points = async |gateway: &Gateway| {
+        let (status, track) = gateway.get("/v1/vehicles/LIVE-1/history").await;
+        assert_eq!(status, 200, "{track}");
+        track["items"].as_array().map_or(0, Vec::len)
+    };
+    until("the track is told by the gateway that does not have it", async || points(b).await > 0).await;
+
     let mut late = Console::open(a).await;
     late.hear_until("a console elsewhere sees the same", |console| console.is_online("LIVE-1")).await;
 }

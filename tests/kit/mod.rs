@@ -71,7 +71,13 @@ pub struct Gateway {
     pub metrics: String,
     pub client: reqwest::Client,
     log: Arc<Mutex<String>>,
+    /// Where its records are, when the tests run on a cluster.
+    nats: Option<nats::NatsCluster>,
 }
+
+/// Set, it makes every gateway of the tests keep its records in a NATS cluster of its own: the same promises, by the other
+/// engine.
+const ON_A_CLUSTER: &str = "CARDEA_TESTS_ON_A_CLUSTER";
 
 /// Makes a fleet in a fresh folder; not started yet.
 pub fn init() -> (TempDir, String) {
@@ -107,6 +113,12 @@ impl Gateway {
     pub async fn start_in(envs: &[(&str, &str)], sets: &[&str]) -> Self {
         let (dir, admin_key) = init();
         let mut gateway = Self::of_fleet(Arc::new(dir), admin_key, envs, sets);
+        if std::env::var_os(ON_A_CLUSTER).is_some() {
+            let nats = nats::NatsCluster::start(3).await.expect("NATS servers");
+            gateway.sets.extend(nats.sets());
+            gateway.set("cluster.node=a");
+            gateway.nats = Some(nats);
+        }
         gateway.launch().expect("the gateway starts");
         gateway
     }
@@ -138,6 +150,7 @@ impl Gateway {
             metrics: String::new(),
             client,
             log: Arc::default(),
+            nats: None,
         }
     }
 

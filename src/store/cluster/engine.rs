@@ -103,6 +103,11 @@ impl Engine {
         &self.client
     }
 
+    /// Where gateways ask each other for tracks.
+    pub fn track(&self) -> String {
+        format!("{}.track", self.name.to_lowercase())
+    }
+
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }

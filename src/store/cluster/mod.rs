@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod owners;
 mod safety;
 mod subject;
+mod track;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,9 @@ use crate::domain::{Principal, Timestamp, VehicleId};
 pub const ENGINE: &str = "engine";
 /// Appends on their way may hold this much together.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a read waits for what was promised to arrive, and how often it looks.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_micros(500);
 /// How long the end waits for appends that are on their way.
 const LAST_APPENDS: Duration = Duration::from_secs(2);
 
@@ -111,6 +115,8 @@ impl ClusterStore {
         runtime.spawn(follow::run(Arc::clone(&inner), copies));
         runtime.block_on(follow::catch_up(&inner, stream.last))?;
         runtime.spawn(follow::watch(Arc::clone(&inner)));
+        let (client, subject) = (inner.engine.client().clone(), inner.engine.track());
+        runtime.spawn(track::answer(client, subject, Arc::downgrade(&local), process));
         inner.owners.load(&*local).map_err(|error| OpenError::Engine(error.to_string()))?;
         Ok(Arc::new(Self { inner, local, runtime: Mutex::new(Some(runtime)) }))
     }
@@ -149,6 +155,27 @@ impl ClusterStore {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         runtime.as_ref().map(|runtime| runtime.spawn(task)).is_some()
+    }
+
+    /// Waits until the copy has what was promised here. Blocks, for a moment.
+    fn arrived(&self) -> Result<(), ReadError> {
+        let (promised, watch) = (self.inner.shared.feed.promised(), Stopwatch::start());
+        while self.inner.shared.feed.durable() < promised {
+            if watch.elapsed() > ARRIVES_WITHIN {
+                let why = format!("record {promised} of the cluster has not arrived here");
+                return Err(ReadError::Unavailable(why));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Not on a runtime's thread; `None` once the store is closed.
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = runtime.as_ref()?.handle().clone();
+        drop(runtime);
+        Some(handle.block_on(work))
     }
 
     /// Puts a step on its way to the engine.
@@ -219,6 +246,7 @@ impl Store for ClusterStore {
     }
 
     fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.arrived()?;
         self.local.tail(after, limit)
     }
 
@@ -232,6 +260,7 @@ impl Store for ClusterStore {
 
     /// As far as the copy here knows: the engine refuses who expects less than there is.
     fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
+        self.arrived()?;
         self.local.newest(stream)
     }
 
@@ -251,6 +280,7 @@ impl Store for ClusterStore {
     }
 
     fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
+        self.arrived()?;
         self.local.answered(key)
     }
 
@@ -291,7 +321,16 @@ impl Store for ClusterStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<Observation>, ReadError> {
-        self.local.observations(vehicle, from, until, limit)
+        let mut found = self.local.observations(vehicle, from, until, limit)?;
+        let question =
+            track::Question { vehicle: vehicle.clone(), from, until, limit, process: self.inner.owners.process() };
+        let elsewhere = self.block_on(track::ask(self.inner.engine.client(), self.inner.engine.track(), &question));
+        if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
+            found.extend(elsewhere);
+            found.sort_by_key(|observation| observation.at);
+            found.truncate(limit);
+        }
+        Ok(found)
     }
 
     fn health(&self) -> StoreHealth {
