@@ -159,6 +159,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 const HTTP_STOP: Duration = Duration::from_secs(3);
 const LAST_USES: Duration = Duration::from_millis(500);
 const GATE_STOP: Duration = Duration::from_secs(2);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
 const WITNESS: Duration = Duration::from_millis(500);
 const WATCH: Duration = Duration::from_millis(500);
@@ -357,6 +358,8 @@ fn start_guard(
         alerts_feed: feed.clone().recipient(),
         followed,
         looks_again: Arc::new(|| true),
+        while_store_is_away: config.card_guard.while_store_is_away,
+        tell_early: Arc::new(|_| ()),
     };
     Ok(GuardHandle::start(parts, &thread.handle())?)
 }
@@ -573,6 +576,7 @@ async fn drain(gateway: Gateway) {
         Ok(Err(error)) => tracing::warn!(?error, "when API keys were last used is lost for the last minute"),
         Err(_) => tracing::warn!("when API keys were last used may be lost for the last minute"),
     }
+    app.guard.recorded(at_most(LAST_ANSWERS)).await;
     mqtt.shutdown(at_most(GATE_STOP)).await;
     fleet.drain(at_most(FLEET_DRAIN)).await;
     let the_rest = async { tokio::join!(notifier.stop(), telemetry.finish(), metrics.stop()) };
