@@ -178,8 +178,7 @@ fn start(
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
     // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
-    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
-    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
+    let (follower, followed) = follower(&config, store);
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
@@ -231,11 +230,7 @@ fn start(
     guard.register(&metrics);
     notifier.register(&metrics);
     followed.register(&metrics);
-    let mut access = http::access::Access::new(&config).map_err(RunError::Access)?;
-    access.followed = followed;
-    if let Some(oidc) = &access.oidc {
-        actix::spawn(Arc::clone(oidc).follow());
-    }
+    let access = access(&config, followed)?;
     let app = App::new(http::Parts {
         store: Arc::clone(store) as Arc<dyn Store>,
         access,
@@ -246,7 +241,7 @@ fn start(
         keyset,
         rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
-        guard: guard.clone(),
+        guard,
         feed,
         notifier: notifier.clone(),
         links: link_port(mqtt.links()),
@@ -254,12 +249,7 @@ fn start(
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
-    if let Some(mut follower) = follower {
-        guard.follow(&mut follower);
-        fleet.follow(&mut follower);
-        app.follow(&mut follower)?;
-        actix::spawn(follower.run());
-    }
+    follow(follower, &fleet, &app)?;
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
@@ -267,6 +257,32 @@ fn start(
     let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
     Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry })
+}
+
+/// None on a machine that is alone.
+fn follower(config: &Config, store: &Arc<LocalStore>) -> (Option<Follower>, Followed) {
+    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
+    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
+    (follower, followed)
+}
+
+/// From here on every part's memory is as all gateways' records say.
+fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Result<(), RunError> {
+    let Some(mut follower) = follower else { return Ok(()) };
+    app.guard.follow(&mut follower);
+    fleet.follow(&mut follower);
+    app.follow(&mut follower)?;
+    actix::spawn(follower.run());
+    Ok(())
+}
+
+fn access(config: &Config, followed: Followed) -> Result<http::access::Access, RunError> {
+    let mut access = http::access::Access::new(config).map_err(RunError::Access)?;
+    access.followed = followed;
+    if let Some(oidc) = &access.oidc {
+        actix::spawn(Arc::clone(oidc).follow());
+    }
+    Ok(access)
 }
 
 /// One more checkpoint. Its file may lie on another machine that is gone, which must not hold up the stop: then the thread

@@ -38,8 +38,7 @@ impl GuardHandle {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(changed: &ChangedRow) -> Result<Option<T>, ReadError> {
-    let read = |row: &Box<serde_json::value::RawValue>| serde_json::from_str(row.get());
-    let read = changed.row.as_ref().map(read).transpose();
+    let read = changed.row.as_deref().map(|row| serde_json::from_str(row.get())).transpose();
     read.map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
