@@ -37,7 +37,8 @@ fn main() {
     let mut config = parse("", Path::new("cardea.toml"), &sets).unwrap_or_else(|error| panic!("{error}"));
     config.data.dir = dir.path().join("data");
     let store = open(&config);
-    let rows: Vec<_> = IN_FLIGHT.iter().map(|writers| measure(&store, *writers, Duration::from_secs(seconds))).collect();
+    let rows: Vec<_> =
+        IN_FLIGHT.iter().map(|writers| measure(&store, *writers, Duration::from_secs(seconds))).collect();
     println!("{}", json!({ "bytes": FILL, "rows": rows }));
 }
 

@@ -408,9 +408,22 @@ pub struct CardGuard {
     /// Declines of a card for hard reasons within a day, after which it is suspended until an operator reinstates it;
     /// 0 = never.
     pub suspend_after_declines: u32,
+    /// What is answered when the store does not take a decision in time.
+    pub while_store_is_away: WhileStoreIsAway,
     /// Folder of the mapping files for station imports; empty = none.
     #[serde(with = "empty_is_none")]
     pub station_mappings: Option<PathBuf>,
+}
+
+/// What a purchase is answered while the store does not answer, as when the engine of a cluster elects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhileStoreIsAway {
+    /// What the checks say; it is recorded afterwards.
+    #[default]
+    Decide,
+    /// What `payments.*.fallback` says.
+    Fallback,
 }
 
 impl Webhook {

@@ -53,6 +53,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::cluster::{Cluster, Sessions, Watching};
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
+use crate::http::access::shared_rates::Spent;
 use crate::http::{App, CertificatePort};
 use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
@@ -196,6 +197,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 const HTTP_STOP: Duration = Duration::from_secs(3);
 const LAST_USES: Duration = Duration::from_millis(500);
 const GATE_STOP: Duration = Duration::from_secs(2);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const FLEET_DRAIN: Duration = Duration::from_secs(3);
 const WITNESS: Duration = Duration::from_millis(500);
 const WATCH: Duration = Duration::from_millis(500);
@@ -216,8 +218,7 @@ fn start(
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
     // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
-    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store) as Arc<dyn Store>));
-    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
+    let (follower, followed) = follower(&config, store);
 
     let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
     let (audience, feed_counters) = (feed.audience(), feed.counters());
@@ -271,15 +272,11 @@ fn start(
     let checkpoints = start_checkpoints(&config, clock, &engine.local, &signer);
     let guard_thread = Arbiter::new();
     guard_thread.spawn(pulses.beat("card-guard"));
-    let guard = start_guard(
-        &config,
-        clock,
-        store,
-        &fleet,
-        &feed,
-        &guard_thread,
-        (followed.clone(), alone(&cluster, "card-guard")),
-    )?;
+    let heard: Arc<OnceLock<GuardHandle>> = Arc::default();
+    let among = Among::new(&cluster, followed.clone(), &heard);
+    let guard = start_guard(&config, clock, store, &fleet, &feed, &guard_thread, among)?;
+    // Set once, here.
+    let _ = heard.set(guard.clone());
     actix::spawn(follow_card_rules(Arc::clone(&config), guard.clone()));
     let metrics = metrics::Metrics::new();
     register_readings(&metrics, engine, &fleet, &mqtt, feed_counters);
@@ -293,11 +290,7 @@ fn start(
     if let Some(cluster) = cluster.clone() {
         metrics.register(move || readings::cluster(&cluster));
     }
-    let mut access = http::access::Access::new(&config).map_err(RunError::Access)?;
-    access.followed = followed;
-    if let Some(oidc) = &access.oidc {
-        actix::spawn(Arc::clone(oidc).follow());
-    }
+    let access = access(&config, followed)?;
     let app = App::new(http::Parts {
         store: Arc::clone(store),
         access,
@@ -308,7 +301,7 @@ fn start(
         keyset,
         rules,
         certificates: certificate_port(&config, &certs, mqtt.kicker()),
-        guard: guard.clone(),
+        guard,
         feed,
         notifier: notifier.clone(),
         links: link_port(mqtt.links()),
@@ -316,19 +309,41 @@ fn start(
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
-    if let Some(mut follower) = follower {
-        guard.follow(&mut follower);
-        fleet.follow(&mut follower);
-        app.follow(&mut follower)?;
-        actix::spawn(follower.run());
-    }
+    follow(follower, &fleet, &app)?;
     let tls =
         Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
     let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
         .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
     let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
         .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
+    share_rates(&cluster, &app, clock);
     Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry, cluster })
+}
+
+/// None on a machine that is alone.
+fn follower(config: &Config, store: &Arc<dyn Store>) -> (Option<Follower>, Followed) {
+    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store)));
+    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
+    (follower, followed)
+}
+
+/// From here on every part's memory is as all gateways' records say.
+fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Result<(), RunError> {
+    let Some(mut follower) = follower else { return Ok(()) };
+    app.guard.follow(&mut follower);
+    fleet.follow(&mut follower);
+    app.follow(&mut follower)?;
+    actix::spawn(follower.run());
+    Ok(())
+}
+
+fn access(config: &Config, followed: Followed) -> Result<http::access::Access, RunError> {
+    let mut access = http::access::Access::new(config).map_err(RunError::Access)?;
+    access.followed = followed;
+    if let Some(oidc) = &access.oidc {
+        actix::spawn(Arc::clone(oidc).follow());
+    }
+    Ok(access)
 }
 
 /// One more checkpoint. Its file may lie on another machine that is gone, which must not hold up the stop: then the thread
@@ -405,6 +420,57 @@ fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluste
     joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
 }
 
+/// What a part needs to know of the other gateways.
+struct Among {
+    followed: Followed,
+    looks_again: IsMine,
+    tell_early: card_guard::TellEarly,
+}
+
+impl Among {
+    /// `guard`: filled in when there is one, to hear what the others answered.
+    fn new(cluster: &Option<Cluster>, followed: Followed, guard: &Arc<OnceLock<GuardHandle>>) -> Self {
+        let hearing = Arc::clone(guard);
+        let speaker = cluster.as_ref().and_then(|cluster| {
+            cluster.speak("early", move |word| match (hearing.get(), serde_json::from_slice(word)) {
+                (Some(guard), Ok(decided)) => guard.heard(decided),
+                (None, _) | (_, Err(_)) => tracing::warn!("another gateway's early answer cannot be taken"),
+            })
+        });
+        let tell_early: card_guard::TellEarly = Arc::new(move |decided| {
+            let word = speaker.as_ref().map(|speaker| (speaker, serde_json::to_vec(decided)));
+            if let Some((speaker, Ok(word))) = word {
+                speaker.say(word);
+            }
+        });
+        Self { followed, looks_again: alone(cluster, "card-guard"), tell_early }
+    }
+}
+
+/// How often the gateways tell each other what their callers have spent.
+const SPENT_EVERY: Duration = Duration::from_millis(100);
+
+fn share_rates(cluster: &Option<Cluster>, app: &App, clock: &Clock) {
+    let Some(cluster) = cluster else { return };
+    let (hearing, clock) = (app.clone(), clock.clone());
+    let speaker = cluster.speak("spent", move |word| match serde_json::from_slice::<Vec<Spent>>(word) {
+        Ok(batch) => batch.iter().for_each(|spent| hearing.access.spend_elsewhere(spent, clock.now())),
+        Err(error) => tracing::warn!(%error, "what callers spent elsewhere cannot be read"),
+    });
+    let (Some(speaker), telling) = (speaker, app.clone()) else { return };
+    actix::spawn(async move {
+        let mut tick = tokio::time::interval(SPENT_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let batch = telling.access.drain_spent();
+            if let (false, Ok(word)) = (batch.is_empty(), serde_json::to_vec(&batch)) {
+                speaker.say(word);
+            }
+        }
+    });
+}
+
 /// Whether this gateway does what only one of a cluster does.
 fn alone(cluster: &Option<Cluster>, what: &'static str) -> IsMine {
     match cluster.clone() {
@@ -453,8 +519,9 @@ fn start_guard(
     fleet: &FleetHandle,
     feed: &Addr<Feed>,
     thread: &Arbiter,
-    (followed, looks_again): (Followed, IsMine),
+    among: Among,
 ) -> Result<GuardHandle, RunError> {
+    let Among { followed, looks_again, tell_early } = among;
     let rules = card_rules(config).and_then(|text| card_guard::parse_rules(&text).map(|_| text));
     let rules = rules.map_err(|problem| RunError::Config { key: "card_guard.rules", problem })?;
     let asked = fleet.clone();
@@ -472,6 +539,8 @@ fn start_guard(
         alerts_feed: feed.clone().recipient(),
         followed,
         looks_again,
+        while_store_is_away: config.card_guard.while_store_is_away,
+        tell_early,
     };
     Ok(GuardHandle::start(parts, &thread.handle())?)
 }
@@ -691,6 +760,7 @@ async fn drain(gateway: Gateway) {
         Ok(Err(error)) => tracing::warn!(?error, "when API keys were last used is lost for the last minute"),
         Err(_) => tracing::warn!("when API keys were last used may be lost for the last minute"),
     }
+    app.guard.recorded(at_most(LAST_ANSWERS)).await;
     mqtt.shutdown(at_most(GATE_STOP)).await;
     fleet.drain(at_most(FLEET_DRAIN)).await;
     if let Some(cluster) = cluster {

@@ -48,8 +48,15 @@ pub fn turns(life: &Life) -> Vec<Reading> {
 
 /// The gateways of a cluster among themselves.
 pub fn cluster(cluster: &Cluster) -> Vec<Reading> {
-    let Counters { calls_sent, calls_failed, calls_served, vehicles_lost, changes_heard, changes_dropped } =
-        cluster.counters();
+    let Counters {
+        calls_sent,
+        calls_failed,
+        calls_served,
+        vehicles_lost,
+        changes_heard,
+        changes_dropped,
+        words_dropped,
+    } = cluster.counters();
     let counter = Reading::counter;
     vec![
         gauge("cluster_gateways", "Living gateways, this one included", cluster.living() as u64),
@@ -58,6 +65,11 @@ pub fn cluster(cluster: &Cluster) -> Vec<Reading> {
         counter("cluster_calls_served", "Requests of other gateways for vehicles here", calls_served.get()),
         counter("cluster_vehicles_lost", "Vehicles here that another gateway took", vehicles_lost.get()),
         counter("cluster_changes_heard", "Changes at other gateways for consoles here", changes_heard.get()),
+        counter(
+            "cluster_words_dropped",
+            "Spent rates and early answers that others did not hear of",
+            words_dropped.get(),
+        ),
         counter("cluster_changes_dropped", "Changes lost on the way between gateways", changes_dropped.get()),
     ]
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, ArbiterHandle, Context, Handler};
 use cardea::actors::card_guard::{
     AskVehicle, Authorise, BUILT_IN_RULES, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts,
-    StationImport,
+    StationImport, TellEarly,
 };
 use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::Snapshot;
-use cardea::clock::Clock;
-use cardea::config::Data;
+use cardea::clock::{Clock, Stopwatch};
+use cardea::config::{Data, WhileStoreIsAway};
 use cardea::domain::card::{CardStatus, Fill, Merchant, Outcome, Prompts, Purchase, Station};
 use cardea::domain::rental::{Rental, RentalPassage, RentalState};
 use cardea::domain::twin::Twin;
@@ -34,6 +34,8 @@ enum Fate {
     Unheard,
     /// It is stored, and the answer waits until the fate changes.
     Held,
+    /// It is not stored, and whoever asks hears so when the fate changes.
+    Away,
     Refused,
 }
 
@@ -64,11 +66,17 @@ impl Store for Door {
         if now == Fate::Refused {
             return Box::pin(std::future::ready(Err(AppendError::Full("refused by the test"))));
         }
+        if now == Fate::Away {
+            return Box::pin(async move {
+                let _ = fate.wait_for(|fate| *fate != Fate::Away).await;
+                Err(AppendError::Unknown("the engine elected"))
+            });
+        }
         let appending = self.inner.append(step);
         Box::pin(async move {
             let outcome = appending.await;
             match now {
-                Fate::Through | Fate::Refused => outcome,
+                Fate::Through | Fate::Refused | Fate::Away => outcome,
                 Fate::Unheard => Err(AppendError::Unknown("lost by the test")),
                 Fate::Held => {
                     let _ = fate.wait_for(|fate| *fate != Fate::Held).await;
@@ -166,8 +174,20 @@ fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Gu
 }
 
 fn guard_on(thread: &ArbiterHandle, store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
+    let parts = parts(store, ask_vehicle, deadline_ms);
+    GuardHandle::start(parts, thread).unwrap()
+}
+
+/// One that answers what the checks say while the store is away.
+fn deciding(store: Arc<dyn Store>, is_rented: &Arc<Mutex<bool>>, tell_early: TellEarly) -> GuardHandle {
+    let parts = parts(store, switched(is_rented), 300);
+    let parts = Parts { while_store_is_away: WhileStoreIsAway::Decide, tell_early, ..parts };
+    GuardHandle::start(parts, &Arbiter::current()).unwrap()
+}
+
+fn parts(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Parts {
     let feed = Deaf.start();
-    let parts = Parts {
+    Parts {
         store,
         clock: Clock::start(),
         rules: BUILT_IN_RULES.into(),
@@ -178,8 +198,9 @@ fn guard_on(thread: &ArbiterHandle, store: Arc<dyn Store>, ask_vehicle: AskVehic
         alerts_feed: feed.recipient(),
         followed: Default::default(),
         looks_again: Arc::new(|| true),
-    };
-    GuardHandle::start(parts, thread).unwrap()
+        while_store_is_away: WhileStoreIsAway::Fallback,
+        tell_early: Arc::new(|_| ()),
+    }
 }
 
 fn car(is_rented: bool) -> Snapshot {
@@ -408,6 +429,111 @@ async fn an_answer_that_is_not_recorded_in_time_is_none_and_the_repeat_gets_it()
     store.set(Fate::Through);
     assert_eq!(guard.authorise(ask("a")).await.unwrap().outcome, Outcome::Decline);
     assert_eq!(decisions(&*store), 1);
+}
+
+fn stored(store: &dyn Store, id: &str) -> Option<serde_json::Value> {
+    let rows = store.scan(Table::Decisions, "", None, 1_000, Order::Ascending).unwrap().rows;
+    let mut rows = rows.into_iter().map(|(_, row)| serde_json::from_str::<serde_json::Value>(row.get()).unwrap());
+    rows.find(|row| row["purchase"]["authorization_id"] == id)
+}
+
+/// Looks until it is so; nobody tells when a record that comes later is there.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    for _ in 0..2_000 {
+        looks.tick().await;
+        if is_so() {
+            return;
+        }
+    }
+    panic!("{what} did not come");
+}
+
+/// As when the engine of a cluster elects: an append hangs for seconds, and then it was stored, or it was not.
+#[actix::test]
+async fn while_the_store_is_away_the_checks_answer_in_time_and_the_record_that_follows_says_so() {
+    for away in [Fate::Held, Fate::Away] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Door::open(dir.path());
+        let is_rented = Arc::new(Mutex::new(true));
+        let guard = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
+        add_card(&guard).await;
+        let on_record = guard.authorise(ask("before")).await.unwrap();
+        store.set(away);
+        let begun = Stopwatch::start();
+        let approved = guard.authorise(ask("a")).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(600), "the network waits 2 s: {:?}", begun.elapsed());
+        assert_eq!(approved.outcome, Outcome::ApproveCapped);
+        *is_rented.lock().unwrap() = false;
+        assert_eq!(
+            guard.authorise(ask("b")).await.unwrap().outcome,
+            Outcome::Decline,
+            "it judges, it does not fall back"
+        );
+        // Asked again while nothing is on record, and of what is: the same.
+        assert_eq!(guard.authorise(ask("a")).await.unwrap(), approved);
+        assert_eq!(guard.authorise(ask("before")).await.unwrap(), on_record);
+        let more = guard.authorise(increment("a", "evt_2", 5_000)).await.unwrap();
+        assert_eq!((more.outcome, more.follows), (Outcome::Decline, Some(approved.decision_id)));
+        assert_eq!((guard.counters().early.get(), guard.counters().late.get()), (3, 0));
+        store.set(Fate::Through);
+        let is_marked = |id: &str| stored(&*store, id).is_some_and(|row| row["answered_before_durable_at"].is_string());
+        until("the records", || is_marked("a") && is_marked("b")).await;
+        guard.recorded(Duration::from_secs(5)).await;
+        assert_eq!(stored(&*store, "a").unwrap()["decision_id"], approved.decision_id.to_string());
+        assert!(!is_marked("before"));
+        assert_eq!(decisions(&*store), 4, "one for each question");
+        assert_eq!(guard.authorise(ask("a")).await.unwrap(), approved);
+        // And so after a restart.
+        let again = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
+        assert_eq!(again.authorise(ask("a")).await.unwrap(), approved);
+    }
+}
+
+/// Two gateways that cannot record and do not hear of each other may give two answers: both are on record then.
+#[actix::test]
+async fn what_two_gateways_answered_differently_while_the_store_was_away_is_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let is_rented = Arc::new(Mutex::new(true));
+    let one = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
+    add_card(&one).await;
+    let other = deciding(store.inner.clone(), &is_rented, Arc::new(|_| ()));
+    store.set(Fate::Away);
+    let heard = one.authorise(ask("a")).await.unwrap();
+    *is_rented.lock().unwrap() = false;
+    let recorded = other.authorise(ask("a")).await.unwrap();
+    assert_eq!((heard.outcome, recorded.outcome), (Outcome::ApproveCapped, Outcome::Decline));
+    store.set(Fate::Through);
+    one.recorded(Duration::from_secs(5)).await;
+    assert_eq!(one.counters().contradictions.get(), 1);
+    let records = store.read("card/c1", StorePosition(0), 100).unwrap();
+    let events: Vec<&str> = records.iter().flat_map(|record| &record.events).map(|event| event.get()).collect();
+    let otherwise = events.iter().find(|event| event.contains("purchase_answered_otherwise")).unwrap();
+    assert!(otherwise.contains(&heard.decision_id.to_string()) && otherwise.contains("answered_before_durable_at"));
+    assert_eq!(one.authorise(ask("a")).await.unwrap(), heard, "an answer that was heard is not turned");
+}
+
+#[actix::test]
+async fn a_gateway_that_is_told_of_an_answer_gives_it_too_before_it_is_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let is_rented = Arc::new(Mutex::new(true));
+    let other = deciding(store.inner.clone(), &is_rented, Arc::new(|_| ()));
+    let told = other.clone();
+    let tell = Arc::new(move |decided: &Decided| {
+        let wire = serde_json::to_vec(decided).unwrap();
+        told.heard(serde_json::from_slice(&wire).unwrap());
+    });
+    let one = deciding(store.clone(), &is_rented, tell);
+    add_card(&one).await;
+    store.set(Fate::Away);
+    let heard = one.authorise(ask("a")).await.unwrap();
+    *is_rented.lock().unwrap() = false;
+    assert_eq!(other.authorise(ask("a")).await.unwrap(), heard);
+    store.set(Fate::Through);
+    one.recorded(Duration::from_secs(5)).await;
+    assert_eq!((decisions(&*store), one.counters().contradictions.get()), (1, 0));
 }
 
 #[actix::test]

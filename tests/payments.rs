@@ -123,7 +123,7 @@ async fn a_card_number_is_refused_and_reaches_neither_log_nor_journal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_decision_in_time_the_fallback_is_heard_within_a_second_and_stays() {
     let mut sets = ALL_FORMS.to_vec();
-    sets.push("payments.stripe.deadline_ms=1");
+    sets.extend(["payments.stripe.deadline_ms=1", "card_guard.while_store_is_away=fallback"]);
     let gateway = Gateway::start_with(&sets).await;
     gateway.register("PAY-1").await;
     let card = json!({"card_id": "c-1", "network_ref": "ic_1", "vehicle_id": "PAY-1", "status": "active"});

@@ -232,6 +232,8 @@ fn guard(store: Arc<LocalStore>) -> GuardHandle {
         alerts_feed: feed.recipient(),
         followed: Default::default(),
         looks_again: Arc::new(|| true),
+        while_store_is_away: Default::default(),
+        tell_early: Arc::new(|_| ()),
     };
     GuardHandle::start(parts, &Arbiter::current()).unwrap()
 }

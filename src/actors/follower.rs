@@ -207,6 +207,8 @@ mod tests {
         }
     }
 
+    type Seen = (Table, String, Option<String>);
+
     /// Its part breaks once in the middle of a page, and what is recorded while it rests is not lost either.
     #[tokio::test]
     async fn every_row_since_the_start_comes_in_order_and_none_is_lost() {
@@ -214,7 +216,7 @@ mod tests {
         let store = LocalStore::open(&Data { dir: dir.path().to_owned(), ..Data::default() }, Clock::start()).unwrap();
         store.append(step(&[(Table::Cards, "before", Some(0))])).await.unwrap();
         let mut follower = Follower::new(store.clone());
-        let seen: Arc<Mutex<Vec<(Table, String, Option<String>)>>> = Arc::default();
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (heard, breaks) = (Arc::clone(&seen), AtomicBool::new(true));
         follower.add(
             &[Table::Cards, Table::Decisions],
@@ -237,7 +239,7 @@ mod tests {
         assert!(followed.has(last).await);
         let removed = store.append(step(&[(Table::Cards, "c9", None)])).await.unwrap();
         assert!(followed.has(removed).await);
-        let seen = seen.lock().unwrap();
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
         let mut cards: Vec<_> = seen.iter().filter(|row| row.0 == Table::Cards).collect();
         cards.dedup();
         assert_eq!(
@@ -255,7 +257,6 @@ mod tests {
         let decision = seen.iter().find(|row| row.0 == Table::Decisions).expect("its row stands in an event");
         assert_eq!(decision.2.as_deref(), Some("7"));
         assert!(seen.iter().all(|row| row.0 != Table::Users));
-        drop(seen);
         assert_eq!(followed.expected("s").await.unwrap(), Expected::Last(removed));
         assert_eq!(followed.expected("nobody wrote it").await.unwrap(), Expected::Last(StorePosition(0)));
         store.close();

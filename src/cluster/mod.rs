@@ -5,6 +5,7 @@
 
 mod members;
 mod relay;
+mod words;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -77,6 +78,8 @@ pub struct Counters {
     pub changes_heard: Count,
     /// For consoles elsewhere or from there: a queue was full, or there was no connection.
     pub changes_dropped: Count,
+    /// Of what is said to all: a queue was full, or there was no connection.
+    pub words_dropped: Count,
 }
 
 /// What the cluster needs of the rest.

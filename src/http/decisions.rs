@@ -53,6 +53,10 @@ pub struct DecisionBody {
     /// For an increment: the decision on what it adds to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
+    /// When the network heard the answer, where that was before it was on record: the store did not answer in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub answered_before_durable_at: Option<String>,
     /// The vehicle class whose rules counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_class: Option<String>,

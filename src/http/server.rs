@@ -238,7 +238,7 @@ fn refusal(app: &App, request: &ServiceRequest, from: Option<IpAddr>) -> Option<
     }
     // A payment network sends from a few addresses, and its messages have a limit of their own once they are proved.
     let from = from.filter(|_| !request.path().starts_with("/v1/payments/"))?;
-    let retry_after_s = app.access.addresses.take(neighbourhood(from), app.clock.now()).err()?;
+    let retry_after_s = app.access.admit_address(neighbourhood(from), app.clock.now()).err()?;
     app.counters.rate_limited.inc();
     Some(Problem::new(Slug::TooManyRequests, "this address asks too often").retry_after(retry_after_s))
 }

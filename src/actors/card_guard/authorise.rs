@@ -40,6 +40,8 @@ type Reply = oneshot::Sender<Result<Arc<Decided>, GuardError>>;
 #[rtype(result = "()")]
 pub struct Question {
     pub(super) ask: Authorise,
+    /// By the clock's elapsed time.
+    pub(super) answer_by: Duration,
     pub(super) reply: Reply,
 }
 
@@ -152,7 +154,7 @@ impl Handler<Question> for CardGuard {
     type Result = ();
 
     fn handle(&mut self, question: Question, context: &mut Self::Context) {
-        let Question { ask, reply } = question;
+        let Question { ask, answer_by, reply } = question;
         let mut subject = Subject { authorization_id: ask.purchase.authorization_id.clone(), increment: None };
         let (exceeded, known) = {
             let decided = self.shared.decided();
@@ -178,7 +180,7 @@ impl Handler<Question> for CardGuard {
                 let (judge, guard) = (self.judge.clone(), context.address());
                 // A task of its own, not a future of this context: that would poll all of them at each step.
                 actix::spawn(async move {
-                    let result = judge.answer(ask, exceeded).await;
+                    let result = judge.answer(ask, exceeded, answer_by).await;
                     // Bounded by MAX_IN_FLIGHT, so it need not respect the mailbox.
                     guard.do_send(Finished { subject, result });
                 });

@@ -47,6 +47,10 @@ pub struct GuardCounters {
     pub settling_full: Count,
     /// Purchases nobody could be asked about, for lack of room.
     pub step_ups_full: Count,
+    /// Judgements that were answered before they were durable.
+    pub early: Count,
+    /// Such answers that the store did not take at all, and that are only in the log.
+    pub early_lost: Count,
     /// Questions answered without a judgement.
     pub fallbacks: Count,
     /// Answers without a judgement that are only in the log, for lack of room.
@@ -95,6 +99,8 @@ impl GuardCounters {
             counter("payment_postings_busy", "Postings refused because too many were in flight", &self.postings_busy),
             counter("card_settling_full", "Authorisations not looked at again for lack of room", &self.settling_full),
             counter("card_step_ups_full", "Purchases nobody was asked about for lack of room", &self.step_ups_full),
+            counter("card_answered_early", "Judgements answered before they were durable", &self.early),
+            counter("card_early_lost", "Such answers that are only in the log", &self.early_lost),
             counter("card_fallbacks", "Questions answered without a judgement", &self.fallbacks),
             counter("card_fallbacks_not_kept", "Such answers that are only in the log", &self.fallbacks_not_kept),
             counter("card_contradictions", "Such answers that a later judgement contradicts", &self.contradictions),

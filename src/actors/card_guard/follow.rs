@@ -38,8 +38,7 @@ impl GuardHandle {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(changed: &ChangedRow) -> Result<Option<T>, ReadError> {
-    let read = |row: &Box<serde_json::value::RawValue>| serde_json::from_str(row.get());
-    let read = changed.row.as_ref().map(read).transpose();
+    let read = changed.row.as_deref().map(|row| serde_json::from_str(row.get())).transpose();
     read.map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
@@ -91,13 +90,19 @@ impl Shared {
 
     /// Another gateway's: the same question gets the same answer here, and what it bought counts.
     fn take_decision(self: &Arc<Self>, changed: &ChangedRow) -> Result<(), ReadError> {
-        let is_own = changed.key.parse().is_ok_and(|id: DecisionId| self.own().get(&id).is_some());
-        let Some(decision) = (if is_own { None } else { parse::<Decision>(changed)? }) else { return Ok(()) };
+        let is_counted = changed.key.parse().is_ok_and(|id: DecisionId| self.counted().get(&id).is_some());
+        let Some(decision) = (if is_counted { None } else { parse::<Decision>(changed)? }) else { return Ok(()) };
+        self.counted().insert(decision.decision_id, ());
         let decided = Decided::from(&decision);
-        if self.decided().insert(Subject::of(&decided), Arc::new(decided)) {
-            self.counters.forgotten.inc();
+        let (subject, mut known) = (Subject::of(&decided), self.decided());
+        // What was answered here stays the answer here.
+        if known.get(&subject).is_none_or(|known| known.decision_id == decided.decision_id) {
+            if known.insert(subject, Arc::new(decided)) {
+                self.counters.forgotten.inc();
+            }
+            count_bought(&mut self.spending(), &decision);
         }
-        count_bought(&mut self.spending(), &decision);
+        drop(known);
         self.count_decline(&decision);
         if let Some(body) = &changed.row {
             self.decisions_feed.do_send(DecisionMade(body.clone().into()));

@@ -127,7 +127,7 @@ impl Shared {
         let alert = self.fallback_alert(fallback);
         let record = Record::of(&decision, alert.as_ref(), &Decided::from(&decision))?;
         let (step, told) = record.into_append(&decision, alert.as_ref(), Vec::new());
-        self.own().insert(decision.decision_id, ());
+        self.counted().insert(decision.decision_id, ());
         match self.store.append(step).await {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
@@ -180,7 +180,7 @@ impl Shared {
 
     /// The judgement was recorded after all, just too late to be heard. Where it says another thing, both are on record,
     /// and what is posted later is compared with what was heard.
-    async fn record_contradiction(
+    pub(super) async fn record_contradiction(
         &self,
         decision: &Decision,
         recorded: &RawValue,
@@ -251,6 +251,7 @@ impl Shared {
             source_event: fallback.source_event.clone(),
             body_sha256: fallback.body_sha256.clone(),
             follows,
+            answered_before_durable_at: None,
             inputs: Some(Box::new(Inputs {
                 card,
                 vehicles: Vec::new(),

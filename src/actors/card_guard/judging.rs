@@ -11,6 +11,7 @@ use super::settle::{self, Settler};
 use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
+use crate::config::WhileStoreIsAway;
 use crate::domain::card::{
     Alert, Card, Decision, Inputs, Outcome, Purchase, Reconciliation, RuleBook, Settlement, Spending, StepUp,
     VehicleFacts, VehicleLookup, judge,
@@ -25,7 +26,7 @@ const CONFIRMED: &str = "confirmed_by_holder";
 
 /// What a question's task needs.
 pub(super) struct Judge {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     ask_vehicle: AskVehicle,
     /// For the vehicles' answers; the rest of the deadline is for the record.
     vehicles_within: Duration,
@@ -55,19 +56,30 @@ impl Judge {
     }
 
     /// `first` is the approval that an increment adds to, as far as it is remembered.
-    pub async fn answer(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
+    /// `answer_by`: by the clock's elapsed time.
+    pub async fn answer(
+        self: &Arc<Self>,
+        ask: Authorise,
+        first: Option<Arc<Decided>>,
+        answer_by: Duration,
+    ) -> Result<Arc<Decided>, GuardError> {
         let is_first = first.is_none();
-        let answered = self.answer_once(ask.clone(), first).await?;
+        let answered = self.answer_once(ask.clone(), first, answer_by).await?;
         match is_first && answered.is_exceeded_by(&ask) {
             // The store remembers an approval that nobody here does.
-            true => self.answer_once(ask, Some(answered)).await,
+            true => self.answer_once(ask, Some(answered), answer_by).await,
             false => Ok(answered),
         }
     }
 
     /// Looks up, judges, records. The record carries the authorisation's id as its idempotency key, so that even a
     /// repeat that nobody here remembers gets the first answer.
-    async fn answer_once(&self, ask: Authorise, first: Option<Arc<Decided>>) -> Result<Arc<Decided>, GuardError> {
+    async fn answer_once(
+        self: &Arc<Self>,
+        ask: Authorise,
+        first: Option<Arc<Decided>>,
+        answer_by: Duration,
+    ) -> Result<Arc<Decided>, GuardError> {
         let now = self.shared.clock.now();
         let rules = self.shared.rules();
         let (card, station) = {
@@ -97,7 +109,8 @@ impl Judge {
         let is_needed = decision.ruling.reasons.iter().any(|reason| reason == CONFIRMED);
         let used = word.clone().filter(|_| is_needed);
         let step_up = step_up(&decision, renter, used);
-        let recorded = self.record(decision, step_up, already_minor).await;
+        let judged = self.judged(decision, step_up, already_minor);
+        let recorded = self.record(judged, answer_by).await;
         if let Some(word) = word.filter(|_| !is_needed || recorded.is_err()) {
             self.shared.step_ups.release(word.decision_id);
         }
@@ -124,6 +137,7 @@ impl Judge {
             source_event: ask.source_event,
             body_sha256: ask.body_sha256,
             follows: first.map(|first| first.decision_id),
+            answered_before_durable_at: None,
             inputs: Some(Box::new(inputs)),
         };
         let alert_id = AlertId(clock.new_id());
@@ -165,43 +179,64 @@ impl Judge {
         }
     }
 
-    /// Makes the decision durable with all that begins with it, then tells. Returns what is on record, which may be an
-    /// earlier answer.
-    async fn record(
-        &self,
-        decision: Decision,
-        step_up: Option<StepUp>,
-        already_minor: i64,
-    ) -> Result<Decided, GuardError> {
-        let shared = &self.shared;
+    fn judged(&self, decision: Decision, step_up: Option<StepUp>, already_minor: i64) -> Judged {
         let alert = decision.alert_id.and_then(|id| Alert::for_decision(id, &decision));
         let decided = Decided::from(&decision);
-        let record = Record::of(&decision, alert.as_ref(), &decided)?;
         // One that a posting overtook is linked to its decision when it is looked at.
-        let watched = Reconciliation::watching(&decision).filter(|watched| !shared.settling.is_open(&watched.key));
-        let begun = begun(watched.as_ref(), step_up.as_ref())?;
-        let (step, told) = record.into_append(&decision, alert.as_ref(), begun);
-        shared.own().insert(decision.decision_id, ());
-        match shared.store.append(step).await {
+        let is_open = |watched: &Reconciliation| self.shared.settling.is_open(&watched.key);
+        let watched = Reconciliation::watching(&decision).filter(|watched| !is_open(watched));
+        Judged { decision, decided, alert, watched, step_up, already_minor }
+    }
+
+    /// Makes the decision durable with all that begins with it, then tells. Returns what is on record, which may be an
+    /// earlier answer; or, where the store is away, what will be.
+    async fn record(self: &Arc<Self>, judged: Judged, answer_by: Duration) -> Result<Decided, GuardError> {
+        let shared = &self.shared;
+        let (step, told) = judged.to_append()?;
+        shared.counted().insert(judged.decision.decision_id, ());
+        let mut appending = shared.store.append(step);
+        let outcome = match shared.while_store_is_away {
+            WhileStoreIsAway::Fallback => appending.await,
+            WhileStoreIsAway::Decide => {
+                let left = answer_by.saturating_sub(shared.clock.elapsed());
+                match tokio::time::timeout(left, &mut appending).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => match shared.early.clone().try_acquire_owned() {
+                        Ok(turn) => return Ok(self.answer_early(judged, appending, turn)),
+                        Err(_) => appending.await,
+                    },
+                }
+            }
+        };
+        match outcome {
             Ok(_) => {}
             Err(AppendError::Duplicate { answer }) => {
                 shared.counters.repeats.inc();
                 let recorded: Decided = desk::parse(&answer)?;
-                self.settle_spending(&decision.purchase, &recorded, already_minor);
+                self.settle_spending(&judged.decision.purchase, &recorded, judged.already_minor);
                 return Ok(recorded);
             }
             Err(error) => {
-                let Purchase { card_ref, source, authorization_id, .. } = &decision.purchase;
+                let Purchase { card_ref, source, authorization_id, .. } = &judged.decision.purchase;
                 tracing::warn!(authorization = %authorization_id, %error, "a decision was not recorded");
                 // Whether it was recorded or not, nobody hears "yes" to it; what was approved before stays bought.
-                if decision.follows.is_none() {
+                if judged.decision.follows.is_none() {
                     shared.spending().forget(card_ref, source, authorization_id);
                 }
                 return Err(error.into());
             }
         }
+        self.settle_spending(&judged.decision.purchase, &judged.decided, judged.already_minor);
+        let decided = judged.decided.clone();
+        self.recorded(judged, told);
+        Ok(decided)
+    }
+
+    /// What follows once it is durable.
+    pub(super) fn recorded(&self, judged: Judged, told: Told) {
+        let shared = &self.shared;
+        let Judged { decision, decided, alert, watched, step_up, .. } = judged;
         shared.counters.decided(decided.outcome);
-        self.settle_spending(&decision.purchase, &decided, already_minor);
         self.allow_more(&decision);
         shared.decisions_feed.do_send(DecisionMade(told.decision.into()));
         if let (Some(alert), Some(body)) = (alert, told.alert) {
@@ -217,11 +252,10 @@ impl Judge {
             shared.counters.step_ups_full.inc();
         }
         shared.count_decline(&decision);
-        Ok(decided)
     }
 
     /// What was asked counts as bought from now on, or not.
-    fn settle_spending(&self, purchase: &Purchase, decided: &Decided, already_minor: i64) {
+    pub(super) fn settle_spending(&self, purchase: &Purchase, decided: &Decided, already_minor: i64) {
         let Purchase { card_ref, source, authorization_id, amount, .. } = purchase;
         let mut spending = self.shared.spending();
         match decided.settlement {
@@ -277,6 +311,14 @@ fn step_up(decision: &Decision, renter: Option<InUseBy>, used: Option<StepUp>) -
     }
 }
 
+/// The history of the card.
+pub(super) fn stream(decision: &Decision) -> String {
+    match &decision.card_id {
+        Some(card) => format!("card/{card}"),
+        None => format!("card/unknown/{}", decision.purchase.card_ref),
+    }
+}
+
 /// Rows of what begins with a decision.
 fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<Vec<ViewChange>, GuardError> {
     let mut rows = Vec::new();
@@ -291,6 +333,24 @@ fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<V
         });
     }
     Ok(rows)
+}
+
+/// A decision that was made, with all that begins with it.
+pub(super) struct Judged {
+    pub decision: Decision,
+    pub decided: Decided,
+    pub alert: Option<Alert>,
+    pub watched: Option<Reconciliation>,
+    pub step_up: Option<StepUp>,
+    pub already_minor: i64,
+}
+
+impl Judged {
+    pub fn to_append(&self) -> Result<(Append, Told), GuardError> {
+        let record = Record::of(&self.decision, self.alert.as_ref(), &self.decided)?;
+        let begun = begun(self.watched.as_ref(), self.step_up.as_ref())?;
+        Ok(record.into_append(&self.decision, self.alert.as_ref(), begun))
+    }
 }
 
 /// A decision's JSON forms, made before the store is asked.
@@ -336,10 +396,7 @@ impl Record {
         }
         view.extend(begun);
         let step = Append {
-            stream: match &decision.card_id {
-                Some(card) => format!("card/{card}"),
-                None => format!("card/unknown/{}", purchase.card_ref),
-            },
+            stream: stream(decision),
             expected: Expected::Any,
             fence: None,
             at: decision.at,

@@ -9,6 +9,7 @@ mod book;
 mod counters;
 mod desk;
 mod directory;
+mod early;
 mod follow;
 mod incidents;
 mod judging;
@@ -54,6 +55,7 @@ use crate::actors::feed::{AlertChanged, DecisionMade};
 use crate::actors::follower::{Followed, IsMine};
 use crate::actors::vehicle::{AskError, IdempotencyKey, Snapshot};
 use crate::clock::Clock;
+use crate::config::WhileStoreIsAway;
 use crate::domain::card::{
     Alert, AuthorizationId, Card, CardId, Decision, Outcome, Posting, Purchase, Reconciliation, RuleBook, Settlement,
     SpendingLedger, Station, StationId, StepUp, Unreadable,
@@ -166,6 +168,9 @@ type AskingVehicle = Pin<Box<dyn Future<Output = Result<Snapshot, AskError>>>>;
 /// How the guard learns of a vehicle: from its actor's memory, never from the car.
 pub type AskVehicle = Arc<dyn Fn(VehicleId) -> AskingVehicle + Send + Sync>;
 
+/// Called with each answer that is given before it is durable; must not block.
+pub type TellEarly = Arc<dyn Fn(&Decided) + Send + Sync>;
+
 /// What the guard is made of.
 pub struct Parts {
     pub store: Arc<dyn Store>,
@@ -180,6 +185,9 @@ pub struct Parts {
     pub decisions_feed: Recipient<DecisionMade>,
     pub alerts_feed: Recipient<AlertChanged>,
     pub followed: Followed,
+    pub while_store_is_away: WhileStoreIsAway,
+    /// Tells the other gateways of an answer that is not on record yet; they are to call [`GuardHandle::heard`].
+    pub tell_early: TellEarly,
     /// Does this gateway look again at authorisations that are due? One of a cluster does.
     pub looks_again: IsMine,
 }
@@ -209,8 +217,12 @@ struct Shared {
     looks_again: IsMine,
     /// Answers kept for repeats, this gateway's and the others'.
     decided: Mutex<Recent<Subject, Arc<Decided>>>,
-    /// Decisions that this gateway recorded, or tried to: memory knows them without following.
-    own: Mutex<Recent<DecisionId, ()>>,
+    /// Decisions that memory counts: those that this gateway recorded, or tried to, and those that it followed.
+    counted: Mutex<Recent<DecisionId, ()>>,
+    while_store_is_away: WhileStoreIsAway,
+    tell_early: TellEarly,
+    /// Answers that were given and wait for their record.
+    early: Arc<Semaphore>,
     /// Declines for hard reasons of each card, and since when.
     declines: Mutex<Recent<CardId, (u32, Timestamp)>>,
     /// Hard declines within a day after which a card is suspended; 0 = never.
@@ -224,7 +236,9 @@ const MAX_POSTINGS: usize = 256;
 /// Message ids remembered: five minutes at 300 a second.
 const MAX_MESSAGES: usize = 100_000;
 /// Far more than are recorded while the follower is behind.
-const MAX_OWN: usize = 100_000;
+const MAX_COUNTED: usize = 100_000;
+/// Answers that may wait for their record at once, some 10 kB each: an election of 8 s at 500 a second.
+const MAX_EARLY: usize = 4_096;
 /// Cards whose declines are counted at once.
 const MAX_DECLINING: usize = 10_000;
 
@@ -240,8 +254,8 @@ struct Known {
 
 impl Shared {
     fn new(parts: Parts, rules: ActiveRules, known: Known) -> Arc<Self> {
-        let Parts { store, clock, decisions_feed, alerts_feed, followed, looks_again, suspend_after_declines, .. } =
-            parts;
+        let Parts { store, clock, decisions_feed, alerts_feed, followed, looks_again, .. } = parts;
+        let Parts { suspend_after_declines, while_store_is_away, tell_early, .. } = parts;
         let Known { book, settling, step_ups, spending, decided } = known;
         let mut recent = Recent::new(authorise::MAX_DECIDED);
         for known in decided {
@@ -266,7 +280,10 @@ impl Shared {
             followed,
             looks_again,
             decided: Mutex::new(recent),
-            own: Mutex::new(Recent::new(MAX_OWN)),
+            counted: Mutex::new(Recent::new(MAX_COUNTED)),
+            while_store_is_away,
+            tell_early,
+            early: Arc::new(Semaphore::new(MAX_EARLY)),
             declines: Mutex::new(Recent::new(MAX_DECLINING)),
             suspend_after: suspend_after_declines,
         })
@@ -338,15 +355,20 @@ impl GuardHandle {
             alerts_feed: nobody.recipient(),
             followed: Followed::default(),
             looks_again: Arc::new(|| true),
+            while_store_is_away: WhileStoreIsAway::default(),
+            tell_early: Arc::new(|_| ()),
         };
         let shared = Shared::new(parts, rules, Known::default());
         Self { actor: Context::new().address(), deadline, shared }
     }
 
-    /// The recorded answer to a purchase, new or repeated. It is durable when this returns.
+    /// The answer to a purchase, new or repeated. It is durable when this returns, or the store is away and the
+    /// configuration says to answer what the checks say; then it is recorded afterwards.
     pub async fn authorise(&self, ask: Authorise) -> Result<Arc<Decided>, GuardError> {
         let (reply, answer) = tokio::sync::oneshot::channel();
-        match self.actor.try_send(Question { ask, reply }) {
+        // The rest is for the way back.
+        let answer_by = self.shared.clock.elapsed() + self.deadline * 9 / 10;
+        match self.actor.try_send(Question { ask, answer_by, reply }) {
             Ok(()) => {}
             Err(SendError::Full(_)) => {
                 self.shared.counters.busy.inc();
@@ -360,6 +382,14 @@ impl GuardHandle {
                 self.shared.counters.late.inc();
                 Err(GuardError::Unknown)
             }
+        }
+    }
+
+    /// Another gateway answered this and has not recorded it yet: the same question gets the same answer here.
+    pub fn heard(&self, decided: Decided) {
+        let (subject, mut known) = (Subject::of(&decided), self.shared.decided());
+        if known.get(&subject).is_none() {
+            known.insert(subject, Arc::new(decided));
         }
     }
 
@@ -505,6 +535,12 @@ impl GuardHandle {
             let mut readings = shared.counters.readings();
             readings.push(Reading::gauge("cards", "Cards in the book", cards as f64));
             let (waiting, kept) = (shared.settling.len(), shared.incidents.len());
+            let early = MAX_EARLY - shared.early.available_permits();
+            readings.push(Reading::gauge(
+                "card_early_waiting",
+                "Answers given that wait for their record",
+                early as f64,
+            ));
             readings.push(Reading::gauge("card_settling", "Authorisations to be looked at again", waiting as f64));
             readings.push(Reading::gauge("card_fallbacks_waiting", "Answers that wait for their record", kept as f64));
             readings.push(Reading::gauge("stations", "Stations in the directory", stations as f64));
@@ -542,8 +578,8 @@ impl Shared {
         self.decided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn own(&self) -> MutexGuard<'_, Recent<DecisionId, ()>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counted(&self) -> MutexGuard<'_, Recent<DecisionId, ()>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spending(&self) -> MutexGuard<'_, SpendingLedger> {

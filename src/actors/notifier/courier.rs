@@ -19,7 +19,7 @@ use super::notification::{
 };
 use super::outbox::{Became, DeadLetter, Failure, FailureKind, Outbox};
 use super::transport::Transport;
-use super::{Counters, NotifierError, TargetState, Tested};
+use super::{Counters, Making, NotifierError, TargetState, Tested};
 use crate::actors::follower::IsMine;
 use crate::clock::{Clock, Stopwatch};
 use crate::config;
@@ -74,7 +74,7 @@ pub(super) struct Courier {
     kept: StorePosition,
     /// The newest record of what was kept.
     version: StorePosition,
-    making: Renewal,
+    renewal: Renewal,
     is_mine: IsMine,
     /// What is in memory is as the store has it and may be worked on.
     is_ours: bool,
@@ -112,25 +112,17 @@ impl Renewal {
 
 impl Courier {
     /// From what an earlier run left. `position` is where the journal is followed from.
-    pub fn new(
-        config: &config::Notifier,
-        store: Arc<dyn Store>,
-        clock: Clock,
-        transports: BTreeMap<String, Arc<Transport>>,
-        kept: ledger::Kept,
-        position: StorePosition,
-        counters: Arc<Counters>,
-        is_mine: IsMine,
-    ) -> Self {
+    pub fn new(making: &Making, kept: ledger::Kept, position: StorePosition) -> Self {
+        let Making { config, store, clock, transports, counters, is_mine } = making;
         let now = clock.now();
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
-        let making = Renewal {
+        let renewal = Renewal {
             retry_for_ms: ms(config.retry_for_s),
             escalate_after_ms: ms(config.escalate_after_s),
             escalate_severity: config.escalate_severity,
         };
         let version = kept.version;
-        let (outbox, escalation) = making.of(&transports, kept, now);
+        let (outbox, escalation) = renewal.of(transports, kept, now);
         let is_ours = is_mine();
         let wanted = Wanted {
             alerts: transports.values().any(|transport| transport.may_want("cardea.alert.")),
@@ -140,18 +132,18 @@ impl Courier {
         };
         let (to_finish, finished) = mpsc::channel(FINISHED_MAX);
         Self {
-            store,
-            clock,
-            transports,
+            store: Arc::clone(store),
+            clock: clock.clone(),
+            transports: transports.clone(),
             wanted,
             outbox,
             escalation,
-            counters,
+            counters: Arc::clone(counters),
             position,
             kept: position,
             version,
-            making,
-            is_mine,
+            renewal,
+            is_mine: Arc::clone(is_mine),
             is_ours,
             has_told: false,
             next_checkpoint_at: now,
@@ -243,7 +235,7 @@ impl Courier {
                 // Without a cursor nobody was told of anything since this gateway started.
                 self.position = kept.cursor.unwrap_or(self.position).min(newest);
                 self.kept = self.position;
-                (self.outbox, self.escalation) = self.making.of(&self.transports, kept, now);
+                (self.outbox, self.escalation) = self.renewal.of(&self.transports, kept, now);
                 (self.is_ours, self.has_told) = (true, false);
                 tracing::info!(position = self.position.0, "this gateway tells people from here on");
                 true
@@ -392,7 +384,7 @@ impl Courier {
             && let Ok(kept) = ledger::load_off_thread(&self.store).await
         {
             // As the gateway that tells people kept them.
-            (self.outbox, self.escalation) = self.making.of(&self.transports, kept, self.clock.now());
+            (self.outbox, self.escalation) = self.renewal.of(&self.transports, kept, self.clock.now());
         }
         match ask {
             Ask::Retry { reply, .. } if !self.is_ours => {

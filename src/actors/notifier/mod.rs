@@ -184,16 +184,7 @@ impl Making {
         // A cursor beyond the journal is of a journal that was put back since.
         let position = kept.cursor.map_or(newest, |cursor| cursor.min(newest));
         let (is_new, is_unused) = (kept.cursor.is_none(), self.transports.is_empty());
-        let mut courier = Courier::new(
-            &self.config,
-            Arc::clone(&self.store),
-            self.clock.clone(),
-            self.transports.clone(),
-            kept,
-            position,
-            Arc::clone(&self.counters),
-            Arc::clone(&self.is_mine),
-        );
+        let mut courier = Courier::new(self, kept, position);
         if !(self.is_mine)() {
             return Ok(courier);
         }

@@ -332,6 +332,9 @@ pub struct Decision {
     /// The approval that this one was asked to add to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<DecisionId>,
+    /// When the network heard it, where that was before it was on record: the store did not answer in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_before_durable_at: Option<Timestamp>,
     /// What it was judged by; absent in records from before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Box<Inputs>>,

@@ -33,6 +33,11 @@ use crate::store::{
 
 pub const SECRET_PREFIX: &str = "ck_";
 
+/// Has it the form of one?
+pub fn is_secret(text: &str) -> bool {
+    text.starts_with(SECRET_PREFIX) && text.len() <= MAX_SECRET_LEN
+}
+
 /// An API key as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ApiKey {
@@ -197,14 +202,6 @@ impl ApiKeys {
         self.len() == 0
     }
 
-    /// Takes one request from the key's rate.
-    pub fn admit(&self, secret: &str, now: Timestamp) -> Admission {
-        if !secret.starts_with(SECRET_PREFIX) || secret.len() > MAX_SECRET_LEN {
-            return Admission::Unknown;
-        }
-        self.admit_hash(&sha256(secret.as_bytes()), now)
-    }
-
     /// As whom the key's bearer acts; takes nothing from its rate.
     pub fn principal(&self, hash: &[u8; 32], now: Timestamp) -> Option<Principal> {
         let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
@@ -233,6 +230,14 @@ impl ApiKeys {
             Some(Use { api_key_id: key.api_key_id, sha256: key.sha256.clone(), last_used_at: entry.last_used_at()? })
         };
         keys.values().filter(is_news).filter_map(as_used).collect()
+    }
+
+    /// Somebody asked `n` times at another gateway.
+    pub fn spend(&self, hash: &[u8; 32], n: f64, now: Timestamp) {
+        let keys = self.by_hash.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = keys.get(hash) {
+            lock(&entry.bucket).spend(self.rate, n, now);
+        }
     }
 
     /// Looks up by hash, so that the time taken says nothing of the secret itself, and takes one request from its rate.
@@ -527,11 +532,15 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
 mod tests {
     use super::*;
 
+    fn admit(keys: &ApiKeys, secret: &str, now: Timestamp) -> Admission {
+        keys.admit_hash(&sha256(secret.as_bytes()), now)
+    }
+
     #[test]
     fn a_removed_key_opens_nothing() {
         let keys = ApiKeys::new(Rate::new(10, 10), Some(&hex::encode(sha256(b"ck_boot")))).unwrap();
         let now = Timestamp(0);
-        assert!(matches!(keys.admit("ck_boot", now), Admission::Admitted(_)));
+        assert!(matches!(admit(&keys, "ck_boot", now), Admission::Admitted(_)));
         let key = ApiKey {
             api_key_id: ApiKeyId(uuid::Uuid::from_u128(9)),
             name: "n".into(),
@@ -544,10 +553,10 @@ mod tests {
             last_used_at: None,
         };
         assert!(keys.insert(&key));
-        assert!(matches!(keys.admit("ck_x", now), Admission::Admitted(_)));
+        assert!(matches!(admit(&keys, "ck_x", now), Admission::Admitted(_)));
         keys.remove(key.api_key_id);
-        assert_eq!(keys.admit("ck_x", now), Admission::Unknown);
-        assert!(matches!(keys.admit("ck_boot", now), Admission::Admitted(_)));
+        assert_eq!(admit(&keys, "ck_x", now), Admission::Unknown);
+        assert!(matches!(admit(&keys, "ck_boot", now), Admission::Admitted(_)));
         assert!(ApiKeys::new(Rate::new(1, 1), Some("xyz")).is_err());
     }
 
@@ -558,8 +567,8 @@ mod tests {
         assert_eq!((&old.scopes, old.expires_at, old.last_used_at), (&None, None, None));
         let keys = ApiKeys::new(Rate::new(10, 10), None).unwrap();
         assert!(keys.insert(&ApiKey { expires_at: Some(Timestamp(1_000)), ..old }));
-        assert!(matches!(keys.admit("ck_x", Timestamp(999)), Admission::Admitted(_)));
-        assert_eq!(keys.admit("ck_x", Timestamp(1_000)), Admission::Expired { at: Timestamp(1_000) });
+        assert!(matches!(admit(&keys, "ck_x", Timestamp(999)), Admission::Admitted(_)));
+        assert_eq!(admit(&keys, "ck_x", Timestamp(1_000)), Admission::Expired { at: Timestamp(1_000) });
         let hash = sha256(b"ck_x");
         assert!(keys.principal(&hash, Timestamp(999)).is_some() && keys.principal(&hash, Timestamp(1_000)).is_none());
     }
@@ -580,12 +589,12 @@ mod tests {
         };
         assert!(keys.insert(&key));
         assert!(keys.used().is_empty());
-        keys.admit("ck_boot", Timestamp(10));
-        keys.admit("ck_x", Timestamp(10));
+        admit(&keys, "ck_boot", Timestamp(10));
+        admit(&keys, "ck_x", Timestamp(10));
         let used = keys.used();
         let of = Use { api_key_id: key.api_key_id, sha256: key.sha256.clone(), last_used_at: Timestamp(10) };
         assert_eq!(used, [of]);
-        keys.admit("ck_x", Timestamp(11));
+        admit(&keys, "ck_x", Timestamp(11));
         keys.note_use(&key.sha256, Timestamp(10));
         assert_eq!(keys.used()[0].last_used_at, Timestamp(11), "used again while it was stored");
         keys.note_use(&key.sha256, Timestamp(11));

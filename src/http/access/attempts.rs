@@ -8,19 +8,22 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
+use serde::{Deserialize, Serialize};
+
 use super::rate::{Bucket, Rate, lock, make_room};
 use super::sha256;
 use crate::domain::{Timestamp, UserId};
 use crate::http::address::neighbourhood;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Share {
     /// An IPv4 address, or the /64 that an IPv6 address lies in: nobody has just one of those.
     Address(IpAddr),
     /// SHA-256 of the name in lower case, known or not.
-    Name([u8; 32]),
+    Name(#[serde(with = "hex::serde")] [u8; 32]),
     /// SHA-256 of the proof of an earlier log-in with the same password.
-    Device([u8; 32]),
+    Device(#[serde(with = "hex::serde")] [u8; 32]),
     /// All browsers of a user that have such a proof.
     Devices(UserId),
     /// Somebody logged in who is asked for the password again.
@@ -86,11 +89,7 @@ impl Attempts {
     pub fn take(&self, shares: &[Share], now: Timestamp) -> Result<(), Dry> {
         let mut spent = lock(&self.spent);
         for (index, share) in shares.iter().enumerate() {
-            if !spent.contains_key(share) && spent.len() >= Self::MAX {
-                make_room(&mut spent, Self::MAX, |share, entry| entry.bucket.left(share.rate(), now));
-            }
-            let fresh = || Spent { bucket: Bucket::full(share.rate()), was_dry: false };
-            let entry = spent.entry(*share).or_insert_with(fresh);
+            let entry = entry(&mut spent, *share, now);
             if let Err(retry_after_s) = entry.bucket.take(share.rate(), now) {
                 let is_news = !std::mem::replace(&mut entry.was_dry, true);
                 give_back(&mut spent, &shares[..index]);
@@ -100,10 +99,22 @@ impl Attempts {
         Ok(())
     }
 
+    /// Somebody took `n` of it at another gateway; below 0 = gave back.
+    pub fn spend(&self, share: Share, n: f64, now: Timestamp) {
+        entry(&mut lock(&self.spent), share, now).bucket.spend(share.rate(), n, now);
+    }
+
     /// The try was no guess: it was right, or nothing was tried after all.
     pub fn give_back(&self, shares: &[Share]) {
         give_back(&mut lock(&self.spent), shares);
     }
+}
+
+fn entry(spent: &mut HashMap<Share, Spent>, share: Share, now: Timestamp) -> &mut Spent {
+    if !spent.contains_key(&share) && spent.len() >= Attempts::MAX {
+        make_room(spent, Attempts::MAX, |share, entry| entry.bucket.left(share.rate(), now));
+    }
+    spent.entry(share).or_insert_with(|| Spent { bucket: Bucket::full(share.rate()), was_dry: false })
 }
 
 fn give_back(spent: &mut HashMap<Share, Spent>, shares: &[Share]) {

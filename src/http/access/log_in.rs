@@ -19,7 +19,7 @@ use super::cookies::{Cookie, Origin, origin};
 use super::passwords::{self, Asker};
 use super::sessions::{Opened, Sessions};
 use super::users::{self, Kept, User};
-use super::{App, Caller, Holder, KeyHash, Standing, random, sha256, store, to_the_end};
+use super::{Admission, App, Caller, Holder, KeyHash, Standing, api_keys, random, sha256, store, to_the_end};
 use crate::domain::{Principal, Role};
 use crate::http::address;
 use crate::http::error::{Problem, ProblemBody, Slug};
@@ -112,9 +112,12 @@ pub async fn log_in(
 }
 
 async fn by_api_key(request: &HttpRequest, app: &App, key: &str) -> Result<HttpResponse, Problem> {
-    let admission = app.access.api_keys.admit(key, app.clock.now());
-    let principal = admission.or_problem(app, "the API key is not known")?;
     let holder = Holder::ApiKey(KeyHash(sha256(key.as_bytes())));
+    let admission = match api_keys::is_secret(key) {
+        true => app.access.admit(&holder, app.clock.now()),
+        false => Admission::Unknown,
+    };
+    let principal = admission.or_problem(app, "the API key is not known")?;
     let from = address::of(request);
     let (body, cookie) = begin(from, app, holder, principal, None).await?;
     Ok(HttpResponse::build(StatusCode::CREATED).insert_header(cookie).json(&body))
@@ -133,7 +136,7 @@ async fn by_password(request: &HttpRequest, app: &App, name: &str, password: Str
     let hash = known.as_ref().map(|user| user.password.clone());
     let is_right = app.access.passwords.is_right(password, hash, asker).await;
     if !matches!(is_right, Ok(false)) {
-        app.access.attempts.give_back(&shares);
+        app.access.was_no_guess(&shares);
     }
     let verified = known.filter(|_| matches!(is_right, Ok(true)));
     is_right?;
@@ -169,7 +172,8 @@ async fn enter(
     let is_so = |user: &User| !user.disabled && user.password == password;
     let user = app.access.users.get(user_id).filter(is_so);
     let user = user.ok_or_else(|| Problem::new(Slug::Unauthenticated, WRONG))?;
-    let principal = app.access.users.admit(user_id, app.clock.now()).or_problem(&app, "the user is not known")?;
+    let admission = app.access.admit(&Holder::User(user_id), app.clock.now());
+    let principal = admission.or_problem(&app, "the user is not known")?;
     let note = app.access.users.logged_in(user_id, app.clock.now());
     let (body, session) = begin(from, &app, Holder::User(user_id), principal, note).await?;
     let device = new_device(&app, &user).map(|proof| Cookie::Device(user_id).set(&proof, DEVICE_LIFE_S));
@@ -178,7 +182,7 @@ async fn enter(
 
 /// Takes one guess, or says when there is one again.
 pub fn spend(request: &HttpRequest, app: &App, shares: &[Share]) -> Result<(), Problem> {
-    app.access.attempts.take(shares, app.clock.now()).map_err(|dry| {
+    app.access.guess(shares, app.clock.now()).map_err(|dry| {
         app.counters.rate_limited.inc();
         if dry.is_news {
             // Never the name that was typed: it may be a password.
@@ -347,7 +351,7 @@ pub async fn change_password(
     let verified = user.password;
     let is_right = app.access.passwords.is_right(old, Some(verified.clone()), Asker::Known).await;
     if !matches!(is_right, Ok(false)) {
-        app.access.attempts.give_back(&share);
+        app.access.was_no_guess(&share);
     }
     if !is_right? {
         return Err(Problem::invalid("old", "it is not the present password"));

@@ -14,6 +14,7 @@ mod passwords;
 pub mod rate;
 pub mod scopes;
 pub mod sessions;
+pub mod shared_rates;
 pub mod tickets;
 pub mod users;
 
@@ -52,6 +53,8 @@ pub struct Access {
     pub addresses: rate::Buckets<IpAddr>,
     /// Only where an identity provider is configured.
     pub oidc: Option<Arc<oidc::Oidc>>,
+    /// What was spent of all these rates, for other gateways.
+    to_tell: shared_rates::ToTell,
     /// How far all of this follows what other gateways record.
     pub followed: Followed,
 }
@@ -73,6 +76,7 @@ impl Access {
                 MAX_ADDRESSES,
             ),
             oidc: oidc::Oidc::new(&config.oidc, rate)?.map(Arc::new),
+            to_tell: shared_rates::ToTell::new(!config.cluster.is_on()),
             followed: Followed::default(),
         })
     }
@@ -109,18 +113,6 @@ impl Access {
                 let is_ours = self.oidc.as_ref().is_some_and(|oidc| oidc.issuer() == issuer);
                 is_ours.then(|| principal.clone())
             }
-        }
-    }
-
-    /// Takes one request from the holder's rate.
-    fn admit(&self, holder: &Holder, now: Timestamp) -> Admission {
-        match holder {
-            Holder::ApiKey(key) => self.api_keys.admit_hash(&key.0, now),
-            Holder::User(id) => self.users.admit(*id, now),
-            Holder::Federated { issuer, id, principal } => match &self.oidc {
-                Some(oidc) if oidc.issuer() == issuer => oidc.admit(id, principal, now),
-                _ => Admission::Unknown,
-            },
         }
     }
 

@@ -58,6 +58,12 @@ impl Bucket {
         self.level = (self.level + 1.0).min(rate.burst);
     }
 
+    /// Somebody else took `n` on its account; below 0 = gave back. What is owed is no more than the burst.
+    pub fn spend(&mut self, rate: Rate, n: f64, now: Timestamp) {
+        self.refill(rate, now);
+        self.level = (self.level - n).clamp(-rate.burst, rate.burst);
+    }
+
     /// 1 = whole, so that it may be forgotten; 0 = nothing left.
     pub fn left(&mut self, rate: Rate, now: Timestamp) -> f64 {
         self.refill(rate, now);
@@ -80,11 +86,20 @@ impl<K: Eq + Hash> Buckets<K> {
 
     /// Takes one from the key's bucket; else the seconds after which there is one again.
     pub fn take(&self, key: K, now: Timestamp) -> Result<(), u32> {
+        self.with(key, now, |bucket| bucket.take(self.rate, now))
+    }
+
+    /// Somebody else took `n` on the key's account.
+    pub fn spend(&self, key: K, n: f64, now: Timestamp) {
+        self.with(key, now, |bucket| bucket.spend(self.rate, n, now));
+    }
+
+    fn with<T>(&self, key: K, now: Timestamp, change: impl FnOnce(&mut Bucket) -> T) -> T {
         let mut spent = lock(&self.spent);
         if spent.len() >= self.max && !spent.contains_key(&key) {
             make_room(&mut spent, self.max, |_, bucket| bucket.left(self.rate, now));
         }
-        spent.entry(key).or_insert_with(|| Bucket::full(self.rate)).take(self.rate, now)
+        change(spent.entry(key).or_insert_with(|| Bucket::full(self.rate)))
     }
 }
 

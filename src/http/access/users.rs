@@ -178,6 +178,13 @@ impl Users {
         }
     }
 
+    /// Somebody asked `n` times at another gateway.
+    pub fn spend(&self, id: UserId, n: f64, now: Timestamp) {
+        if let Some(entry) = self.read().by_id.get(&id) {
+            lock(&entry.bucket).spend(self.rate, n, now);
+        }
+    }
+
     /// Whoever writes a user's row holds this from the reading to the append: else a log-in could write the password of
     /// before a change over it.
     pub async fn writing(&self) -> tokio::sync::MutexGuard<'_, ()> {

@@ -114,6 +114,8 @@ pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
         alerts_feed: feed.recipient(),
         followed: Default::default(),
         looks_again: Arc::new(|| true),
+        while_store_is_away: Default::default(),
+        tell_early: Arc::new(|_| ()),
     };
     app.guard = GuardHandle::start(parts, &Arbiter::current()).unwrap();
     Bench { app, store, heard, car }

@@ -133,6 +133,11 @@ impl Oidc {
         }
     }
 
+    /// Somebody asked `n` times at another gateway.
+    pub fn spend(&self, id: &str, n: f64, now: Timestamp) {
+        self.buckets.spend(id.to_owned(), n, now);
+    }
+
     /// Whom a bearer token speaks for, and until when.
     pub fn holder_of_bearer(&self, token: &str, now: Timestamp) -> Result<(Holder, Timestamp), Problem> {
         let audience = self.config.bearer_audience.as_deref().unwrap_or_default();
@@ -324,7 +329,7 @@ async fn logged_in(
     if !claims.is_log_in_of(client_id, &nonce) {
         return Err(refuse("the token is of another log-in"));
     }
-    app.access.attempts.give_back(&shares);
+    app.access.was_no_guess(&shares);
     let holder = oidc.holder(&claims)?;
     let principal =
         app.access.principal(&holder, app.clock.now()).ok_or_else(|| refuse("the provider changed meanwhile"))?;
