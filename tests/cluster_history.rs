@@ -205,7 +205,8 @@ impl Fleet {
                         break;
                     }
                     if clock.elapsed() > PATIENCE {
-                        let (_, commands) = node.gateway.get(&format!("{path}/commands?limit=5")).await;
+                        let path = format!("/v1/commands?vehicle_id={vehicle}&limit=5");
+                        let (_, commands) = node.gateway.get(&path).await;
                         let said = json!([status, twin["link"], twin["pending_commands"], twin["detail"], commands]);
                         panic!("{} does not see {vehicle} idle: {said}", node.name);
                     }
