@@ -204,8 +204,12 @@ impl Fleet {
                     if status == 200 && twin["link"]["state"] == "online" && twin["pending_commands"] == 0 {
                         break;
                     }
-                    let said = json!([status, twin["link"], twin["pending_commands"], twin["detail"]]);
-                    assert!(clock.elapsed() < PATIENCE, "{} does not see {vehicle} idle: {said}", node.name);
+                    if clock.elapsed() > PATIENCE {
+                        let path = format!("/v1/commands?vehicle_id={vehicle}&limit=5");
+                        let (_, commands) = node.gateway.get(&path).await;
+                        let said = json!([status, twin["link"], twin["pending_commands"], twin["detail"], commands]);
+                        panic!("{} does not see {vehicle} idle: {said}", node.name);
+                    }
                     pause(50).await;
                 }
             }
