@@ -79,10 +79,14 @@ impl Shared {
         if vehicle.registered.is_none() {
             return;
         }
-        let is_known = self.registered.read().unwrap_or_else(PoisonError::into_inner).contains(&vehicle.vehicle_id);
+        self.know(&vehicle.vehicle_id);
+    }
+
+    fn know(&self, vehicle: &VehicleId) {
+        let is_known = self.registered.read().unwrap_or_else(PoisonError::into_inner).contains(vehicle);
         if !is_known {
             let mut registered = self.registered.write().unwrap_or_else(PoisonError::into_inner);
-            registered.insert(vehicle.vehicle_id.clone());
+            registered.insert(vehicle.clone());
         }
     }
 
@@ -457,10 +461,40 @@ impl LinkKnown {
 pub struct Fleet {
     inner: Arc<Inner>,
     /// Vehicles being loaded, with what waits for them.
-    waking: HashMap<VehicleId, Vec<Letter>>,
+    waking: HashMap<VehicleId, Waking>,
     /// Vehicles that are online and could not be started: tried again, for the gate says it only once. No more than
     /// the gate has sessions.
     absent: HashMap<VehicleId, LinkKnown>,
+}
+
+/// What waits for a vehicle that is being loaded.
+#[derive(Default)]
+struct Waking {
+    letters: Vec<Letter>,
+    /// The gate's last word on the link among what there was no room for: it says it only once.
+    link: Option<Letter>,
+}
+
+impl Waking {
+    /// False = dropped, so that whoever asked hears `Unknown`, and a car sends its fact again.
+    fn take(&mut self, letter: Option<Letter>) -> bool {
+        match letter {
+            None => true,
+            Some(letter) if self.letters.len() < MAX_WAITING_LETTERS && self.link.is_none() => {
+                self.letters.push(letter);
+                true
+            }
+            Some(link @ Letter::FromCar(FromCar::LinkUp { .. } | FromCar::LinkDown { .. }, _)) => {
+                self.link = Some(link);
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    fn into_letters(self) -> Vec<Letter> {
+        self.letters.into_iter().chain(self.link).collect()
+    }
 }
 
 /// After a vehicle could not be started.
@@ -482,11 +516,8 @@ impl Handler<Wake> for Fleet {
     type Result = ();
 
     fn handle(&mut self, Wake { vehicle, letter }: Wake, ctx: &mut Self::Context) {
-        if let Some(waiting) = self.waking.get_mut(&vehicle) {
-            if waiting.len() < MAX_WAITING_LETTERS {
-                waiting.extend(letter);
-            } else {
-                // Dropped, so whoever asked hears `Unknown` and a car sends its fact again.
+        if let Some(waking) = self.waking.get_mut(&vehicle) {
+            if !waking.take(letter) {
                 self.inner.shared.metrics.mailbox_full.fetch_add(1, Ordering::Relaxed);
             }
             return;
@@ -497,6 +528,9 @@ impl Handler<Wake> for Fleet {
         {
             // Another gateway has the car: what an old session of it still brings changes nothing.
             self.inner.release(&vehicle);
+            if let Some(peers) = &self.inner.shared.peers {
+                peers.let_go(&vehicle);
+            }
             return;
         }
         let link = match known {
@@ -522,7 +556,7 @@ impl Handler<Wake> for Fleet {
                 return self.try_again(vehicle, link, &Vec::from_iter(letter), ctx);
             }
         }
-        self.waking.insert(vehicle.clone(), letter.into_iter().collect());
+        self.waking.insert(vehicle.clone(), Waking { letters: letter.into_iter().collect(), ..Waking::default() });
         let loading = take(Arc::clone(&self.inner.shared), vehicle.clone(), link);
         ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded, link, ctx)));
     }
@@ -536,7 +570,7 @@ impl Fleet {
         link: LinkKnown,
         ctx: &mut Context<Self>,
     ) {
-        let letters = self.waking.remove(&vehicle).unwrap_or_default();
+        let letters = self.waking.remove(&vehicle).unwrap_or_default().into_letters();
         let start = match loaded {
             Ok(start) => start,
             Err(error) => {

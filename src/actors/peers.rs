@@ -39,6 +39,8 @@ pub trait Peers: Send + Sync {
     fn keeper(&self, vehicle: &VehicleId) -> Keeper;
     /// Of the living gateways, is it this one that acts for a vehicle which none has?
     fn is_ours(&self, vehicle: &VehicleId) -> bool;
+    /// Ends the car's session here: another gateway has the car.
+    fn let_go(&self, vehicle: &VehicleId);
     fn call(&self, node: &Node, call: Call, within: Duration) -> Calling;
 }
 

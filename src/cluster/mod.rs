@@ -270,6 +270,12 @@ impl Peers for Cluster {
         self.falls_to_us(vehicle.as_str())
     }
 
+    fn let_go(&self, vehicle: &VehicleId) {
+        if let Some(sessions) = self.0.sessions.get() {
+            (sessions.overtaken)(vehicle);
+        }
+    }
+
     fn call(&self, node: &Node, call: Call, within: Duration) -> Calling {
         let inner = Arc::clone(&self.0);
         let subject = format!("{}.call.{node}", inner.prefix);

@@ -237,6 +237,8 @@ pub enum ReadError {
 
 pub type Appending = Pin<Box<dyn Future<Output = Result<StorePosition, AppendError>> + Send>>;
 /// The errors are those of an append; after `Unknown` nobody was given the epoch, so that asking again is safe.
+/// Whether a record is still its stream's newest.
+pub type Confirming = Pin<Box<dyn Future<Output = Result<bool, ReadError>> + Send>>;
 pub type Claiming = Pin<Box<dyn Future<Output = Result<Epoch, AppendError>> + Send>>;
 
 /// One page of a table in key order.
@@ -268,6 +270,12 @@ pub trait Store: Send + Sync + 'static {
     fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError>;
     /// Wakes when there are more records to read; the value is the newest position.
     fn news(&self) -> watch::Receiver<StorePosition>;
+    /// Is this still the stream's newest record, whoever writes it and wherever? Asked before something is refused by what
+    /// it says. Where nobody else can write, it is.
+    fn is_newest(&self, stream: &str, position: StorePosition) -> Confirming {
+        let _ = (stream, position);
+        Box::pin(std::future::ready(Ok(true)))
+    }
     /// The newest record of a stream; 0 = it has none.
     fn newest(&self, stream: &str) -> Result<StorePosition, ReadError>;
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError>;

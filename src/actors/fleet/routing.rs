@@ -13,9 +13,11 @@ use crate::actors::vehicle::{Answer, Ask, AskError, Letter, Snapshot};
 use crate::domain::command::Command;
 use crate::domain::vehicle::Request;
 use crate::domain::{CommandId, Refusal, RefusalKind, VehicleId};
-use crate::store::Epoch;
+use crate::store::{Epoch, Table};
 use crate::telemetry;
 
+/// How long to wait before a vehicle that moves is asked again.
+const MOVING: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(400)];
 /// Beyond what the other gateway may take itself.
 const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// How long a state that the other gateway should tell is worth waiting for, before what is stored is told.
@@ -24,6 +26,17 @@ const STATE_WITHIN: Duration = Duration::from_secs(2);
 impl FleetHandle {
     /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
     pub async fn ask(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
+        // A vehicle on its way from one gateway to another refuses whoever comes too late; surely nothing happened.
+        for pause in MOVING {
+            match self.ask_once(vehicle, ask.clone()).await {
+                Err(AskError::Busy) if self.0.shared.peers.is_some() => tokio::time::sleep(pause).await,
+                answered => return answered,
+            }
+        }
+        self.ask_once(vehicle, ask).await
+    }
+
+    async fn ask_once(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
         if let Some(node) = self.elsewhere(vehicle) {
             let call = Call::Ask { vehicle: vehicle.clone(), ask: Box::new(ask.clone().into()) };
             match self.call(&node, call, ASK_TIMEOUT + ON_THE_WAY).await {
@@ -45,7 +58,7 @@ impl FleetHandle {
                 return Err(Refusal::new(RefusalKind::NotAvailable, "the fleet has as many vehicles as it may").into());
             }
         } else {
-            self.must_exist(vehicle)?;
+            self.known(vehicle).await?;
         }
         let (reply, answer) = oneshot::channel();
         self.post(vehicle, Letter::Ask(Box::new(ask), reply, telemetry::current()))?;
@@ -70,9 +83,27 @@ impl FleetHandle {
         self.snapshot_here(vehicle).await
     }
 
+    /// [`Self::must_exist`], with a look at what another gateway may have recorded a moment ago.
+    async fn known(&self, vehicle: &VehicleId) -> Result<(), AskError> {
+        let refused = match self.must_exist(vehicle) {
+            Err(refused) if self.0.shared.peers.is_some() => refused,
+            known => return known,
+        };
+        let (shared, key) = (Arc::clone(&self.0.shared), vehicle.to_string());
+        let looked = tokio::task::spawn_blocking(move || shared.store.get(Table::Vehicles, &key)).await;
+        match looked {
+            Ok(Ok(Some(_))) => {
+                self.0.shared.know(vehicle);
+                Ok(())
+            }
+            Ok(Ok(None)) => Err(refused),
+            Ok(Err(_)) | Err(_) => Err(AskError::Storage("the view is not available")),
+        }
+    }
+
     /// As it was stored last, without taking the vehicle from anybody.
     pub(super) async fn stored(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
-        self.must_exist(vehicle)?;
+        self.known(vehicle).await?;
         let (shared, vehicle) = (Arc::clone(&self.0.shared), vehicle.clone());
         let now = shared.clock.now();
         let loading =
@@ -88,7 +119,7 @@ impl FleetHandle {
     }
 
     async fn snapshot_here(&self, vehicle: &VehicleId) -> Result<Snapshot, AskError> {
-        self.must_exist(vehicle)?;
+        self.known(vehicle).await?;
         let (reply, answer) = oneshot::channel();
         self.post(vehicle, Letter::Snapshot(reply))?;
         match tokio::time::timeout(ASK_TIMEOUT, answer).await {
@@ -120,7 +151,7 @@ impl FleetHandle {
         command: CommandId,
         wait: Duration,
     ) -> Result<Option<Command>, AskError> {
-        self.must_exist(vehicle)?;
+        self.known(vehicle).await?;
         if !wait.is_zero() {
             let (reply, answer) = oneshot::channel();
             self.post(vehicle, Letter::Await(command, reply))?;

@@ -412,13 +412,17 @@ impl VehicleActor {
             return self.register_itself(ctx);
         }
         self.lazily(Request::LinkUp, ctx);
+        self.repeat_unanswered();
+        self.schedule_due();
+        self.publish();
+        self.flush_outbox(ctx);
+    }
+
+    fn repeat_unanswered(&self) {
         let unanswered: Vec<CommandId> = self.vehicle.unanswered().map(|command| command.command_id).collect();
         for id in unanswered {
             self.send(id);
         }
-        self.schedule_due();
-        self.publish();
-        self.flush_outbox(ctx);
     }
 
     /// The fleet's CA vouches for the car: it shows up by itself, and an operator may describe it later.
@@ -452,10 +456,13 @@ impl VehicleActor {
         let wanted = Wanted::of(&request);
         let events = match self.decide(request) {
             Ok(events) => events,
-            Err(refusal) => return self.refuse(refusal, idempotency, reply, ctx),
+            Err(refusal) => {
+                return self
+                    .unless_overtaken(reply, ctx, |actor, reply, ctx| actor.refuse(refusal, idempotency, reply, ctx));
+            }
         };
         if events.is_empty() && idempotency.is_none() {
-            return answer(reply, self.answer_now(wanted));
+            return self.unless_overtaken(reply, ctx, move |actor, reply, _| answer(reply, actor.answer_now(wanted)));
         }
         let within = traced.as_ref().map(Open::context);
         let commands = within.map_or_else(Vec::new, |_| Touched::by(&events).commands().collect());
@@ -477,6 +484,29 @@ impl VehicleActor {
             };
             answer(reply, result);
         });
+    }
+
+    /// What is answered without an append is answered by what we know, which another gateway may have made old. An append
+    /// would have been refused.
+    fn unless_overtaken(
+        &self,
+        reply: Reply,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, Reply, &mut Context<Self>) + 'static,
+    ) {
+        let confirming = self.shared.store.is_newest(&stream(&self.id), self.last);
+        ctx.wait(confirming.into_actor(self).map(move |confirmed, actor, ctx| match confirmed {
+            Ok(true) => then(actor, reply, ctx),
+            Ok(false) => {
+                tracing::info!(vehicle = %actor.id, "vehicle starts over from the store: it was written elsewhere");
+                answer(reply, Err(AskError::Busy));
+                ctx.stop();
+            }
+            Err(error) => {
+                tracing::warn!(vehicle = %actor.id, %error, "nobody says whether the vehicle is as it is known here");
+                answer(reply, Err(AskError::Storage("the cluster's engine")));
+            }
+        }));
     }
 
     /// The same idempotency key may have been granted what is refused now (the car is taken - by that very request).
@@ -607,6 +637,7 @@ impl Actor for VehicleActor {
             self.lazily(Request::LinkDown, ctx);
         } else {
             self.lazily(Request::LinkUp, ctx);
+            self.repeat_unanswered();
             self.sweep_in(0);
         }
         self.schedule_due();

@@ -30,6 +30,8 @@ const HEADERS_MAX: usize = 4 * 1024;
 const JOURNAL: &str = "cardea-journal";
 /// Tells the attempts of one append from those of another that happens to say the same.
 const APPEND: &str = "Cardea-Append";
+/// Which gateway wrote the record: for people, and for who checks that only owners write.
+const NODE: &str = "Cardea-Node";
 /// Carries the mark of a record that was copied from a single machine's journal.
 pub const DURABLE: &str = "Cardea-Durable";
 
@@ -57,6 +59,7 @@ pub struct Engine {
     context: jetstream::Context,
     name: String,
     prefix: String,
+    node: String,
 }
 
 /// The stream as it is now.
@@ -96,7 +99,7 @@ impl Engine {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER_WITHIN);
         let prefix = format!("{}.r", config.stream.to_lowercase());
-        Ok(Self { client, context, name: config.stream.clone(), prefix })
+        Ok(Self { client, context, name: config.stream.clone(), prefix, node: config.node.clone() })
     }
 
     pub fn client(&self) -> &Client {
@@ -162,6 +165,19 @@ impl Engine {
         Ok(StreamState { journal, last: info.state.last_sequence })
     }
 
+    /// The newest record under a name, as the servers' leader knows it; 0 = there is none.
+    pub async fn last_of(&self, stream: &str) -> Result<u64, String> {
+        let subject = subject(&self.prefix, stream);
+        let of = self.context.get_stream_no_info(&self.name).await.map_err(|error| error.to_string())?;
+        match of.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(message.sequence),
+            Err(error) => match error.kind() {
+                stream::LastRawMessageErrorKind::NoMessageFound => Ok(0),
+                _ => Err(error.to_string()),
+            },
+        }
+    }
+
     /// The body of a record that stands in the stream.
     pub async fn record(&self, number: u64) -> Result<Bytes, String> {
         let stream = self.context.get_stream_no_info(&self.name).await.map_err(|error| error.to_string())?;
@@ -182,6 +198,7 @@ impl Engine {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
         headers.insert(APPEND, append.to_string());
+        headers.insert(NODE, self.node.as_str());
         if let Some(last) = last {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
         }

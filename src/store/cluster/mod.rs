@@ -31,8 +31,8 @@ use super::local::LocalStore;
 use super::metrics::count;
 use super::shared::{CLOSED, QUEUE, Shared};
 use super::{
-    Append, AppendError, Appending, Changes, Claiming, Epoch, Expected, NewRow, Observation, OpenError, Order, Page,
-    ReadError, Recorded, Store, StoreHealth, StorePosition, Table, ViewChange, record,
+    Append, AppendError, Appending, Changes, Claiming, Confirming, Epoch, Expected, NewRow, Observation, OpenError,
+    Order, Page, ReadError, Recorded, Store, StoreHealth, StorePosition, Table, ViewChange, record,
 };
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
@@ -170,12 +170,23 @@ impl ClusterStore {
         Ok(())
     }
 
-    /// Not on a runtime's thread; `None` once the store is closed.
-    fn block_on<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = runtime.as_ref()?.handle().clone();
-        drop(runtime);
-        Some(handle.block_on(work))
+    /// Waits until the copy has all that anybody was promised before this call.
+    fn catch_up(&self) -> Result<(), ReadError> {
+        let engine = self.inner.engine.clone();
+        let state = self.wait_for(async move { engine.state().await });
+        let state = state.unwrap_or_else(|| Err("the store is closed".to_owned())).map_err(ReadError::Unavailable)?;
+        self.inner.shared.feed.expect(state.last);
+        self.arrived()
+    }
+
+    /// Blocks the calling thread, which may be any, while the store's own do the work. `None` once the store is closed.
+    fn wait_for<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (done, result) = std::sync::mpsc::sync_channel(1);
+        let is_running = self.spawn(async move {
+            // Whoever asked waits below.
+            let _ = done.send(work.await);
+        });
+        is_running.then(|| result.recv().ok()).flatten()
     }
 
     /// Puts a step on its way to the engine.
@@ -258,6 +269,14 @@ impl Store for ClusterStore {
         self.local.news()
     }
 
+    fn is_newest(&self, stream: &str, position: StorePosition) -> Confirming {
+        let (engine, stream) = (self.inner.engine.clone(), stream.to_owned());
+        Box::pin(async move {
+            let last = engine.last_of(&stream).await.map_err(ReadError::Unavailable)?;
+            Ok(last == position.0)
+        })
+    }
+
     /// As far as the copy here knows: the engine refuses who expects less than there is.
     fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
         self.arrived()?;
@@ -265,6 +284,11 @@ impl Store for ClusterStore {
     }
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        if let Some(row) = self.local.get(table, key)? {
+            return Ok(Some(row));
+        }
+        // Another gateway may have promised it a moment ago: whoever was told of a thing finds it at each of them.
+        self.catch_up()?;
         self.local.get(table, key)
     }
 
@@ -303,8 +327,10 @@ impl Store for ClusterStore {
             Ok(answer) => Box::pin(async move {
                 let StorePosition(position) = outcome(answer).await?;
                 inner.shared.claims().note(&vehicle, Epoch(position));
-                inner.owners.taken(&vehicle, position);
-                Ok(Epoch(position))
+                match inner.owners.taken(&vehicle, position) {
+                    true => Ok(Epoch(position)),
+                    false => Err(AppendError::Fenced),
+                }
             }),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
@@ -324,7 +350,8 @@ impl Store for ClusterStore {
         let mut found = self.local.observations(vehicle, from, until, limit)?;
         let question =
             track::Question { vehicle: vehicle.clone(), from, until, limit, process: self.inner.owners.process() };
-        let elsewhere = self.block_on(track::ask(self.inner.engine.client(), self.inner.engine.track(), &question));
+        let engine = self.inner.engine.clone();
+        let elsewhere = self.wait_for(async move { track::ask(engine.client(), engine.track(), &question).await });
         if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
             found.extend(elsewhere);
             found.sort_by_key(|observation| observation.at);

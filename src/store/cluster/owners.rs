@@ -85,9 +85,10 @@ impl Owners {
         serde_json::value::to_raw_value(&ClaimRow { node: self.node.clone(), process: self.process }).ok()
     }
 
-    /// Our own claim went through; its record may not have arrived yet.
-    pub(super) fn taken(&self, vehicle: &VehicleId, epoch: u64) {
+    /// Our own claim went through; its record may not have arrived yet. False = a newer one elsewhere has.
+    pub(super) fn taken(&self, vehicle: &VehicleId, epoch: u64) -> bool {
         self.note(vehicle, &ClaimRow { node: self.node.clone(), process: self.process }, epoch);
+        self.of(vehicle).is_some_and(|owner| owner.epoch == epoch)
     }
 
     fn note(&self, vehicle: &VehicleId, row: &ClaimRow, epoch: u64) {
@@ -179,6 +180,8 @@ mod tests {
         assert!(!owners.is_ours(&vehicle));
         assert_eq!(owners.lost().await, HashMap::from([(vehicle.clone(), 11)]));
         assert!(owners.lost_guard().is_empty());
+        assert!(!owners.taken(&vehicle, 10), "what was overtaken before it was known");
+        assert!(owners.taken(&vehicle, 12));
     }
 
     #[test]
