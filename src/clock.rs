@@ -61,6 +61,14 @@ impl Clock {
         Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
     }
 
+    /// The UUIDv7 of something that several may name at once, each by itself: the same name and time, the same id.
+    pub fn id_of(at: Timestamp, name: &str) -> Uuid {
+        let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        let mut random = [0; 10];
+        random.copy_from_slice(&hash.as_ref()[..10]);
+        uuid::Builder::from_unix_timestamp_millis(at.0.max(0).unsigned_abs(), &random).into_uuid()
+    }
+
     /// Compares with the wall clock. Small drift is followed at once; returns the jump in ms when the wall clock leapt
     /// (it is then followed too, since keys are checked by cars against real time, and the caller logs it).
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

@@ -29,6 +29,7 @@ pub mod mqtt;
 pub mod pki;
 mod readings;
 pub mod telemetry;
+mod together;
 mod watchdog;
 
 use std::net::TcpListener;
@@ -44,21 +45,21 @@ use tokio::time::timeout;
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::{Feed, Limits, OnFirstConsole};
 use crate::actors::fleet::{self, FleetHandle};
-use crate::actors::follower::{Followed, Follower, IsMine};
+use crate::actors::follower::Followed;
 use crate::actors::notifier::{self, NotifierHandle};
 use crate::actors::peers::Peers;
 use crate::certs::Certs;
 use crate::checkpoints::Checkpoints;
 use crate::clock::{Clock, Stopwatch};
-use crate::cluster::{Cluster, Sessions, Watching};
+use crate::cluster::{Cluster, Watching};
 use crate::config::Config;
 use crate::domain::vehicle::Rules;
-use crate::http::access::shared_rates::Spent;
 use crate::http::{App, CertificatePort};
 use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
-use crate::store::{ClusterStore, LocalStore, Store};
+use crate::store::{LocalStore, Store};
 use crate::telemetry::Telemetry;
+use crate::together::{Among, Engine};
 use crate::token::{Keyset, Signer};
 use crate::watchdog::Watchdog;
 
@@ -104,34 +105,6 @@ pub fn run(config: Config) -> Result<(), RunError> {
     outcome
 }
 
-/// Where promises are kept: on this machine's disk, or in a cluster with a copy here.
-#[derive(Clone)]
-struct Engine {
-    store: Arc<dyn Store>,
-    local: Arc<LocalStore>,
-    cluster: Option<Arc<ClusterStore>>,
-}
-
-impl Engine {
-    fn open(config: &Config, clock: &Clock) -> Result<Self, RunError> {
-        if !config.cluster.is_on() {
-            let local = LocalStore::open(&config.data, clock.clone())?;
-            return Ok(Self { store: Arc::clone(&local) as Arc<dyn Store>, local, cluster: None });
-        }
-        let cluster = ClusterStore::open(config, clock.clone())?;
-        let local = Arc::clone(cluster.local());
-        Ok(Self { store: Arc::clone(&cluster) as Arc<dyn Store>, local, cluster: Some(cluster) })
-    }
-
-    /// Blocks until everything is in order on disk.
-    fn close(&self) {
-        match &self.cluster {
-            Some(cluster) => cluster.close(),
-            None => self.local.close(),
-        }
-    }
-}
-
 /// Sockets are files: as many as the system lets us have.
 fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -158,13 +131,13 @@ struct Gateway {
 
 async fn gateway(config: Arc<Config>, clock: Clock, engine: Engine) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
-    let cluster = join(&config, &clock, &engine)?;
+    let cluster = together::join(&config, &clock, &engine)?;
     if let Some(cluster) = &cluster {
         cluster.settle().await;
     }
     // Before anything that it shall tell of can happen.
     let store = Arc::clone(&engine.store);
-    let is_mine = alone(&cluster, "notifier");
+    let is_mine = together::alone(&cluster, "notifier");
     let notifier = NotifierHandle::start(&config.notifier, Arc::clone(&store), clock.clone(), is_mine).await?;
     let mut gateway = start(config, &clock, &engine, notifier, cluster)?;
     let mqtt = gateway.mqtt.listen()?;
@@ -218,15 +191,10 @@ fn start(
     let keyset = Arc::new(read_keyset(&signer, &config)?);
     let rules = Arc::new(rules(&config)?);
     // Before anything reads its memory. A machine that is alone is the only writer, and follows nobody.
-    let (follower, followed) = follower(&config, store);
+    let (follower, followed) = together::follower(&config, store);
 
-    let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
-    let (audience, feed_counters) = (feed.audience(), feed.counters());
-    let feed_arbiter = Arbiter::new();
     let pulses = Pulses::default();
-    feed_arbiter.spawn(pulses.beat("feed"));
-    let feed = Feed::start_in_arbiter(&feed_arbiter.handle(), move |_| feed);
-
+    let Feeding { feed, audience, counters: feed_counters, thread: feed_thread } = start_feed(&config, clock, &pulses);
     // The gate tells the fleet and the fleet sends through the gate: the one that comes later is filled in.
     let fleet_slot: Arc<OnceLock<FleetHandle>> = Arc::default();
     let mut mqtt = mqtt::start(&config.mqtt, Arc::clone(&certs), tell(&fleet_slot), clock.clone(), &pulses)?;
@@ -234,7 +202,7 @@ fn start(
     let mint = Arc::clone(&signer);
     let telemetry = Telemetry::start(&config.telemetry, clock.clone())
         .map_err(|problem| RunError::Config { key: "telemetry.endpoint", problem })?;
-    let watched = watched(&cluster, &feed, &audience, &feed_arbiter.handle());
+    let watched = together::watched(&cluster, &feed, &audience, &feed_thread);
     let fleet = FleetHandle::start(
         &config.fleet,
         fleet::Parts {
@@ -255,20 +223,9 @@ fn start(
     let _ = fleet_slot.set(fleet.clone());
     if let Some(cluster) = &cluster {
         let watching = Watching { consoles: audience, links_lost: feed.clone().recipient() };
-        cluster.start(fleet.clone(), sessions(&mqtt.kicker()), watching);
+        cluster.start(fleet.clone(), together::sessions(&mqtt.kicker()), watching);
     }
-    let (publish, watching) = (fleet.clone(), cluster.clone());
-    // The feed has just been started, so there is room.
-    if feed
-        .try_send(OnFirstConsole(Box::new(move || {
-            watching.iter().for_each(Cluster::watch);
-            publish.publish_all();
-        })))
-        .is_err()
-    {
-        tracing::error!("consoles will start from what changes");
-    }
-
+    greet_consoles(&feed, &fleet, &cluster);
     let checkpoints = start_checkpoints(&config, clock, &engine.local, &signer);
     let guard_thread = Arbiter::new();
     guard_thread.spawn(pulses.beat("card-guard"));
@@ -287,9 +244,7 @@ fn start(
     guard.register(&metrics);
     notifier.register(&metrics);
     followed.register(&metrics);
-    if let Some(cluster) = cluster.clone() {
-        metrics.register(move || readings::cluster(&cluster));
-    }
+    together::register(&metrics, &cluster);
     let access = access(&config, followed)?;
     let app = App::new(http::Parts {
         store: Arc::clone(store),
@@ -309,32 +264,56 @@ fn start(
         telemetry: telemetry.clone(),
     })?;
     actix::spawn(http::access::api_keys::follow_uses(app.clone()));
-    follow(follower, &fleet, &app)?;
-    let tls =
-        Arc::new(certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?);
-    let https = http::serve(app.clone(), listen("http.listen", config.http.listen)?, tls, pulses.clone())
-        .map_err(|error| RunError::Io { what: "http.listen".into(), error })?;
-    let metrics = http::serve_metrics(app.clone(), listen("metrics.listen", config.metrics.listen)?, pulses)
-        .map_err(|error| RunError::Io { what: "metrics.listen".into(), error })?;
-    share_rates(&cluster, &app, clock);
+    together::follow(follower, &fleet, &app)?;
+    together::share_rates(&cluster, &app, clock);
+    let (https, metrics) = serve_http(&config, &certs, &app, pulses)?;
     Ok(Gateway { certs, mqtt, fleet, notifier, app, https, metrics, checkpoints, life, telemetry, cluster })
 }
 
-/// None on a machine that is alone.
-fn follower(config: &Config, store: &Arc<dyn Store>) -> (Option<Follower>, Followed) {
-    let follower = config.cluster.is_on().then(|| Follower::new(Arc::clone(store)));
-    let followed = follower.as_ref().map(Follower::followed).unwrap_or_default();
-    (follower, followed)
+/// The feed on a thread of its own.
+struct Feeding {
+    feed: Addr<Feed>,
+    audience: Arc<AtomicUsize>,
+    counters: Arc<actors::feed::FeedCounters>,
+    thread: ArbiterHandle,
 }
 
-/// From here on every part's memory is as all gateways' records say.
-fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Result<(), RunError> {
-    let Some(mut follower) = follower else { return Ok(()) };
-    app.guard.follow(&mut follower);
-    fleet.follow(&mut follower);
-    app.follow(&mut follower)?;
-    actix::spawn(follower.run());
-    Ok(())
+fn start_feed(config: &Config, clock: &Clock, pulses: &Pulses) -> Feeding {
+    let feed = Feed::new(clock.clone(), Limits { vehicles: config.fleet.max_vehicles, ..Limits::default() });
+    let (audience, counters) = (feed.audience(), feed.counters());
+    let thread = Arbiter::new();
+    thread.spawn(pulses.beat("feed"));
+    let feed = Feed::start_in_arbiter(&thread.handle(), move |_| feed);
+    Feeding { feed, audience, counters, thread: thread.handle() }
+}
+
+/// A first console finds the whole fleet.
+fn greet_consoles(feed: &Addr<Feed>, fleet: &FleetHandle, cluster: &Option<Cluster>) {
+    let (publish, watching) = (fleet.clone(), cluster.clone());
+    let greet = OnFirstConsole(Box::new(move || {
+        watching.iter().for_each(Cluster::watch);
+        publish.publish_all();
+    }));
+    // The feed has just been started, so there is room.
+    if feed.try_send(greet).is_err() {
+        tracing::error!("consoles will start from what changes");
+    }
+}
+
+fn serve_http(
+    config: &Config,
+    certs: &Certs,
+    app: &App,
+    pulses: Pulses,
+) -> Result<(http::Server, http::Server), RunError> {
+    let failed = |what: &str, error| RunError::Io { what: what.into(), error };
+    let tls = certs.https().map_err(|error| RunError::Config { key: "certs.server", problem: error.to_string() })?;
+    let listening = listen("http.listen", config.http.listen)?;
+    let https = http::serve(app.clone(), listening, Arc::new(tls), pulses.clone());
+    let https = https.map_err(|error| failed("http.listen", error))?;
+    let listening = listen("metrics.listen", config.metrics.listen)?;
+    let metrics = http::serve_metrics(app.clone(), listening, pulses);
+    Ok((https, metrics.map_err(|error| failed("metrics.listen", error))?))
 }
 
 fn access(config: &Config, followed: Followed) -> Result<http::access::Access, RunError> {
@@ -405,111 +384,6 @@ fn link_port(links: Arc<mqtt::LinkLog>) -> http::LinkPort {
         since: links.since(),
         entries: links.of(vehicle).into_iter().map(entry).collect(),
     })
-}
-
-/// This gateway among those of its cluster, if it has one.
-fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluster>, RunError> {
-    let parts = engine.cluster.as_ref().map(|store| cluster::Parts {
-        client: store.client(),
-        owners: store.owners(),
-        clock: clock.clone(),
-        node: config.cluster.node.clone(),
-        stream: config.cluster.stream.clone(),
-    });
-    let joined = parts.map(Cluster::join).transpose();
-    joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
-}
-
-/// What a part needs to know of the other gateways.
-struct Among {
-    followed: Followed,
-    looks_again: IsMine,
-    tell_early: card_guard::TellEarly,
-}
-
-impl Among {
-    /// `guard`: filled in when there is one, to hear what the others answered.
-    fn new(cluster: &Option<Cluster>, followed: Followed, guard: &Arc<OnceLock<GuardHandle>>) -> Self {
-        let hearing = Arc::clone(guard);
-        let speaker = cluster.as_ref().and_then(|cluster| {
-            cluster.speak("early", move |word| match (hearing.get(), serde_json::from_slice(word)) {
-                (Some(guard), Ok(decided)) => guard.heard(decided),
-                (None, _) | (_, Err(_)) => tracing::warn!("another gateway's early answer cannot be taken"),
-            })
-        });
-        let tell_early: card_guard::TellEarly = Arc::new(move |decided| {
-            let word = speaker.as_ref().map(|speaker| (speaker, serde_json::to_vec(decided)));
-            if let Some((speaker, Ok(word))) = word {
-                speaker.say(word);
-            }
-        });
-        Self { followed, looks_again: alone(cluster, "card-guard"), tell_early }
-    }
-}
-
-/// How often the gateways tell each other what their callers have spent.
-const SPENT_EVERY: Duration = Duration::from_millis(100);
-
-fn share_rates(cluster: &Option<Cluster>, app: &App, clock: &Clock) {
-    let Some(cluster) = cluster else { return };
-    let (hearing, clock) = (app.clone(), clock.clone());
-    let speaker = cluster.speak("spent", move |word| match serde_json::from_slice::<Vec<Spent>>(word) {
-        Ok(batch) => batch.iter().for_each(|spent| hearing.access.spend_elsewhere(spent, clock.now())),
-        Err(error) => tracing::warn!(%error, "what callers spent elsewhere cannot be read"),
-    });
-    let (Some(speaker), telling) = (speaker, app.clone()) else { return };
-    actix::spawn(async move {
-        let mut tick = tokio::time::interval(SPENT_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            let batch = telling.access.drain_spent();
-            if let (false, Ok(word)) = (batch.is_empty(), serde_json::to_vec(&batch)) {
-                speaker.say(word);
-            }
-        }
-    });
-}
-
-/// Whether this gateway does what only one of a cluster does.
-fn alone(cluster: &Option<Cluster>, what: &'static str) -> IsMine {
-    match cluster.clone() {
-        None => Arc::new(|| true),
-        Some(cluster) => Arc::new(move || cluster.falls_to_us(what)),
-    }
-}
-
-/// Where vehicles tell what changed: the feed, and in a cluster also the consoles elsewhere.
-fn watched(
-    cluster: &Option<Cluster>,
-    feed: &Addr<Feed>,
-    audience: &Arc<AtomicUsize>,
-    thread: &ArbiterHandle,
-) -> cluster::Local {
-    let local = cluster::Local {
-        vehicles: feed.clone().recipient(),
-        commands: feed.clone().recipient(),
-        consoles: Arc::clone(audience),
-    };
-    let relay = cluster.as_ref().and_then(|cluster| Some((cluster, cluster.relay(local.clone(), thread)?)));
-    match relay {
-        None => local,
-        Some((cluster, relay)) => cluster::Local {
-            vehicles: relay.clone().recipient(),
-            commands: relay.recipient(),
-            consoles: cluster.audience(),
-        },
-    }
-}
-
-fn sessions(kicker: &Kicker) -> Sessions {
-    let (overtaken, alone) = (kicker.clone(), kicker.clone());
-    Sessions {
-        overtaken: Box::new(move |vehicle| {
-            overtaken.kick(vehicle, Reason::TakenElsewhere);
-        }),
-        alone: Box::new(move || alone.kick_all(Reason::Isolated)),
-    }
 }
 
 fn start_guard(

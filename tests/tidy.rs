@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Module, our modules it may use, crates it may use (`None` = all but the next), crates it must never use.
 /// `lib.rs`, `main.rs` and `cli` know everybody and are not listed.
 type Rule = (&'static str, &'static [&'static str], Option<&'static [&'static str]>, &'static [&'static str]);
-const MODULES: [Rule; 18] = [
+const MODULES: [Rule; 20] = [
     ("domain", &["domain"], Some(&["std", "core", "serde", "jiff", "uuid"]), &[]),
     ("clock", &["domain"], None, EDGES),
     ("token", &["domain"], None, EDGES),
@@ -48,9 +48,16 @@ const MODULES: [Rule; 18] = [
         None,
         &["rumqttd", "sled"],
     ),
+    ("cluster", &["actors", "clock", "cluster", "domain", "metrics", "store"], None, &["actix_web", "rumqttd", "sled"]),
+    (
+        "together",
+        &["actors", "clock", "cluster", "config", "http", "metrics", "mqtt", "readings", "store"],
+        None,
+        &["actix_web", "rumqttd", "sled"],
+    ),
     ("checkpoints", &["clock", "domain", "store", "token"], None, EDGES),
     ("fuzzing", &["http", "mqtt", "store", "token"], None, EDGES),
-    ("readings", &["actors", "metrics", "mqtt", "store"], None, &["actix_web", "rumqttd", "sled"]),
+    ("readings", &["actors", "cluster", "metrics", "mqtt", "store"], None, &["actix_web", "rumqttd", "sled"]),
     ("telemetry", &["clock", "config", "https_client", "metrics", "telemetry"], None, EDGES),
     ("watchdog", &["metrics"], None, EDGES),
     // What the simulator may use of `cardea`; a name with `::` allows that part only.

@@ -197,6 +197,22 @@ fn promises(history: &[Attempt]) -> impl Iterator<Item = (&Attempt, Promise)> {
     })
 }
 
+/// Answers to purchases that may have been given before they were on record: those of an authorisation that took as long as the
+/// guard waits for the store, and its repeats. They are answers of the checks, not promises of the store, and say so in their
+/// record. From here on they count as unknown; how many they were.
+pub fn set_aside_early(history: &mut [Attempt], waited_ms: u64) -> usize {
+    let is_slow = |attempt: &&Attempt| attempt.until_ms - attempt.from_ms >= waited_ms;
+    let of_purchase = |attempt: &Attempt| matches!(attempt.asked, Asked::Buy { .. });
+    let slow: BTreeSet<String> = history
+        .iter()
+        .filter(|attempt| of_purchase(attempt))
+        .filter(is_slow)
+        .map(|attempt| attempt.name.clone())
+        .collect();
+    let early = history.iter_mut().filter(|attempt| of_purchase(attempt) && slow.contains(&attempt.name));
+    early.map(|attempt| attempt.heard = Heard::Unknown).count()
+}
+
 /// Where to look on every gateway.
 pub fn paths(history: &[Attempt]) -> BTreeSet<String> {
     promises(history).map(|(_, promise)| promise.path).collect()

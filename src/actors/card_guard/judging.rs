@@ -11,6 +11,7 @@ use super::settle::{self, Settler};
 use super::{AskVehicle, Authorise, Decided, GuardError, Shared, raw};
 use crate::actors::feed::DecisionMade;
 use crate::actors::vehicle::AskError;
+use crate::clock::Clock;
 use crate::config::WhileStoreIsAway;
 use crate::domain::card::{
     Alert, Card, Decision, Inputs, Outcome, Purchase, Reconciliation, RuleBook, Settlement, Spending, StepUp,
@@ -18,7 +19,7 @@ use crate::domain::card::{
 };
 use crate::domain::rental::RentalState;
 use crate::domain::vehicle::Vehicle;
-use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, VehicleId};
+use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, RentalId, Role, Timestamp, VehicleId};
 use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Table, ViewChange};
 
 /// The reason of a ruling that a renter's word brought about.
@@ -125,8 +126,13 @@ impl Judge {
         if ask.already_minor > 0 {
             ruling.count_in(ask.already_minor, first.and_then(|first| first.cap_minor), &ask.purchase);
         }
+        let (asked, follows) = (ask.purchase.at, first.map(|first| first.decision_id));
         let mut decision = Decision {
-            decision_id: DecisionId(clock.new_id()),
+            decision_id: DecisionId(self.shared.id_of(
+                now,
+                asked,
+                &question(&ask.purchase, follows.as_ref(), &ask.source_event),
+            )),
             at: now,
             purchase: ask.purchase,
             card_id: inputs.card.as_ref().map(|card| card.card_id.clone()),
@@ -136,11 +142,11 @@ impl Judge {
             alert_id: None,
             source_event: ask.source_event,
             body_sha256: ask.body_sha256,
-            follows: first.map(|first| first.decision_id),
+            follows,
             answered_before_durable_at: None,
             inputs: Some(Box::new(inputs)),
         };
-        let alert_id = AlertId(clock.new_id());
+        let alert_id = AlertId(self.shared.id_of(now, asked, &format!("alert/{}", decision.decision_id)));
         decision.alert_id = Alert::for_decision(alert_id, &decision).map(|alert| alert.alert_id);
         decision
     }
@@ -311,6 +317,28 @@ fn step_up(decision: &Decision, renter: Option<InUseBy>, used: Option<StepUp>) -
     }
 }
 
+/// What is asked, as one name at every gateway: repeats get one answer by it.
+fn question(purchase: &Purchase, follows: Option<&DecisionId>, source_event: &str) -> String {
+    match follows {
+        None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
+        Some(_) => format!("{}/increment/{source_event}", purchase.source),
+    }
+}
+
+/// A network's time that is further off is not taken for an id's.
+const ID_OFF_MS: i64 = 60_000;
+
+impl Shared {
+    /// Two gateways that cannot hear of each other may judge one question: then at least it has one id.
+    fn id_of(&self, now: Timestamp, asked: Timestamp, name: &str) -> uuid::Uuid {
+        match self.followed.is_alone() {
+            true => self.clock.new_id(),
+            false if now.since_ms(asked).abs() <= ID_OFF_MS => Clock::id_of(asked, name),
+            false => Clock::id_of(now, name),
+        }
+    }
+}
+
 /// The history of the card.
 pub(super) fn stream(decision: &Decision) -> String {
     match &decision.card_id {
@@ -402,10 +430,7 @@ impl Record {
             at: decision.at,
             by: Principal::new(Role::Payment, purchase.source.clone()),
             idempotency: Some(Idempotency {
-                key: match &decision.follows {
-                    None => format!("{}/authorization/{}", purchase.source, purchase.authorization_id),
-                    Some(_) => format!("{}/increment/{}", purchase.source, decision.source_event),
-                },
+                key: question(purchase, decision.follows.as_ref(), &decision.source_event),
                 // One authorisation has one answer, whatever its repeats say: their bodies are not compared.
                 body: "authorization".into(),
                 answer: self.answer,

@@ -45,6 +45,8 @@ const BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long a read waits for what was promised to arrive, and how often it looks.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_micros(500);
+/// Between questions to an engine that does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the end waits for appends that are on their way.
 const LAST_APPENDS: Duration = Duration::from_secs(2);
 
@@ -170,10 +172,18 @@ impl ClusterStore {
         Ok(())
     }
 
-    /// Waits until the copy has all that anybody was promised before this call.
+    /// Waits until the copy has all that anybody was promised before this call; through an election, if there is one.
     fn catch_up(&self) -> Result<(), ReadError> {
-        let engine = self.inner.engine.clone();
-        let state = self.wait_for(async move { engine.state().await });
+        let inner = Arc::clone(&self.inner);
+        let state = self.wait_for(async move {
+            let watch = Stopwatch::start();
+            loop {
+                match inner.engine.state().await {
+                    Err(_) if watch.elapsed() < inner.timeout => tokio::time::sleep(ASK_AGAIN).await,
+                    answered => return answered,
+                }
+            }
+        });
         let state = state.unwrap_or_else(|| Err("the store is closed".to_owned())).map_err(ReadError::Unavailable)?;
         self.inner.shared.feed.expect(state.last);
         self.arrived()
