@@ -8,9 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cardea::clock::Clock;
+use cardea::clock::{Clock, Stopwatch};
 use cardea::config::{Config, parse};
 use cardea::domain::{Principal, Timestamp};
 use cardea::store::{Append, ClusterStore, Expected, LocalStore, Store, StorePosition, Table, ViewChange};
@@ -75,7 +75,7 @@ fn step(writer: usize, number: u64, last: u64) -> Append {
 fn measure(store: &Arc<dyn Store>, writers: usize, time: Duration) -> serde_json::Value {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let mut took: Vec<u64> = runtime.block_on(async {
         let tasks: Vec<_> = (0..writers)
             .map(|writer| {
@@ -87,7 +87,7 @@ fn measure(store: &Arc<dyn Store>, writers: usize, time: Duration) -> serde_json
                         if is_over.load(Ordering::Relaxed) {
                             break;
                         }
-                        let since = Instant::now();
+                        let since = Stopwatch::start();
                         last = store.append(step(writer, number, last)).await.unwrap().0;
                         took.push(u64::try_from(since.elapsed().as_micros()).unwrap());
                     }

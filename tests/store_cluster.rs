@@ -7,9 +7,9 @@ mod store_kit;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cardea::clock::Clock;
+use cardea::clock::{Clock, Stopwatch};
 use cardea::config::Config;
 use cardea::domain::VehicleId;
 use cardea::store::cluster::migrate::migrate;
@@ -56,10 +56,10 @@ fn claim(store: &dyn Store, vehicle: &VehicleId) -> Result<Epoch, AppendError> {
 
 /// Until the copy at this gateway has the record.
 fn until_copied(store: &dyn Store, position: u64) {
-    let since = Instant::now();
+    let since = Stopwatch::start();
     while store.tail(StorePosition(position - 1), 1).unwrap().is_empty() {
         assert!(since.elapsed() < Duration::from_secs(30), "record {position} does not arrive");
-        std::thread::sleep(Duration::from_millis(2));
+        pause(Duration::from_millis(2));
     }
 }
 
@@ -154,7 +154,7 @@ fn what_is_promised_while_servers_die_is_kept_once_and_in_order() {
                         break;
                     }
                     let number = writer * 1_000_000 + n;
-                    let since = Instant::now();
+                    let since = Stopwatch::start();
                     let expected = Expected::Last(StorePosition(last));
                     match wait(store.append(Append { expected, ..step(&stream, number) })) {
                         Ok(position) => {
@@ -169,7 +169,7 @@ fn what_is_promised_while_servers_die_is_kept_once_and_in_order() {
                                 .last()
                                 .map_or(last, |r| r.position.0);
                         }
-                        Err(AppendError::Full(_)) => std::thread::sleep(Duration::from_millis(20)),
+                        Err(AppendError::Full(_)) => pause(Duration::from_millis(20)),
                         // An attempt that nobody knew of came through after all.
                         Err(AppendError::Conflict { actual }) => last = actual.0,
                         Err(error) => panic!("{error}"),
@@ -181,19 +181,19 @@ fn what_is_promised_while_servers_die_is_kept_once_and_in_order() {
         })
         .collect();
     for round in 0..4 {
-        std::thread::sleep(Duration::from_millis(700));
+        pause(Duration::from_millis(700));
         let leader = lab.runtime.block_on(lab.nats.until_led("CARDEA"));
         if round % 2 == 0 {
             lab.nats.kill(leader);
-            std::thread::sleep(Duration::from_secs(4));
+            pause(Duration::from_secs(4));
             lab.runtime.block_on(lab.nats.restart(leader));
         } else {
             lab.nats.stop(leader);
-            std::thread::sleep(Duration::from_secs(4));
+            pause(Duration::from_secs(4));
             lab.nats.resume(leader);
         }
     }
-    std::thread::sleep(Duration::from_secs(3));
+    pause(Duration::from_secs(3));
     ended.store(true, std::sync::atomic::Ordering::Relaxed);
     let mut total = 0;
     for writer in writers {
@@ -290,7 +290,7 @@ fn without_any_server_appends_are_surely_refused_and_reads_go_on() {
         lab.nats.launch(server);
     }
     lab.runtime.block_on(lab.nats.ready());
-    let since = Instant::now();
+    let since = Stopwatch::start();
     while wait(store.append(step("s", 9))).is_err() {
         assert!(since.elapsed() < Duration::from_secs(30), "promises are not taken again");
     }

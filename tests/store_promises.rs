@@ -73,7 +73,7 @@ impl Place for Cluster {
         for _ in 0..500 {
             match ClusterStore::open(&config, Clock::start()) {
                 Ok(store) => return store,
-                Err(OpenError::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+                Err(OpenError::Locked { .. }) => pause(Duration::from_millis(10)),
                 Err(error) => panic!("{error}"),
             }
         }

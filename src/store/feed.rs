@@ -69,6 +69,8 @@ struct State {
     mode: Mode,
     /// Readers and writers who wait for the view now.
     waiting: usize,
+    /// Those who wait for a record to be here at all.
+    arriving: usize,
 }
 
 impl State {
@@ -89,6 +91,8 @@ pub struct Feed {
     work: Condvar,
     /// For those who wait for the view.
     progress: Condvar,
+    /// For those who wait for a record that was promised elsewhere.
+    arrival: Condvar,
     /// For threads that only rest between their turns.
     ending: Condvar,
     /// For followers of the journal, who are tasks.
@@ -118,8 +122,11 @@ impl Feed {
             state.ring_bytes -= gone.body.len();
         }
         let is_news = was_idle || (state.is_urgent() && !was_urgent);
-        let durable = state.durable;
+        let (durable, is_awaited) = (state.durable, state.arriving > 0);
         drop(state);
+        if is_awaited {
+            self.arrival.notify_all();
+        }
         if self.news.receiver_count() > 0 {
             self.news.send_replace(StorePosition(durable));
         }
@@ -132,6 +139,21 @@ impl Feed {
     pub fn expect(&self, promised: u64) {
         let mut state = self.state();
         state.promised = state.promised.max(promised);
+    }
+
+    /// Waits until everything that was promised is here; the newest that is not yet when the time is over.
+    pub fn wait_arrived(&self, at_most: Duration) -> Result<(), u64> {
+        let mut state = self.state();
+        let target = state.promised;
+        if state.durable >= target {
+            return Ok(());
+        }
+        state.arriving += 1;
+        let is_missing = |state: &mut State| state.durable < target && state.mode == Mode::Running;
+        let waited = self.arrival.wait_timeout_while(state, at_most, is_missing);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.arriving -= 1;
+        if state.durable >= target { Ok(()) } else { Err(target) }
     }
 
     pub fn promised(&self) -> u64 {
@@ -184,6 +206,7 @@ impl Feed {
         self.state().mode = mode;
         self.work.notify_all();
         self.progress.notify_all();
+        self.arrival.notify_all();
         self.ending.notify_all();
     }
 

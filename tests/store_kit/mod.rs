@@ -74,6 +74,13 @@ pub fn wait(appending: Appending) -> Result<StorePosition, AppendError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(appending)
 }
 
+/// As long as a fault lasts, or between two looks.
+pub fn pause(time: std::time::Duration) {
+    let nothing = async { tokio::time::timeout(time, std::future::pending::<()>()).await };
+    let over = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(nothing);
+    assert!(over.is_err(), "nothing came of nothing");
+}
+
 /// Sends all before waiting for any, so that they share batches.
 pub fn append_all(store: &dyn Store, steps: Vec<Append>) -> Vec<Result<StorePosition, AppendError>> {
     let appending: Vec<_> = steps.into_iter().map(|step| store.append(step)).collect();

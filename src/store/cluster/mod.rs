@@ -42,9 +42,8 @@ use crate::domain::{Principal, Timestamp, VehicleId};
 pub const ENGINE: &str = "engine";
 /// Appends on their way may hold this much together.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How long a read waits for what was promised to arrive, and how often it looks.
+/// How long a read waits for what was promised to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_micros(500);
 /// Between questions to an engine that does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the end waits for appends that are on their way.
@@ -161,15 +160,11 @@ impl ClusterStore {
 
     /// Waits until the copy has what was promised here. Blocks, for a moment.
     fn arrived(&self) -> Result<(), ReadError> {
-        let (promised, watch) = (self.inner.shared.feed.promised(), Stopwatch::start());
-        while self.inner.shared.feed.durable() < promised {
-            if watch.elapsed() > ARRIVES_WITHIN {
-                let why = format!("record {promised} of the cluster has not arrived here");
-                return Err(ReadError::Unavailable(why));
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(())
+        self.inner
+            .shared
+            .feed
+            .wait_arrived(ARRIVES_WITHIN)
+            .map_err(|missing| ReadError::Unavailable(format!("record {missing} of the cluster has not arrived here")))
     }
 
     /// Waits until the copy has all that anybody was promised before this call; through an election, if there is one.
