@@ -131,7 +131,8 @@ struct Gateway {
 
 async fn gateway(config: Arc<Config>, clock: Clock, engine: Engine) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
-    let cluster = together::join(&config, &clock, &engine)?;
+    let cluster = together::join(&config, &clock, &engine)
+        .map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })?;
     if let Some(cluster) = &cluster {
         cluster.settle().await;
     }

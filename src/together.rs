@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use crate::RunError;
 use crate::actors::card_guard::{self, GuardHandle};
 use crate::actors::feed::Feed;
 use crate::actors::fleet::FleetHandle;
@@ -20,7 +19,7 @@ use crate::http::access::shared_rates::Spent;
 use crate::metrics::Metrics;
 use crate::mqtt::{Kicker, Reason};
 use crate::readings;
-use crate::store::{ClusterStore, LocalStore, Store};
+use crate::store::{ClusterStore, LocalStore, OpenError, ReadError, Store};
 
 /// Where promises are kept: on this machine's disk, or in a cluster with a copy here.
 #[derive(Clone)]
@@ -31,7 +30,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn open(config: &Config, clock: &Clock) -> Result<Self, RunError> {
+    pub fn open(config: &Config, clock: &Clock) -> Result<Self, OpenError> {
         if !config.cluster.is_on() {
             let local = LocalStore::open(&config.data, clock.clone())?;
             return Ok(Self { store: Arc::clone(&local) as Arc<dyn Store>, local, cluster: None });
@@ -58,7 +57,7 @@ pub fn follower(config: &Config, store: &Arc<dyn Store>) -> (Option<Follower>, F
 }
 
 /// From here on every part's memory is as all gateways' records say.
-pub fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Result<(), RunError> {
+pub fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Result<(), ReadError> {
     let Some(mut follower) = follower else { return Ok(()) };
     app.guard.follow(&mut follower);
     fleet.follow(&mut follower);
@@ -68,7 +67,7 @@ pub fn follow(follower: Option<Follower>, fleet: &FleetHandle, app: &App) -> Res
 }
 
 /// This gateway among those of its cluster, if it has one.
-pub fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cluster>, RunError> {
+pub fn join(config: &Config, clock: &Clock, engine: &Engine) -> std::io::Result<Option<Cluster>> {
     let parts = engine.cluster.as_ref().map(|store| cluster::Parts {
         client: store.client(),
         owners: store.owners(),
@@ -76,8 +75,7 @@ pub fn join(config: &Config, clock: &Clock, engine: &Engine) -> Result<Option<Cl
         node: config.cluster.node.clone(),
         stream: config.cluster.stream.clone(),
     });
-    let joined = parts.map(Cluster::join).transpose();
-    joined.map_err(|error| RunError::Io { what: "threads of the cluster".into(), error })
+    parts.map(Cluster::join).transpose()
 }
 
 /// What a part needs to know of the other gateways.

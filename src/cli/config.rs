@@ -36,7 +36,7 @@ impl Config {
 }
 
 /// Keys whose values are for nobody's eyes, wherever they stand.
-const SECRET: [&str; 3] = ["client_secret", "password", "secrets"];
+const SECRET: [&str; 4] = ["client_secret", "password", "secrets", "system_password"];
 const MASK: &str = "***";
 
 fn mask(table: &mut Table) {

@@ -1,5 +1,6 @@
 //! `[cluster]`: several gateways as one, their records in a NATS JetStream cluster.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Checks;
 use super::empty_is_none;
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cluster {
     /// Empty = this machine is alone and keeps its records itself.
@@ -34,6 +35,13 @@ pub struct Cluster {
     pub accept_unsafe: bool,
     /// How long an append tries to get through, an election of the servers included.
     pub append_timeout_ms: u64,
+}
+
+/// Without the passwords.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("servers", &self.servers).field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Default for Cluster {

@@ -300,6 +300,8 @@ fn explain(key: &str, message: &str) -> String {
     if key == "notifier.smtp.password"
         || key == "oidc.client_secret"
         || key == "bridge.password"
+        || key == "cluster.password"
+        || key == "cluster.system_password"
         || (key.starts_with("notifier.webhooks") && !message.starts_with("missing field"))
     {
         return "not of the form that config/cardea.toml shows".into();

@@ -136,7 +136,7 @@ impl Feed {
     }
 
     /// A record that somebody was promised is on its way here.
-    pub fn expect(&self, promised: u64) {
+    pub fn promise(&self, promised: u64) {
         let mut state = self.state();
         state.promised = state.promised.max(promised);
     }

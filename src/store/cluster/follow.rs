@@ -13,6 +13,8 @@ use super::Inner;
 use super::engine::{DURABLE, StreamState};
 use crate::clock::Stopwatch;
 
+/// How long a start waits for the record that it compares.
+const COMPARED_WITHIN: Duration = Duration::from_secs(30);
 /// Between attempts to read the stream.
 const AGAIN: Duration = Duration::from_millis(200);
 /// While the disk has more than it can take.
@@ -38,7 +40,15 @@ pub async fn check_copy(inner: &Inner, stream: &StreamState) -> Result<(), OpenE
         )));
     }
     let failed = |why: String| OpenError::Engine(format!("record {last} of its stream cannot be compared: {why}"));
-    let theirs = inner.engine.record(last).await.map_err(failed)?;
+    let watch = Stopwatch::start();
+    let theirs = loop {
+        match inner.engine.record(last).await {
+            Ok(theirs) => break theirs,
+            // The servers may be electing a leader.
+            Err(_) if watch.elapsed() < COMPARED_WITHIN => tokio::time::sleep(AGAIN).await,
+            Err(why) => return Err(failed(why)),
+        }
+    };
     let ours = inner.shared.reader.numbered(last).map_err(|error| failed(error.to_string()))?;
     if ours.body != theirs {
         return Err(OpenError::Engine(format!(
@@ -91,7 +101,7 @@ pub async fn watch(inner: Arc<Inner>) {
     while !inner.is_closing.load(Ordering::SeqCst) {
         match inner.engine.state().await {
             Ok(state) => {
-                inner.shared.feed.expect(state.last);
+                inner.shared.feed.promise(state.last);
                 if reached(&inner, state.last).await {
                     heard = Stopwatch::start();
                 }

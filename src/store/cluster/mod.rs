@@ -180,7 +180,7 @@ impl ClusterStore {
             }
         });
         let state = state.unwrap_or_else(|| Err("the store is closed".to_owned())).map_err(ReadError::Unavailable)?;
-        self.inner.shared.feed.expect(state.last);
+        self.inner.shared.feed.promise(state.last);
         self.arrived()
     }
 
