@@ -90,15 +90,16 @@ impl Shared {
         }
     }
 
-    /// May the vehicle be taken (back) for this? What an overtaken session still brings is no reason; a car that connects and
-    /// people who ask are.
-    fn may_take(&self, vehicle: &VehicleId, letter: &Letter) -> bool {
+    /// May the vehicle be taken for this? A car that connects has it wherever it was; nothing else takes it from a gateway
+    /// that lives.
+    fn may_take(&self, vehicle: &VehicleId, letter: Option<&Letter>) -> bool {
         let Some(peers) = &self.peers else { return true };
         match letter {
-            Letter::FromCar(FromCar::LinkUp { .. }, _) => true,
-            Letter::FromCar(..) => matches!(peers.keeper(vehicle), Keeper::Here | Keeper::Nobody),
-            Letter::Ask(..) | Letter::Snapshot(_) | Letter::Await(..) => true,
-            Letter::Sweep | Letter::Publish | Letter::Drain(_) | Letter::Retire | Letter::Overtaken => {
+            Some(Letter::FromCar(FromCar::LinkUp { .. }, _)) => true,
+            Some(Letter::FromCar(..) | Letter::Ask(..) | Letter::Snapshot(_) | Letter::Await(..)) | None => {
+                !matches!(peers.keeper(vehicle), Keeper::There(_))
+            }
+            Some(Letter::Sweep | Letter::Publish | Letter::Drain(_) | Letter::Retire | Letter::Overtaken) => {
                 routing::is_on_us(&**peers, vehicle)
             }
         }
@@ -524,14 +525,10 @@ impl Handler<Wake> for Fleet {
         }
         let known = self.inner.resident(&vehicle);
         if known.as_ref().is_none_or(|known| !known.addr.connected())
-            && letter.as_ref().is_some_and(|letter| !self.inner.shared.may_take(&vehicle, letter))
+            && !self.inner.shared.may_take(&vehicle, letter.as_ref())
         {
-            // Another gateway has the car: what an old session of it still brings changes nothing.
-            self.inner.release(&vehicle);
-            if let Some(peers) = &self.inner.shared.peers {
-                peers.let_go(&vehicle);
-            }
-            return;
+            // What an old session of the car still brings changes nothing.
+            return self.leave_it(&vehicle);
         }
         let link = match known {
             Some(resident) if resident.addr.connected() => {
@@ -553,7 +550,7 @@ impl Handler<Wake> for Fleet {
             self.inner.make_room(self.inner.shard(&vehicle));
             if self.inner.resident_count() >= 2 * self.inner.shared.max_resident {
                 tracing::warn!(%vehicle, "no room in memory for another vehicle");
-                return self.try_again(vehicle, link, &Vec::from_iter(letter), ctx);
+                return self.try_again(vehicle, link, letter.into_iter().collect(), ctx);
             }
         }
         self.waking.insert(vehicle.clone(), Waking { letters: letter.into_iter().collect(), ..Waking::default() });
@@ -573,12 +570,17 @@ impl Fleet {
         let letters = self.waking.remove(&vehicle).unwrap_or_default().into_letters();
         let start = match loaded {
             Ok(start) => start,
+            Err(NotTaken::Claim(AppendError::Fenced)) => return self.leave_it(&vehicle),
             Err(error) => {
                 self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%vehicle, %error, "vehicle cannot be started");
-                return self.try_again(vehicle, link, &letters, ctx);
+                return self.try_again(vehicle, link, letters, ctx);
             }
         };
+        // Overtaken while it was being loaded.
+        if self.inner.shared.peers.as_ref().is_some_and(|peers| peers.keeper(&vehicle) != Keeper::Here) {
+            return self.leave_it(&vehicle);
+        }
         self.absent.remove(&vehicle);
         let resident = self.inner.house(start, link);
         for letter in letters {
@@ -588,12 +590,30 @@ impl Fleet {
         }
     }
 
-    /// Whoever asked hears that it is unknown, and a car sends its facts again; but a car that is online has to be
+    /// Another gateway has the vehicle: nothing of it stays here, not even the car's old session.
+    fn leave_it(&mut self, vehicle: &VehicleId) {
+        self.absent.remove(vehicle);
+        self.inner.release(vehicle);
+        if let Some(peers) = &self.inner.shared.peers
+            && matches!(peers.keeper(vehicle), Keeper::There(_))
+        {
+            peers.let_go(vehicle);
+        }
+    }
+
+    /// Whoever asked hears that nothing happened, and a car sends its facts again; but a car that is online has to be
     /// known as such.
-    fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: &[Letter], ctx: &mut Context<Self>) {
+    fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: Vec<Letter>, ctx: &mut Context<Self>) {
         letters.iter().for_each(|letter| link.note(letter));
-        if letters.iter().any(|letter| matches!(letter, Letter::Sweep)) {
-            // What is due for it stays due.
+        let is_due = letters.iter().any(|letter| matches!(letter, Letter::Sweep));
+        for letter in letters {
+            if let Letter::Ask(_, reply, _) = letter {
+                // The asker may have gone.
+                let _ = reply.send(Err(AskError::Storage("the vehicle cannot be started now")));
+            }
+        }
+        // What is due for it stays due. In a cluster the claim may have gone through: then it is nobody else's to look.
+        if is_due || self.inner.shared.peers.is_some() {
             let soon = self.inner.shared.clock.now().plus_ms(START_AGAIN.as_millis() as i64);
             self.inner.shard(&vehicle).schedule.at(soon, vehicle.clone());
         }

@@ -38,7 +38,7 @@ pub(super) fn load(shared: &Shared, id: &VehicleId, epoch: Epoch, link: LinkKnow
     let mut last = StorePosition(0);
     // The record that carries a folded state is included in it.
     let mut is_included = false;
-    if let Some(row) = shared.store.get(Table::VehicleStates, id.as_str())? {
+    if let Some(row) = shared.store.get_here(Table::VehicleStates, id.as_str())? {
         let row: StateRow = serde_json::from_str(row.get()).map_err(|error| ReadError::Damaged(error.to_string()))?;
         (vehicle, last, is_included) = (row.vehicle, row.after, true);
         for (path, SignalRow { value, at }) in row.signals {

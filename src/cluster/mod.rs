@@ -29,6 +29,8 @@ pub use relay::{Local, Relay};
 
 /// Calls of others that are answered at once; more wait at the servers.
 const CALLS_MAX: usize = 1_024;
+/// How long a word may take to leave.
+const SAY_WITHIN: Duration = Duration::from_millis(200);
 /// How long a gateway that starts listens before it acts. The others answer its first word at once.
 const SETTLE: Duration = Duration::from_millis(700);
 /// After a change of who lives, others may change too: one look for all of them.
@@ -180,12 +182,14 @@ impl Cluster {
         let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(runtime) = runtime else { return };
         let inner = Arc::clone(&self.0);
-        runtime.spawn(async move {
-            inner.say(0, true).await;
-            // Not to be held up by servers that are away.
-            let _ = tokio::time::timeout(Duration::from_millis(200), inner.client.flush()).await;
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                inner.say(0, true).await;
+                // Not to be held up by servers that are away.
+                let _ = tokio::time::timeout(SAY_WITHIN, inner.client.flush()).await;
+            });
+            runtime.shutdown_background();
         });
-        std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_millis(500)));
     }
 
     /// Of the living gateways, is it this one that does what one alone shall do?
@@ -231,10 +235,10 @@ impl Inner {
     async fn say(&self, consoles: usize, is_leaving: bool) {
         let hello = Hello { node: self.node.clone(), process: self.owners.process(), consoles, is_leaving };
         let Ok(text) = serde_json::to_vec(&hello) else { return };
-        if self.is_connected()
-            && let Err(error) = self.client.publish(format!("{}.hello", self.prefix), text.into()).await
-        {
-            tracing::debug!(%error, "could not say that this gateway lives");
+        // A connection that hangs must not hold up who notices that it does.
+        let saying = self.client.publish(format!("{}.hello", self.prefix), text.into());
+        if self.is_connected() && !matches!(tokio::time::timeout(SAY_WITHIN, saying).await, Ok(Ok(()))) {
+            tracing::debug!("could not say that this gateway lives");
         }
     }
 
@@ -252,6 +256,10 @@ impl Inner {
             tracing::info!(node = hello.node, is_leaving = hello.is_leaving, "a gateway of the cluster");
             self.changed.notify_one();
             self.is_new.notify_one();
+            // What it has to tell was missed, perhaps.
+            if self.consoles.get().is_some_and(|consoles| consoles.load(Ordering::Relaxed) > 0) {
+                self.watched.notify_one();
+            }
         }
     }
 }
@@ -298,7 +306,10 @@ async fn ask(inner: &Inner, subject: String, call: &Call, within: Duration) -> R
     }
     let Ok(text) = serde_json::to_vec(call) else { return Err(CallError::Unreached) };
     let request = async_nats::Request::new().payload(text.into()).timeout(Some(within));
-    match inner.client.send_request(subject, request).await {
+    // The limit of the request itself begins when it has left.
+    let asked = tokio::time::timeout(within + SAY_WITHIN, inner.client.send_request(subject, request)).await;
+    let Ok(answered) = asked else { return Err(CallError::Unanswered) };
+    match answered {
         Ok(answer) => serde_json::from_slice(&answer.payload).map_err(|error| {
             tracing::error!(%error, "another gateway's answer cannot be read; are all of one version?");
             CallError::Unanswered

@@ -237,9 +237,9 @@ pub enum ReadError {
 
 pub type Appending = Pin<Box<dyn Future<Output = Result<StorePosition, AppendError>> + Send>>;
 /// The errors are those of an append; after `Unknown` nobody was given the epoch, so that asking again is safe.
+pub type Claiming = Pin<Box<dyn Future<Output = Result<Epoch, AppendError>> + Send>>;
 /// Whether a record is still its stream's newest.
 pub type Confirming = Pin<Box<dyn Future<Output = Result<bool, ReadError>> + Send>>;
-pub type Claiming = Pin<Box<dyn Future<Output = Result<Epoch, AppendError>> + Send>>;
 
 /// One page of a table in key order.
 #[derive(Debug, Clone, Default)]
@@ -278,7 +278,12 @@ pub trait Store: Send + Sync + 'static {
     }
     /// The newest record of a stream; 0 = it has none.
     fn newest(&self, stream: &str) -> Result<StorePosition, ReadError>;
+    /// In a cluster a row that is missing here is asked for: whoever was told of a thing finds it at every gateway.
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError>;
+    /// [`Self::get`] for who knows that all that matters is here, after a claim, or wants no more than that.
+    fn get_here(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        self.get(table, key)
+    }
     /// Rows whose key starts with `prefix`, after the key `after` in the given order, at most `limit`.
     fn scan(
         &self,

@@ -199,8 +199,10 @@ impl Replica {
             let Ok(body) = Body::parse(&committed.body) else { continue };
             ledger.streams.note(self.shared.namer.name(body.stream), committed.number, applied, metrics);
             self.observer.copied(committed.number, &body);
-            if !body.key.is_empty() {
-                ledger.answers.note(self.shared.namer.name(body.key), committed.number, body.at);
+            let key = self.shared.namer.name(body.key);
+            // The first is the answer; should a repeat have got past the engine all the same, it changes nothing.
+            if !body.key.is_empty() && ledger.answers.position(key).is_none() {
+                ledger.answers.note(key, committed.number, body.at);
             }
         }
         drop(ledger);

@@ -26,10 +26,13 @@ const STATE_WITHIN: Duration = Duration::from_secs(2);
 impl FleetHandle {
     /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
     pub async fn ask(&self, vehicle: &VehicleId, ask: Ask) -> Result<Answer, AskError> {
+        if self.0.shared.peers.is_none() {
+            return self.ask_here(vehicle, ask).await;
+        }
         // A vehicle on its way from one gateway to another refuses whoever comes too late; surely nothing happened.
         for pause in MOVING {
             match self.ask_once(vehicle, ask.clone()).await {
-                Err(AskError::Busy) if self.0.shared.peers.is_some() => tokio::time::sleep(pause).await,
+                Err(AskError::Busy) => tokio::time::sleep(pause).await,
                 answered => return answered,
             }
         }
@@ -45,6 +48,8 @@ impl FleetHandle {
                 Ok(Reply::Snapshot(_) | Reply::Command(_)) | Err(CallError::Unanswered) => {
                     return Err(AskError::Unknown);
                 }
+                // It lives, so it can be reached in a moment, or has moved on.
+                Err(CallError::Unreached) if self.elsewhere(vehicle).is_some() => return Err(AskError::Busy),
                 Err(CallError::Unreached) => {}
             }
         }
@@ -142,6 +147,9 @@ impl FleetHandle {
                 return known.map_err(Into::into);
             }
         }
+        if self.0.shared.peers.is_some() && self.0.resident(vehicle).is_none() {
+            return Ok(self.stored(vehicle).await?.vehicle.command(command).cloned());
+        }
         self.command_here(vehicle, command, wait).await
     }
 
@@ -166,6 +174,10 @@ impl FleetHandle {
     /// Answers what another gateway asks of a vehicle that it believes to be here.
     pub async fn serve(&self, call: Call) -> Reply {
         match call {
+            // Whoever asks knows less than we do.
+            Call::Ask { vehicle, .. } if self.elsewhere(&vehicle).is_some() => {
+                Reply::Answer(Err(AskError::Busy.into()))
+            }
             Call::Ask { vehicle, ask } => {
                 Reply::Answer(self.ask_here(&vehicle, (*ask).into()).await.map_err(Into::into))
             }
@@ -175,6 +187,11 @@ impl FleetHandle {
                     None => self.stored(&vehicle).await,
                 };
                 Reply::Snapshot(snapshot.map(|snapshot| Box::new(snapshot.into())).map_err(Into::into))
+            }
+            Call::Command { vehicle, command_id, .. } if self.0.resident(&vehicle).is_none() => {
+                let stored = self.stored(&vehicle).await;
+                let known = stored.map(|snapshot| snapshot.vehicle.command(command_id).cloned());
+                Reply::Command(known.map_err(Into::into))
             }
             Call::Command { vehicle, command_id, wait_ms } => {
                 let known = self.command_here(&vehicle, command_id, Duration::from_millis(wait_ms)).await;

@@ -4,6 +4,7 @@
 //! commands are saved within a second. When an outcome cannot be known the actor stops, and Fleet starts it again
 //! from the store.
 
+mod asking;
 mod message;
 mod step;
 #[cfg(test)]
@@ -19,8 +20,8 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+pub(in crate::actors) use message::Letter;
 pub use message::{Answer, Ask, AskError, FromCar, IdempotencyKey, IssuedKey, SendToCar, Snapshot, TellError};
-pub(in crate::actors) use message::{Letter, Reply};
 use traces::Traces;
 use track_pen::{Point, TrackPen};
 
@@ -28,15 +29,12 @@ use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 use super::fleet::Shared;
 use super::rows::{self, Touched};
 use super::schedule::Schedule;
-use crate::domain::command::{Command, CommandState, Fact, FactKind, ToCar};
+use crate::domain::command::{Ack, Command, CommandState, Fact, FactKind, ToCar};
 use crate::domain::key::Key;
 use crate::domain::twin::{Report, SignalValue, Twin, path};
 use crate::domain::vehicle::{Context as Deciding, Details, Event, Request, Vehicle};
-use crate::domain::{
-    CommandId, KeyId, Principal, Refusal, RefusalKind, RentalId, RequestId, Role, Timestamp, VehicleId,
-};
+use crate::domain::{CommandId, KeyId, Principal, Refusal, RentalId, RequestId, Role, Timestamp, VehicleId};
 use crate::store::{AppendError, Epoch, Observation, StorePosition};
-use crate::telemetry::{Open, SpanContext};
 
 /// What an actor starts from.
 pub(in crate::actors) struct Start {
@@ -59,6 +57,8 @@ pub struct VehicleActor {
     epoch: Epoch,
     /// Where the car connected from last.
     address: Option<IpAddr>,
+    /// What the car said of commands and the store refused; bounded by [`MAX_UNTOLD`].
+    untold: Vec<Ack>,
     /// Applied but not yet stored; bounded by [`MAX_UNSAVED`].
     unsaved: Vec<Event>,
     waiters: Vec<(CommandId, oneshot::Sender<Option<Command>>)>,
@@ -74,6 +74,8 @@ pub struct VehicleActor {
 }
 
 const MAX_WAITERS: usize = 64;
+/// As many as a vehicle has open commands, and for each that it was begun and that it is done.
+const MAX_UNTOLD: usize = 128;
 /// Observations and progress are saved at most this late.
 const LAZY_MS: i64 = 1_000;
 /// The last known state of a car that lost its link is stored at most this often.
@@ -129,6 +131,7 @@ impl VehicleActor {
             last: start.last,
             epoch: start.epoch,
             address: start.address,
+            untold: Vec::new(),
             unsaved: Vec::new(),
             waiters: Vec::new(),
             lazy_at: None,
@@ -450,89 +453,18 @@ impl VehicleActor {
         self.publish();
     }
 
-    fn on_ask(&mut self, ask: Ask, reply: Reply, of: Option<SpanContext>, ctx: &mut Context<Self>) {
-        let Ask { request, by, idempotency } = ask;
-        let traced = self.shared.telemetry.child(of);
-        let wanted = Wanted::of(&request);
-        let events = match self.decide(request) {
-            Ok(events) => events,
-            Err(refusal) => {
-                return self
-                    .unless_overtaken(reply, ctx, |actor, reply, ctx| actor.refuse(refusal, idempotency, reply, ctx));
+    /// A car says once what became of a command: what the store refuses for now is kept and taken again.
+    fn on_ack(&mut self, ack: Ack, ctx: &mut Context<Self>) {
+        let (by, again) = (self.by_car(), ack.clone());
+        self.try_durably(Request::Ack(ack), by, ctx, move |actor, ctx, outcome| match outcome {
+            Ok(()) => actor.flush_outbox(ctx),
+            Err(AppendError::Full(_)) if actor.untold.len() < MAX_UNTOLD => {
+                actor.untold.push(again);
+                actor.sweep_in(LAZY_MS);
             }
-        };
-        if events.is_empty() && idempotency.is_none() {
-            return self.unless_overtaken(reply, ctx, move |actor, reply, _| answer(reply, actor.answer_now(wanted)));
-        }
-        let within = traced.as_ref().map(Open::context);
-        let commands = within.map_or_else(Vec::new, |_| Touched::by(&events).commands().collect());
-        let append = self.shared.telemetry.child(within);
-        let step = self.stage(events, by, idempotency.map(|key| (key, wanted)));
-        self.commit(step, ctx, move |actor, ctx, outcome| {
-            actor.trace_step(append, traced, &outcome);
-            if let (Some(of), true) = (of, outcome.is_ok()) {
-                actor.trace(commands, of);
-            }
-            let result = match outcome {
-                Ok(()) => {
-                    actor.shared.known_if_registered(&actor.vehicle);
-                    let result = actor.answer_now(wanted);
-                    actor.flush_outbox(ctx);
-                    result
-                }
-                Err(error) => refused_append(error),
-            };
-            answer(reply, result);
+            // It stays `unknown`, or the actor starts over and asks the car again.
+            Err(_) => actor.sweep_in(LAZY_MS),
         });
-    }
-
-    /// What is answered without an append is answered by what we know, which another gateway may have made old. An append
-    /// would have been refused.
-    fn unless_overtaken(
-        &self,
-        reply: Reply,
-        ctx: &mut Context<Self>,
-        then: impl FnOnce(&mut Self, Reply, &mut Context<Self>) + 'static,
-    ) {
-        let confirming = self.shared.store.is_newest(&stream(&self.id), self.last);
-        ctx.wait(confirming.into_actor(self).map(move |confirmed, actor, ctx| match confirmed {
-            Ok(true) => then(actor, reply, ctx),
-            Ok(false) => {
-                tracing::info!(vehicle = %actor.id, "vehicle starts over from the store: it was written elsewhere");
-                answer(reply, Err(AskError::Busy));
-                ctx.stop();
-            }
-            Err(error) => {
-                tracing::warn!(vehicle = %actor.id, %error, "nobody says whether the vehicle is as it is known here");
-                answer(reply, Err(AskError::Storage("the cluster's engine")));
-            }
-        }));
-    }
-
-    /// The same idempotency key may have been granted what is refused now (the car is taken - by that very request).
-    fn refuse(&self, refusal: Refusal, key: Option<IdempotencyKey>, reply: Reply, ctx: &mut Context<Self>) {
-        let Some(key) = key else { return answer(reply, Err(refusal.into())) };
-        let store = Arc::clone(&self.shared.store);
-        let body = key.body;
-        let looking = tokio::task::spawn_blocking(move || store.answered(&key.key));
-        ctx.wait(looking.into_actor(self).map(move |looked, _, _| {
-            let result = match looked {
-                Ok(Ok(Some((known, recorded)))) if known == body => decode(&recorded),
-                Ok(Ok(Some(_))) => Err(AskError::KeyReused),
-                Ok(Ok(None)) => Err(refusal.into()),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot look up an idempotency key");
-                    Err(AskError::Storage("the view is not available"))
-                }
-                Err(_) => Err(AskError::Storage("the process is stopping")),
-            };
-            answer(reply, result);
-        }));
-    }
-
-    fn answer_now(&self, wanted: Wanted) -> Result<Answer, AskError> {
-        self.answer(&self.vehicle, wanted)
-            .ok_or_else(|| Refusal::new(RefusalKind::NotFound, "the vehicle keeps no such thing any more").into())
     }
 
     fn on_await(&mut self, id: CommandId, reply: oneshot::Sender<Option<Command>>) {
@@ -556,6 +488,9 @@ impl VehicleActor {
                 self.register_itself(ctx);
             }
             return;
+        }
+        for ack in std::mem::take(&mut self.untold) {
+            ctx.notify(Letter::FromCar(FromCar::Ack(ack), None));
         }
         self.save_track();
         if self.is_publish_due {
@@ -598,30 +533,6 @@ impl VehicleActor {
     }
 }
 
-/// The asker may have gone; then nobody needs the answer.
-fn answer(reply: Reply, result: Result<Answer, AskError>) {
-    let _ = reply.send(result);
-}
-
-fn refused_append(error: AppendError) -> Result<Answer, AskError> {
-    match error {
-        AppendError::Duplicate { answer } => decode(&answer),
-        AppendError::KeyReused => Err(AskError::KeyReused),
-        AppendError::Full(why) => Err(AskError::Storage(why)),
-        AppendError::TooLarge { .. } => Err(AskError::Storage("the vehicle's record is too large")),
-        // Surely not stored, and the actor starts over: a retry will find it in order.
-        AppendError::Conflict { .. } | AppendError::Fenced => Err(AskError::Busy),
-        AppendError::Unknown(_) => Err(AskError::Unknown),
-    }
-}
-
-fn decode(recorded: &serde_json::value::RawValue) -> Result<Answer, AskError> {
-    serde_json::from_str(recorded.get()).map_err(|error| {
-        tracing::error!(%error, "a recorded answer cannot be read");
-        AskError::Unknown
-    })
-}
-
 pub(in crate::actors) fn stream(id: &VehicleId) -> String {
     format!("vehicle/{id}")
 }
@@ -658,8 +569,7 @@ impl Handler<Letter> for VehicleActor {
                 FromCar::Fact(fact) => self.on_fact(fact, ctx),
                 FromCar::Ack(ack) => {
                     self.shared.metrics.acks.fetch_add(1, Ordering::Relaxed);
-                    let by = self.by_car();
-                    self.durably(Request::Ack(ack), by, ctx, Self::flush_outbox);
+                    self.on_ack(ack, ctx);
                 }
                 FromCar::LinkUp { epoch, address } => self.on_link_up(epoch, address, ctx),
                 FromCar::LinkDown { epoch } => self.on_link_down(epoch, ctx),

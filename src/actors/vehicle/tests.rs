@@ -7,6 +7,7 @@ use super::*;
 use crate::actors::fleet::FleetHandle;
 use crate::actors::testing::{Recorder, fleet, fleet_of};
 use crate::clock::Clock;
+use crate::domain::RefusalKind;
 use crate::domain::command::{Ack, AckStatus, Order};
 use crate::domain::key::HolderKey;
 use crate::domain::twin::Report;
@@ -134,6 +135,20 @@ async fn a_command_is_stored_before_it_is_sent() {
     let lock = yard.order(Order::Lock).await;
     yard.until(async || !yard.sent().is_empty()).await;
     assert_eq!(yard.sent(), [lock], "the refused one never left");
+}
+
+#[actix::test]
+async fn what_a_car_said_while_nothing_could_be_stored_is_stored_later() {
+    let yard = Yard::with_car().await;
+    yard.tell(FromCar::LinkUp { epoch: 1, address: None });
+    let lock = yard.order(Order::Lock).await;
+    yard.until(async || yard.sent() == [lock]).await;
+    yard.store.refuse(Some("engine"));
+    yard.ack(lock, AckStatus::Succeeded);
+    yard.fleet.snapshot(&yard.car).await.unwrap();
+    assert_ne!(yard.state(lock).await, CommandState::Succeeded);
+    yard.store.refuse(None);
+    yard.until(async || yard.state(lock).await == CommandState::Succeeded).await;
 }
 
 #[actix::test]

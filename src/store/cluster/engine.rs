@@ -28,6 +28,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Headers beside a record of the largest size.
 const HEADERS_MAX: usize = 4 * 1024;
 const JOURNAL: &str = "cardea-journal";
+/// How many records a migration brings.
+const BEGINS_WITH: &str = "cardea-begins-with";
 /// Tells the attempts of one append from those of another that happens to say the same.
 const APPEND: &str = "Cardea-Append";
 /// Which gateway wrote the record: for people, and for who checks that only owners write.
@@ -67,6 +69,8 @@ pub struct Engine {
 pub struct StreamState {
     pub journal: [u8; 16],
     pub last: u64,
+    /// A migration has not brought everything yet.
+    pub is_partial: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,10 +120,16 @@ impl Engine {
     }
 
     /// Makes the stream if there is none; checks the one that is there.
-    pub async fn open_stream(&self, config: &config::Cluster, new_journal: [u8; 16]) -> Result<StreamState, OpenError> {
+    /// `begins_with`: so many records of another journal are to be in it before anybody may use it.
+    pub async fn open_stream(
+        &self,
+        config: &config::Cluster,
+        new_journal: [u8; 16],
+        begins_with: u64,
+    ) -> Result<StreamState, OpenError> {
         let watch = Stopwatch::start();
         loop {
-            let problem = match self.find_or_make(config, new_journal).await {
+            let problem = match self.find_or_make(config, new_journal, begins_with).await {
                 Ok(info) => return check_stream(&info, config),
                 Err(problem) => problem,
             };
@@ -131,7 +141,12 @@ impl Engine {
         }
     }
 
-    async fn find_or_make(&self, config: &config::Cluster, journal: [u8; 16]) -> Result<stream::Info, String> {
+    async fn find_or_make(
+        &self,
+        config: &config::Cluster,
+        journal: [u8; 16],
+        begins_with: u64,
+    ) -> Result<stream::Info, String> {
         match self.context.get_stream(&self.name).await {
             Ok(found) => return Ok(found.cached_info().clone()),
             Err(error) if is_not_found(&error) => {}
@@ -148,7 +163,10 @@ impl Engine {
             deny_delete: true,
             deny_purge: true,
             duplicate_window: DUPLICATE_WINDOW,
-            metadata: HashMap::from([(JOURNAL.to_owned(), hex::encode(journal))]),
+            metadata: HashMap::from([
+                (JOURNAL.to_owned(), hex::encode(journal)),
+                (BEGINS_WITH.to_owned(), begins_with.to_string()),
+            ]),
             ..stream::Config::default()
         });
         match made.await {
@@ -162,7 +180,7 @@ impl Engine {
         let stream = self.context.get_stream(&self.name).await.map_err(|error| error.to_string())?;
         let info = stream.cached_info();
         let journal = journal_of(info).ok_or("it is not a stream of Cardea")?;
-        Ok(StreamState { journal, last: info.state.last_sequence })
+        Ok(state_of(info, journal))
     }
 
     /// The newest record under a name, as the servers' leader knows it; 0 = there is none.
@@ -221,7 +239,10 @@ impl Engine {
             return Published::Away;
         }
         let request = Request::new().headers(headers).payload(body).timeout(Some(ANSWER_WITHIN));
-        match self.client.send_request(subject, request).await {
+        // The limit of the request itself begins when it has left.
+        let sent = tokio::time::timeout(2 * ANSWER_WITHIN, self.client.send_request(subject, request)).await;
+        let Ok(answered) = sent else { return Published::Unsure };
+        match answered {
             Ok(answer) => understood(&answer.payload),
             Err(error) => match error.kind() {
                 // Nobody listens: the stream has no leader.
@@ -284,6 +305,12 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
         if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)
 }
 
+fn state_of(info: &stream::Info, journal: [u8; 16]) -> StreamState {
+    let last = info.state.last_sequence;
+    let begins_with = info.config.metadata.get(BEGINS_WITH).and_then(|number| number.parse::<u64>().ok());
+    StreamState { journal, last, is_partial: begins_with.is_some_and(|number| last < number) }
+}
+
 fn journal_of(info: &stream::Info) -> Option<[u8; 16]> {
     hex::decode(info.config.metadata.get(JOURNAL)?).ok()?.try_into().ok()
 }
@@ -312,7 +339,7 @@ fn check_stream(info: &stream::Info, config: &config::Cluster) -> Result<StreamS
     if state.messages != state.last_sequence || (state.messages > 0 && state.first_sequence != 1) {
         return refuse(format!("it has {} records, but its last is number {}", state.messages, state.last_sequence));
     }
-    Ok(StreamState { journal, last: state.last_sequence })
+    Ok(state_of(info, journal))
 }
 
 /// What the server's answer to a publish says.

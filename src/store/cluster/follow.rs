@@ -100,6 +100,14 @@ pub async fn watch(inner: Arc<Inner>) {
     let mut heard = Stopwatch::start();
     while !inner.is_closing.load(Ordering::SeqCst) {
         match inner.engine.state().await {
+            Ok(state) if is_another(&inner, &state) => {
+                tracing::error!(
+                    last = state.last,
+                    "the cluster's stream is not the one that was followed: it lost records"
+                );
+                inner.shared.poison();
+                return;
+            }
             Ok(state) => {
                 inner.shared.feed.promise(state.last);
                 if reached(&inner, state.last).await {
@@ -114,6 +122,11 @@ pub async fn watch(inner: Arc<Inner>) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// A stream that was made anew, or put back from a backup, while we followed it.
+fn is_another(inner: &Inner, state: &StreamState) -> bool {
+    state.journal != inner.journal || state.last < inner.shared.feed.durable()
 }
 
 /// Does the copy get there soon?

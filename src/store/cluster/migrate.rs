@@ -62,7 +62,7 @@ pub fn migrate(config: &Config, told: &mut dyn FnMut(u64)) -> Result<Migrated, O
     let (engine, stream) = runtime.block_on(async {
         let engine = Engine::connect(&config.cluster).await?;
         safety::check(&config.cluster).await?;
-        let stream = engine.open_stream(&config.cluster, walked.id).await?;
+        let stream = engine.open_stream(&config.cluster, walked.id, walked.last).await?;
         Ok::<_, OpenError>((engine, stream))
     })?;
     check_journal(dir, walked.id, &stream)?;
@@ -71,7 +71,7 @@ pub fn migrate(config: &Config, told: &mut dyn FnMut(u64)) -> Result<Migrated, O
         if sending.failed.is_some() {
             return;
         }
-        if frame.number == stream.last {
+        if frame.number == stream.last.min(walked.last) {
             sending.compare(frame.number, body);
         } else if frame.number > stream.last {
             sending.add(frame.number, frame.durable, body);

@@ -44,10 +44,8 @@ pub const ENGINE: &str = "engine";
 const BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long a read waits for what was promised to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
-/// Between questions to an engine that does not answer.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the end waits for appends that are on their way.
-const LAST_APPENDS: Duration = Duration::from_secs(2);
+const LAST_APPENDS: Duration = Duration::from_millis(500);
 
 pub struct ClusterStore {
     inner: Arc<Inner>,
@@ -58,6 +56,8 @@ pub struct ClusterStore {
 /// What the tasks of the store share.
 struct Inner {
     engine: Engine,
+    /// The id of the journal that the stream is.
+    journal: [u8; 16],
     shared: Arc<Shared>,
     clock: Clock,
     owners: Arc<Owners>,
@@ -91,7 +91,12 @@ impl ClusterStore {
         let opening = async {
             let engine = Engine::connect(&config.cluster).await?;
             safety::check(&config.cluster).await?;
-            let stream = engine.open_stream(&config.cluster, *clock.new_id().as_bytes()).await?;
+            let stream = engine.open_stream(&config.cluster, *clock.new_id().as_bytes(), 0).await?;
+            if stream.is_partial {
+                let why =
+                    "a migration into its stream is under way or was interrupted: `cardea migrate` goes on with it";
+                return Err(OpenError::Engine(why.into()));
+            }
             Ok::<_, OpenError>((engine, stream))
         };
         let (engine, stream) = runtime.block_on(opening)?;
@@ -101,6 +106,7 @@ impl ClusterStore {
         let (local, copies) = LocalStore::open_replica(&config.data, clock.clone(), stream.journal, observer)?;
         let inner = Arc::new(Inner {
             engine,
+            journal: stream.journal,
             shared: Arc::clone(&local.shared),
             clock,
             owners,
@@ -167,18 +173,10 @@ impl ClusterStore {
             .map_err(|missing| ReadError::Unavailable(format!("record {missing} of the cluster has not arrived here")))
     }
 
-    /// Waits until the copy has all that anybody was promised before this call; through an election, if there is one.
+    /// Waits until the copy has all that anybody was promised before this call.
     fn catch_up(&self) -> Result<(), ReadError> {
-        let inner = Arc::clone(&self.inner);
-        let state = self.wait_for(async move {
-            let watch = Stopwatch::start();
-            loop {
-                match inner.engine.state().await {
-                    Err(_) if watch.elapsed() < inner.timeout => tokio::time::sleep(ASK_AGAIN).await,
-                    answered => return answered,
-                }
-            }
-        });
+        let engine = self.inner.engine.clone();
+        let state = self.wait_for(async move { engine.state().await });
         let state = state.unwrap_or_else(|| Err("the store is closed".to_owned())).map_err(ReadError::Unavailable)?;
         self.inner.shared.feed.promise(state.last);
         self.arrived()
@@ -286,6 +284,10 @@ impl Store for ClusterStore {
     fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
         self.arrived()?;
         self.local.newest(stream)
+    }
+
+    fn get_here(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
+        self.local.get(table, key)
     }
 
     fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {

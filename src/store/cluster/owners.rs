@@ -94,7 +94,7 @@ impl Owners {
     fn note(&self, vehicle: &VehicleId, row: &ClaimRow, epoch: u64) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let before = known.get(vehicle);
-        if before.is_some_and(|before| before.epoch >= epoch && epoch > 0) {
+        if before.is_some_and(|before| before.epoch >= epoch) {
             return;
         }
         let was_ours = before.is_some_and(|before| before.process == self.process);

@@ -51,7 +51,12 @@ pub async fn check(config: &config::Cluster) -> Result<(), OpenError> {
         return Ok(());
     }
     let answers = ask(config).await?;
-    let problems: Vec<String> = answers.iter().filter_map(problem).collect();
+    let mut problems: Vec<String> = answers.iter().filter_map(problem).collect();
+    let keep = answers.iter().filter(|answer| answer.data.as_ref().is_some_and(|data| !data.disabled)).count();
+    let needed = config.replicas / 2 + 1;
+    if keep < needed {
+        problems.push(format!("{keep} servers with JetStream say how they sync, and {needed} must be there"));
+    }
     match (problems.as_slice(), config.accept_unsafe) {
         ([], _) => Ok(()),
         (problems, true) => {
