@@ -143,8 +143,13 @@ impl Feed {
 
     /// Waits until everything that was promised is here; the newest that is not yet when the time is over.
     pub fn wait_arrived(&self, at_most: Duration) -> Result<(), u64> {
+        let target = self.state().promised;
+        self.wait_for(target, at_most)
+    }
+
+    /// The same for one record.
+    pub fn wait_for(&self, target: u64, at_most: Duration) -> Result<(), u64> {
         let mut state = self.state();
-        let target = state.promised;
         if state.durable >= target {
             return Ok(());
         }

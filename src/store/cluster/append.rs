@@ -124,7 +124,6 @@ async fn admit(inner: &Arc<Inner>, request: &Request) -> Result<(), AppendError>
 
 /// The record at `number` came first under our message id: our own, sent twice, or another's with the same idempotency key.
 async fn duplicate(inner: &Arc<Inner>, request: &Request, number: u64) -> Outcome {
-    inner.shared.feed.promise(number);
     if !reach(inner, number).await {
         return Err(AppendError::Unknown("the record that came first has not arrived here"));
     }
@@ -172,7 +171,6 @@ async fn answered(inner: &Arc<Inner>, request: &Request, position: u64) -> Appen
 /// The stream's last record is not the expected one. Perhaps because an attempt of ours was stored after all; perhaps by a
 /// repeat of the idempotency key elsewhere. `None` = the copy is too far behind to tell: try again.
 async fn conflict(inner: &Arc<Inner>, request: &Request, expected: u64, actual: u64) -> Option<Outcome> {
-    inner.shared.feed.promise(actual);
     if actual > 0 && !reach(inner, actual).await {
         return None;
     }

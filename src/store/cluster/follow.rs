@@ -22,6 +22,8 @@ const FULL: Duration = Duration::from_millis(2);
 /// A copy that stands still for so long although there are records is read anew.
 const STALL: Duration = Duration::from_millis(1_500);
 const LOOK: Duration = Duration::from_millis(500);
+/// For a record that should be on its way; then the leader, perhaps another, is asked again.
+const SOON: Duration = Duration::from_secs(2);
 /// After so long without a record that is known to be there, or without any server, nothing is promised: what is known here
 /// of others' idempotency keys is too old.
 const BEHIND: Duration = Duration::from_secs(10);
@@ -95,26 +97,28 @@ pub async fn run(inner: Arc<Inner>, copies: SyncSender<Option<Arrived>>) {
     }
 }
 
-/// Notes when the copy has been without news of the engine for too long, and when that is over.
+/// Notes when the copy has been without news of the engine for too long, and when that is over. What a leader says of the
+/// stream's end is no promise: one that was halted may name records that another has taken back.
 pub async fn watch(inner: Arc<Inner>) {
-    let mut heard = Stopwatch::start();
+    let (mut heard, mut same) = (Stopwatch::start(), Stopwatch::start());
     while !inner.is_closing.load(Ordering::SeqCst) {
         match inner.engine.state().await {
-            Ok(state) if is_another(&inner, &state) => {
-                tracing::error!(
-                    last = state.last,
-                    "the cluster's stream is not the one that was followed: it lost records"
-                );
-                inner.shared.poison();
-                return;
-            }
             Ok(state) => {
-                inner.shared.feed.promise(state.last);
+                inner.seen_last.store(state.last, Ordering::Relaxed);
+                if !is_another(&inner, &state) {
+                    same = Stopwatch::start();
+                }
                 if reached(&inner, state.last).await {
                     heard = Stopwatch::start();
                 }
             }
             Err(problem) => tracing::debug!(problem, "the engine does not say how far it is"),
+        }
+        // A leader that was elected just now may be short of what it will have in a moment.
+        if same.elapsed() > heard.elapsed() + BEHIND {
+            tracing::error!("the cluster's stream is not the one that was followed, or it lost records");
+            inner.shared.poison();
+            return;
         }
         let is_behind = heard.elapsed() > BEHIND;
         if inner.is_behind.swap(is_behind, Ordering::Relaxed) != is_behind {
@@ -133,7 +137,7 @@ fn is_another(inner: &Inner, state: &StreamState) -> bool {
 async fn reached(inner: &Inner, last: u64) -> bool {
     let watch = Stopwatch::start();
     while inner.shared.feed.durable() < last {
-        if watch.elapsed() > BEHIND || inner.is_closing.load(Ordering::SeqCst) {
+        if watch.elapsed() > SOON || inner.is_closing.load(Ordering::SeqCst) {
             return false;
         }
         tokio::time::sleep(AGAIN / 10).await;
@@ -168,7 +172,8 @@ impl Follower {
                     if self.is_over() {
                         return Ok(());
                     }
-                    let is_awaited = self.inner.shared.feed.promised() > self.handed;
+                    let known = self.inner.shared.feed.promised().max(self.inner.seen_last.load(Ordering::Relaxed));
+                    let is_awaited = known > self.handed;
                     if !is_awaited {
                         behind = Stopwatch::start();
                     } else if behind.elapsed() > STALL {

@@ -17,7 +17,7 @@ mod safety;
 mod subject;
 mod track;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ struct Inner {
     queue_max: usize,
     bytes: AtomicUsize,
     is_closing: AtomicBool,
+    /// Where the stream ended when its leader was asked last.
+    seen_last: AtomicU64,
     /// The copy has not got on for too long although there are records.
     is_behind: AtomicBool,
 }
@@ -116,6 +118,7 @@ impl ClusterStore {
             queue_max: config.data.queue_max,
             bytes: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
+            seen_last: AtomicU64::new(stream.last),
             is_behind: AtomicBool::new(false),
         });
         runtime.block_on(follow::check_copy(&inner, &stream))?;
@@ -178,8 +181,13 @@ impl ClusterStore {
         let engine = self.inner.engine.clone();
         let state = self.wait_for(async move { engine.state().await });
         let state = state.unwrap_or_else(|| Err("the store is closed".to_owned())).map_err(ReadError::Unavailable)?;
-        self.inner.shared.feed.promise(state.last);
-        self.arrived()
+        self.arrived()?;
+        // What a leader says of the end is no promise, and is waited for here alone.
+        let missing = self.inner.shared.feed.wait_for(state.last, ARRIVES_WITHIN).is_err();
+        match missing {
+            true => Err(ReadError::Unavailable(format!("record {} of the cluster has not arrived here", state.last))),
+            false => Ok(()),
+        }
     }
 
     /// Blocks the calling thread, which may be any, while the store's own do the work. `None` once the store is closed.
