@@ -198,16 +198,20 @@ impl Engine {
 
     /// The body of a record that stands in the stream.
     pub async fn record(&self, number: u64) -> Result<Bytes, String> {
+        self.whole(number).await.map(|(_, body)| body)
+    }
+
+    /// With what was said beside it.
+    pub async fn whole(&self, number: u64) -> Result<(HeaderMap, Bytes), String> {
         let stream = self.context.get_stream_no_info(&self.name).await.map_err(|error| error.to_string())?;
         let message = stream.get_raw_message(number).await.map_err(|error| error.to_string())?;
-        Ok(message.payload)
+        Ok((message.headers, message.payload))
     }
 
     /// Which append brought the record.
     pub async fn append_of(&self, number: u64) -> Result<Option<Uuid>, String> {
-        let stream = self.context.get_stream_no_info(&self.name).await.map_err(|error| error.to_string())?;
-        let message = stream.get_raw_message(number).await.map_err(|error| error.to_string())?;
-        Ok(message.headers.get(APPEND).and_then(|append| append.as_str().parse().ok()))
+        let (headers, _) = self.whole(number).await?;
+        Ok(headers.get(APPEND).and_then(|append| append.as_str().parse().ok()))
     }
 
     /// Tries once. `last`: what must be the newest record of the stream; `id`: by which a repeat is known; `append`: whose

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use futures_util::StreamExt;
 
 use super::super::OpenError;
@@ -20,8 +21,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// While the disk has more than it can take.
 const FULL: Duration = Duration::from_millis(2);
 /// A copy that stands still for so long although there are records is read anew.
-const STALL: Duration = Duration::from_millis(1_500);
-const LOOK: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(700);
+const LOOK: Duration = Duration::from_millis(250);
 /// For a record that should be on its way; then the leader, perhaps another, is asked again.
 const SOON: Duration = Duration::from_secs(2);
 /// After so long without a record that is known to be there, or without any server, nothing is promised: what is known here
@@ -92,6 +93,7 @@ pub async fn run(inner: Arc<Inner>, copies: SyncSender<Option<Arrived>>) {
             && !follower.is_over()
         {
             tracing::warn!(problem, after = follower.handed, "the cluster's journal is read anew");
+            follower.fetch().await;
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -158,9 +160,17 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<(), String> {
-        let mut messages = self.inner.engine.follow(self.handed + 1).await?;
         let (mut look, mut behind) = (tokio::time::interval(LOOK), Stopwatch::start());
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let engine = self.inner.engine.clone();
+        let reading = engine.follow(self.handed + 1);
+        tokio::pin!(reading);
+        let mut messages = loop {
+            tokio::select! {
+                messages = &mut reading => break messages?,
+                _ = look.tick() => self.fetch().await,
+            }
+        };
         loop {
             tokio::select! {
                 message = messages.next() => {
@@ -184,6 +194,19 @@ impl Follower {
         }
     }
 
+    /// Reads what is known to be there one by one, of the stream's leader alone: to follow needs the servers' other leader,
+    /// which may take seconds longer to be elected.
+    async fn fetch(&mut self) {
+        let known = self.inner.shared.feed.promised();
+        while self.handed < known && !self.is_over() {
+            let number = self.handed + 1;
+            let Ok((headers, body)) = self.inner.engine.whole(number).await else { return };
+            if self.hand(number, Some(&headers), &body).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn take(&mut self, message: &async_nats::jetstream::Message) -> Result<(), String> {
         let number = message.info().map_err(|error| error.to_string())?.stream_sequence;
         if number <= self.handed {
@@ -192,10 +215,14 @@ impl Follower {
         if number > self.handed + 1 {
             return Err(format!("record {number} came after {}", self.handed));
         }
-        let durable = message.headers.as_ref().and_then(|headers| headers.get(DURABLE));
+        self.hand(number, message.headers.as_ref(), &message.payload).await
+    }
+
+    async fn hand(&mut self, number: u64, headers: Option<&HeaderMap>, body: &[u8]) -> Result<(), String> {
+        let durable = headers.and_then(|headers| headers.get(DURABLE));
         let durable = durable.map_or(Ok(0), |durable| durable.as_str().parse());
         let durable = durable.map_err(|_| format!("record {number} has an odd {DURABLE}"))?;
-        let mut arrived = Some(Arrived { number, durable, body: message.payload.to_vec() });
+        let mut arrived = Some(Arrived { number, durable, body: body.to_vec() });
         loop {
             match self.copies.try_send(arrived) {
                 Ok(()) => break,
