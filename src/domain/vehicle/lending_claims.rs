@@ -41,6 +41,30 @@ fn told_grants(bench: &Bench) -> Vec<&KeyGrant> {
 }
 
 #[test]
+fn what_was_asked_for_just_now_is_kept_also_when_the_clock_was_set_back() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.pass(HOUR_MS);
+    let asked = |bench: &mut Bench| {
+        let request_id = bench.request("ann", "cabin", HOUR_MS, 2 * HOUR_MS).expect("granted");
+        let request = bench.vehicle.usage_request(request_id).expect("who asked finds it").clone();
+        let rental_id = request.rental_id.expect("its rental");
+        bench.ask(Request::CancelRental { rental_id }).expect("cancelled");
+        bench.vehicle.rental(rental_id).expect("who cancelled finds it");
+        deliver(bench);
+    };
+    for _ in 0..2 * Vehicle::MAX_CLOSED_RENTALS {
+        asked(&mut bench);
+        bench.pass(1_000);
+    }
+    bench.pass(-HOUR_MS / 2);
+    for _ in 0..2 * Vehicle::MAX_CLOSED_RENTALS {
+        asked(&mut bench);
+    }
+    assert_eq!(bench.vehicle.requests.len(), Vehicle::MAX_CLOSED_RENTALS);
+}
+
+#[test]
 fn a_longer_rental_takes_its_key_along_and_the_car_is_told() {
     let (mut bench, rental) = rented("cabin", Lending::default());
     let until = START.plus_ms(2 * HOUR_MS);

@@ -126,6 +126,7 @@ impl Vehicle {
     }
 
     pub fn apply(&mut self, event: &Event) {
+        let before = self.closed();
         match event {
             Event::VehicleRegistered { details, by, at } => {
                 self.registered = Some(Registered { at: *at, by: by.clone() });
@@ -200,7 +201,7 @@ impl Vehicle {
                 });
             }
         }
-        self.forget_the_oldest();
+        self.forget_the_oldest(before);
     }
 
     fn edit_rental(&mut self, id: RentalId, edit: impl FnOnce(&mut Rental)) {
@@ -257,16 +258,23 @@ impl Vehicle {
         })
     }
 
-    /// Bounds every list; what is dropped stays in the journal and in the view.
-    fn forget_the_oldest(&mut self) {
-        drop_oldest(&mut self.commands, Self::MAX_CLOSED_COMMANDS, |command| {
-            command.history.last().filter(|passage| passage.state.is_final()).map(|passage| passage.at)
-        });
-        drop_oldest(&mut self.rentals, Self::MAX_CLOSED_RENTALS, |rental| {
-            rental.history.last().filter(|_| rental.state.is_over()).map(|passage| passage.at)
-        });
-        drop_oldest(&mut self.requests, Self::MAX_CLOSED_RENTALS, |request| request.decided_at);
-        drop_oldest(&mut self.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at);
+    /// When each thing of the four lists closed, in their order.
+    fn closed(&self) -> Closed {
+        Closed {
+            commands: self.commands.iter().map(closed_command).collect(),
+            rentals: self.rentals.iter().map(closed_rental).collect(),
+            requests: self.requests.iter().map(|request| request.decided_at).collect(),
+            keys: self.keys.iter().map(|key| key.revoked_at).collect(),
+        }
+    }
+
+    /// Bounds every list; what is dropped stays in the journal and in the view. `before`: what had closed before the newest
+    /// event. What it closed stays, or whoever asked for it would not find it: a clock that was set back makes it look old.
+    fn forget_the_oldest(&mut self, before: Closed) {
+        drop_oldest(&mut self.commands, before.commands, Self::MAX_CLOSED_COMMANDS, closed_command);
+        drop_oldest(&mut self.rentals, before.rentals, Self::MAX_CLOSED_RENTALS, closed_rental);
+        drop_oldest(&mut self.requests, before.requests, Self::MAX_CLOSED_RENTALS, |request| request.decided_at);
+        drop_oldest(&mut self.keys, before.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at);
     }
 
     /// A copy without what is over, for those who watch: a car that is long in use has ten times as much of that.
@@ -406,11 +414,34 @@ impl Vehicle {
     }
 }
 
-/// Keeps all that are open and the `keep` that closed last.
-fn drop_oldest<T>(list: &mut Vec<T>, keep: usize, closed_at: impl Fn(&T) -> Option<Timestamp>) {
+/// When things closed; `None` = open.
+struct Closed {
+    commands: Vec<Option<Timestamp>>,
+    rentals: Vec<Option<Timestamp>>,
+    requests: Vec<Option<Timestamp>>,
+    keys: Vec<Option<Timestamp>>,
+}
+
+fn closed_command(command: &Command) -> Option<Timestamp> {
+    command.history.last().filter(|passage| passage.state.is_final()).map(|passage| passage.at)
+}
+
+fn closed_rental(rental: &Rental) -> Option<Timestamp> {
+    rental.history.last().filter(|_| rental.state.is_over()).map(|passage| passage.at)
+}
+
+/// Keeps all that are open and the `keep` that closed last: one event closes one thing of a list, and the oldest of those
+/// that had closed before makes room for it.
+fn drop_oldest<T>(
+    list: &mut Vec<T>,
+    mut before: Vec<Option<Timestamp>>,
+    keep: usize,
+    closed_at: impl Fn(&T) -> Option<Timestamp>,
+) {
     while list.iter().filter_map(&closed_at).count() > keep {
-        let times = list.iter().enumerate().filter_map(|(index, item)| closed_at(item).map(|at| (at, index)));
+        let times = before.iter().enumerate().filter_map(|(index, closed)| closed.map(|at| (at, index)));
         let Some((_, oldest)) = times.min() else { return };
         list.remove(oldest);
+        before.remove(oldest);
     }
 }
