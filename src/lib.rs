@@ -57,7 +57,7 @@ use crate::domain::vehicle::Rules;
 use crate::http::{App, CertificatePort};
 use crate::metrics::Pulses;
 use crate::mqtt::{Kicker, MqttHandle, Reason};
-use crate::store::{LocalStore, Store};
+use crate::store::{LocalStore, Spool, Store};
 use crate::telemetry::Telemetry;
 use crate::together::{Among, Engine};
 use crate::token::{Keyset, Signer};
@@ -416,6 +416,7 @@ fn start_guard(
         looks_again,
         while_store_is_away: config.card_guard.while_store_is_away,
         tell_early,
+        spool: Spool::open(&config.data.dir)?,
     };
     Ok(GuardHandle::start(parts, &thread.handle())?)
 }

@@ -1,271 +1,18 @@
 //! The card guard over the real store: one answer an authorisation, durable before it is heard, whatever goes wrong.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod guard_kit;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, ArbiterHandle, Context, Handler};
-use cardea::actors::card_guard::{
-    AskVehicle, Authorise, BUILT_IN_RULES, Decided, Edit, Edited, GuardError, GuardHandle, NewCard, Parts,
-    StationImport, TellEarly,
-};
-use cardea::actors::feed::{AlertChanged, DecisionMade};
-use cardea::actors::vehicle::Snapshot;
-use cardea::clock::{Clock, Stopwatch};
-use cardea::config::{Data, WhileStoreIsAway};
-use cardea::domain::card::{CardStatus, Fill, Merchant, Outcome, Prompts, Purchase, Station};
-use cardea::domain::rental::{Rental, RentalPassage, RentalState};
-use cardea::domain::twin::Twin;
-use cardea::domain::vehicle::{Event, Vehicle};
-use cardea::domain::{KeyId, Money, Position, Principal, RentalId, RequestId, Timestamp, VehicleId};
-use cardea::store::{
-    Append, AppendError, Appending, Changes, Claiming, LocalStore, Observation, Order, Page, ReadError, Recorded,
-    Store, StoreHealth, StorePosition, Table,
-};
-use serde_json::value::RawValue;
-use tokio::sync::watch;
-
-/// What happens to an append.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
-    Through,
-    /// It is stored, and nobody is told.
-    Unheard,
-    /// It is stored, and the answer waits until the fate changes.
-    Held,
-    /// It is not stored, and whoever asks hears so when the fate changes.
-    Away,
-    Refused,
-}
-
-/// The real store behind a door that can jam.
-struct Door {
-    inner: Arc<LocalStore>,
-    fate: watch::Sender<Fate>,
-    /// The guard shall not remember decisions, only the store.
-    hides_decisions: bool,
-}
-
-impl Door {
-    fn open(dir: &std::path::Path) -> Arc<Self> {
-        let data = Data { dir: dir.to_owned(), min_free_mib: 1, segment_mib: 1, ..Data::default() };
-        let inner = LocalStore::open(&data, Clock::start()).unwrap_or_else(|error| panic!("{error}"));
-        Arc::new(Self { inner, fate: watch::channel(Fate::Through).0, hides_decisions: false })
-    }
-
-    fn set(&self, fate: Fate) {
-        self.fate.send_replace(fate);
-    }
-}
-
-impl Store for Door {
-    fn append(&self, step: Append) -> Appending {
-        let mut fate = self.fate.subscribe();
-        let now = *fate.borrow();
-        if now == Fate::Refused {
-            return Box::pin(std::future::ready(Err(AppendError::Full("refused by the test"))));
-        }
-        if now == Fate::Away {
-            return Box::pin(async move {
-                let _ = fate.wait_for(|fate| *fate != Fate::Away).await;
-                Err(AppendError::Unknown("the engine elected"))
-            });
-        }
-        let appending = self.inner.append(step);
-        Box::pin(async move {
-            let outcome = appending.await;
-            match now {
-                Fate::Through | Fate::Refused | Fate::Away => outcome,
-                Fate::Unheard => Err(AppendError::Unknown("lost by the test")),
-                Fate::Held => {
-                    let _ = fate.wait_for(|fate| *fate != Fate::Held).await;
-                    outcome
-                }
-            }
-        })
-    }
-
-    fn read(&self, stream: &str, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.inner.read(stream, after, limit)
-    }
-
-    fn tail(&self, after: StorePosition, limit: usize) -> Result<Vec<Recorded>, ReadError> {
-        self.inner.tail(after, limit)
-    }
-
-    fn changes(&self, after: StorePosition, limit: usize, of: &[Table]) -> Result<Vec<Changes>, ReadError> {
-        self.inner.changes(after, limit, of)
-    }
-
-    fn news(&self) -> watch::Receiver<StorePosition> {
-        self.inner.news()
-    }
-
-    fn newest(&self, stream: &str) -> Result<StorePosition, ReadError> {
-        self.inner.newest(stream)
-    }
-
-    fn get(&self, table: Table, key: &str) -> Result<Option<Box<RawValue>>, ReadError> {
-        self.inner.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-        order: Order,
-    ) -> Result<Page, ReadError> {
-        if self.hides_decisions && table == Table::Decisions {
-            return Ok(Page::default());
-        }
-        self.inner.scan(table, prefix, after, limit, order)
-    }
-
-    fn answered(&self, key: &str) -> Result<Option<(String, Box<RawValue>)>, ReadError> {
-        self.inner.answered(key)
-    }
-
-    fn claim(&self, vehicle: &VehicleId) -> Claiming {
-        self.inner.claim(vehicle)
-    }
-
-    fn observe(&self, observation: Observation) {
-        self.inner.observe(observation);
-    }
-
-    fn observations(
-        &self,
-        vehicle: &VehicleId,
-        from: Timestamp,
-        until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<Observation>, ReadError> {
-        self.inner.observations(vehicle, from, until, limit)
-    }
-
-    fn health(&self) -> StoreHealth {
-        self.inner.health()
-    }
-}
-
-struct Deaf;
-
-impl Actor for Deaf {
-    type Context = Context<Self>;
-}
-
-impl Handler<DecisionMade> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: DecisionMade, _: &mut Self::Context) {}
-}
-
-impl Handler<AlertChanged> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
-}
-
-fn guard(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
-    guard_on(&Arbiter::current(), store, ask_vehicle, deadline_ms)
-}
-
-fn guard_on(thread: &ArbiterHandle, store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> GuardHandle {
-    let parts = parts(store, ask_vehicle, deadline_ms);
-    GuardHandle::start(parts, thread).unwrap()
-}
-
-/// One that answers what the checks say while the store is away.
-fn deciding(store: Arc<dyn Store>, is_rented: &Arc<Mutex<bool>>, tell_early: TellEarly) -> GuardHandle {
-    let parts = parts(store, switched(is_rented), 300);
-    let parts = Parts { while_store_is_away: WhileStoreIsAway::Decide, tell_early, ..parts };
-    GuardHandle::start(parts, &Arbiter::current()).unwrap()
-}
-
-fn parts(store: Arc<dyn Store>, ask_vehicle: AskVehicle, deadline_ms: u64) -> Parts {
-    let feed = Deaf.start();
-    Parts {
-        store,
-        clock: Clock::start(),
-        rules: BUILT_IN_RULES.into(),
-        suspend_after_declines: 0,
-        ask_vehicle,
-        deadline: Duration::from_millis(deadline_ms),
-        decisions_feed: feed.clone().recipient(),
-        alerts_feed: feed.recipient(),
-        followed: Default::default(),
-        looks_again: Arc::new(|| true),
-        while_store_is_away: WhileStoreIsAway::Fallback,
-        tell_early: Arc::new(|_| ()),
-    }
-}
-
-fn car(is_rented: bool) -> Snapshot {
-    let now = Clock::start().now();
-    let mut vehicle = Vehicle::new("WVW-1".parse().unwrap());
-    vehicle.apply(&Event::VehicleRegistered { details: Default::default(), by: Principal::gateway(), at: now });
-    if is_rented {
-        let began = now.plus_ms(-3_600_000);
-        vehicle.rentals.push(Rental {
-            rental_id: RentalId(uuid::Uuid::from_u128(1)),
-            request_id: RequestId(uuid::Uuid::from_u128(2)),
-            renter: "anna".into(),
-            profile: "drive".into(),
-            key_id: KeyId(uuid::Uuid::from_u128(3)),
-            from: began,
-            until: now.plus_ms(3_600_000),
-            state: RentalState::Active,
-            history: vec![RentalPassage { state: RentalState::Active, at: began }],
-            first_used_at: None,
-            is_late: false,
-        });
-    }
-    Snapshot::new(now, vehicle, Twin::new(now))
-}
-
-/// A vehicle whose rental the test switches.
-fn switched(is_rented: &Arc<Mutex<bool>>) -> AskVehicle {
-    let is_rented = is_rented.clone();
-    Arc::new(move |_| Box::pin(std::future::ready(Ok(car(*is_rented.lock().unwrap())))))
-}
-
-fn ask(id: &str) -> Authorise {
-    Authorise {
-        purchase: Purchase {
-            authorization_id: id.parse().unwrap(),
-            source: "stripe".into(),
-            card_ref: "ic_1".parse().unwrap(),
-            at: Clock::start().now(),
-            amount: Money { amount_minor: 5_000, currency: "EUR".into() },
-            partial_allowed: true,
-            merchant: Merchant::default(),
-            fill: Fill::default(),
-            prompts: Prompts::default(),
-        },
-        source_event: format!("evt_{id}"),
-        body_sha256: "00".repeat(32),
-        already_minor: 0,
-    }
-}
-
-async fn add_card(guard: &GuardHandle) {
-    let card = NewCard {
-        card_id: Some("c1".parse().unwrap()),
-        network_ref: "ic_1".parse().unwrap(),
-        vehicle_id: Some("WVW-1".parse().unwrap()),
-        status: CardStatus::Active,
-        limits: Default::default(),
-        prompts: Default::default(),
-    };
-    guard.edit(Edit::AddCard(card), Principal::gateway(), None).await.unwrap();
-}
-
-fn decisions(store: &dyn Store) -> usize {
-    store.scan(Table::Decisions, "", None, 1_000, Order::Ascending).unwrap().rows.len()
-}
+use actix::Arbiter;
+use cardea::actors::card_guard::{Decided, Edit, Edited, GuardError, GuardHandle, StationImport};
+use cardea::domain::card::{Outcome, Station};
+use cardea::domain::{Position, Principal};
+use guard_kit::door::{Door, Fate};
+use guard_kit::{add_card, ask, decisions, guard, guard_on, increment, switched};
 
 #[actix::test]
 async fn concurrent_deliveries_get_one_decision() {
@@ -303,15 +50,10 @@ async fn a_decline_stays_declined_over_a_restart_even_when_only_the_store_rememb
     assert_eq!(first.authorise(ask("a")).await.unwrap(), declined);
     let second = guard(store.clone(), switched(&is_rented), 5_000);
     assert_eq!(second.authorise(ask("a")).await.unwrap(), declined);
-    let forgetful =
-        Arc::new(Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions: true });
+    let forgetful = Door::before(store.inner.clone(), true);
     let third = guard(forgetful, switched(&is_rented), 5_000);
     assert_eq!(third.authorise(ask("a")).await.unwrap(), declined);
     assert_eq!(decisions(&*store), 1);
-}
-
-fn increment(of: &str, event: &str, already_minor: i64) -> Authorise {
-    Authorise { source_event: event.into(), already_minor, ..ask(of) }
 }
 
 /// A network asks again under the same authorisation for more than what was approved: that is a purchase to judge.
@@ -337,8 +79,7 @@ async fn an_increment_is_judged_by_what_is_so_now_and_counts_into_the_cap() {
     assert!(after_the_rental.reasons.contains(&"rental_state".to_owned()), "{after_the_rental:?}");
 
     *is_rented.lock().unwrap() = true;
-    let forgetful =
-        Arc::new(Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions: true });
+    let forgetful = Door::before(store.inner.clone(), true);
     for guard in
         [first, guard(store.clone(), switched(&is_rented), 5_000), guard(forgetful, switched(&is_rented), 5_000)]
     {
@@ -431,111 +172,6 @@ async fn an_answer_that_is_not_recorded_in_time_is_none_and_the_repeat_gets_it()
     assert_eq!(decisions(&*store), 1);
 }
 
-fn stored(store: &dyn Store, id: &str) -> Option<serde_json::Value> {
-    let rows = store.scan(Table::Decisions, "", None, 1_000, Order::Ascending).unwrap().rows;
-    let mut rows = rows.into_iter().map(|(_, row)| serde_json::from_str::<serde_json::Value>(row.get()).unwrap());
-    rows.find(|row| row["purchase"]["authorization_id"] == id)
-}
-
-/// Looks until it is so; nobody tells when a record that comes later is there.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
-    for _ in 0..2_000 {
-        looks.tick().await;
-        if is_so() {
-            return;
-        }
-    }
-    panic!("{what} did not come");
-}
-
-/// As when the engine of a cluster elects: an append hangs for seconds, and then it was stored, or it was not.
-#[actix::test]
-async fn while_the_store_is_away_the_checks_answer_in_time_and_the_record_that_follows_says_so() {
-    for away in [Fate::Held, Fate::Away] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Door::open(dir.path());
-        let is_rented = Arc::new(Mutex::new(true));
-        let guard = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
-        add_card(&guard).await;
-        let on_record = guard.authorise(ask("before")).await.unwrap();
-        store.set(away);
-        let begun = Stopwatch::start();
-        let approved = guard.authorise(ask("a")).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_millis(600), "the network waits 2 s: {:?}", begun.elapsed());
-        assert_eq!(approved.outcome, Outcome::ApproveCapped);
-        *is_rented.lock().unwrap() = false;
-        assert_eq!(
-            guard.authorise(ask("b")).await.unwrap().outcome,
-            Outcome::Decline,
-            "it judges, it does not fall back"
-        );
-        // Asked again while nothing is on record, and of what is: the same.
-        assert_eq!(guard.authorise(ask("a")).await.unwrap(), approved);
-        assert_eq!(guard.authorise(ask("before")).await.unwrap(), on_record);
-        let more = guard.authorise(increment("a", "evt_2", 5_000)).await.unwrap();
-        assert_eq!((more.outcome, more.follows), (Outcome::Decline, Some(approved.decision_id)));
-        assert_eq!((guard.counters().early.get(), guard.counters().late.get()), (3, 0));
-        store.set(Fate::Through);
-        let is_marked = |id: &str| stored(&*store, id).is_some_and(|row| row["answered_before_durable_at"].is_string());
-        until("the records", || is_marked("a") && is_marked("b")).await;
-        guard.recorded(Duration::from_secs(5)).await;
-        assert_eq!(stored(&*store, "a").unwrap()["decision_id"], approved.decision_id.to_string());
-        assert!(!is_marked("before"));
-        assert_eq!(decisions(&*store), 4, "one for each question");
-        assert_eq!(guard.authorise(ask("a")).await.unwrap(), approved);
-        // And so after a restart.
-        let again = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
-        assert_eq!(again.authorise(ask("a")).await.unwrap(), approved);
-    }
-}
-
-/// Two gateways that cannot record and do not hear of each other may give two answers: both are on record then.
-#[actix::test]
-async fn what_two_gateways_answered_differently_while_the_store_was_away_is_on_record() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Door::open(dir.path());
-    let is_rented = Arc::new(Mutex::new(true));
-    let one = deciding(store.clone(), &is_rented, Arc::new(|_| ()));
-    add_card(&one).await;
-    let other = deciding(store.inner.clone(), &is_rented, Arc::new(|_| ()));
-    store.set(Fate::Away);
-    let heard = one.authorise(ask("a")).await.unwrap();
-    *is_rented.lock().unwrap() = false;
-    let recorded = other.authorise(ask("a")).await.unwrap();
-    assert_eq!((heard.outcome, recorded.outcome), (Outcome::ApproveCapped, Outcome::Decline));
-    store.set(Fate::Through);
-    one.recorded(Duration::from_secs(5)).await;
-    assert_eq!(one.counters().contradictions.get(), 1);
-    let records = store.read("card/c1", StorePosition(0), 100).unwrap();
-    let events: Vec<&str> = records.iter().flat_map(|record| &record.events).map(|event| event.get()).collect();
-    let otherwise = events.iter().find(|event| event.contains("purchase_answered_otherwise")).unwrap();
-    assert!(otherwise.contains(&heard.decision_id.to_string()) && otherwise.contains("answered_before_durable_at"));
-    assert_eq!(one.authorise(ask("a")).await.unwrap(), heard, "an answer that was heard is not turned");
-}
-
-#[actix::test]
-async fn a_gateway_that_is_told_of_an_answer_gives_it_too_before_it_is_on_record() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Door::open(dir.path());
-    let is_rented = Arc::new(Mutex::new(true));
-    let other = deciding(store.inner.clone(), &is_rented, Arc::new(|_| ()));
-    let told = other.clone();
-    let tell = Arc::new(move |decided: &Decided| {
-        let wire = serde_json::to_vec(decided).unwrap();
-        told.heard(serde_json::from_slice(&wire).unwrap());
-    });
-    let one = deciding(store.clone(), &is_rented, tell);
-    add_card(&one).await;
-    store.set(Fate::Away);
-    let heard = one.authorise(ask("a")).await.unwrap();
-    *is_rented.lock().unwrap() = false;
-    assert_eq!(other.authorise(ask("a")).await.unwrap(), heard);
-    store.set(Fate::Through);
-    one.recorded(Duration::from_secs(5)).await;
-    assert_eq!((decisions(&*store), one.counters().contradictions.get()), (1, 0));
-}
-
 #[actix::test]
 async fn a_guard_whose_thread_is_held_up_keeps_nobody_waiting_and_forgets_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -611,8 +247,8 @@ async fn an_answer_that_was_heard_never_changes() {
             0 => *is_rented.lock().unwrap() ^= true,
             1 => {
                 let hides_decisions = next(2) == 0;
-                let door = Door { inner: store.inner.clone(), fate: watch::channel(Fate::Through).0, hides_decisions };
-                current = guard(Arc::new(door), switched(&is_rented), 5_000);
+                let door = Door::before(store.inner.clone(), hides_decisions);
+                current = guard(door, switched(&is_rented), 5_000);
             }
             choice => {
                 let id = next(40);

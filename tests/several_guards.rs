@@ -1,65 +1,30 @@
 //! Card guards of several gateways over one store: what one records, each of them knows.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod guard_kit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, Context, Handler};
+use actix::Arbiter;
 use cardea::actors::card_guard::{
     Authorise, BUILT_IN_RULES, CardChange, Edit, Edited, GuardHandle, NewCard, NewStation, Parts, RuleOrigin,
 };
-use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::follower::Follower;
-use cardea::actors::vehicle::{AskError, IdempotencyKey};
+use cardea::actors::vehicle::IdempotencyKey;
 use cardea::clock::Clock;
-use cardea::config::Data;
 use cardea::domain::card::{
-    CardLimits, CardStatus, Fill, Merchant, Outcome, Posting, PostingKind, Prompts, Purchase, Settlement, Terminal,
+    CardLimits, CardStatus, Fill, Merchant, Outcome, Posting, PostingKind, Prompts, Settlement, Terminal,
 };
 use cardea::domain::{Money, Principal};
 use cardea::store::{LocalStore, Order, Store, Table};
-
-struct Deaf;
-
-impl Actor for Deaf {
-    type Context = Context<Self>;
-}
-
-impl Handler<DecisionMade> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: DecisionMade, _: &mut Self::Context) {}
-}
-
-impl Handler<AlertChanged> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
-}
-
-fn open(dir: &std::path::Path) -> Arc<LocalStore> {
-    let data = Data { dir: dir.to_owned(), min_free_mib: 1, segment_mib: 1, ..Data::default() };
-    LocalStore::open(&data, Clock::start()).unwrap_or_else(|error| panic!("{error}"))
-}
+use guard_kit::open;
 
 /// One gateway's guard, which follows what the others record.
 fn node(store: &Arc<LocalStore>, suspend_after_declines: u32) -> GuardHandle {
-    let feed = Deaf.start();
     let mut follower = Follower::new(store.clone());
-    let parts = Parts {
-        store: store.clone(),
-        clock: Clock::start(),
-        rules: BUILT_IN_RULES.into(),
-        suspend_after_declines,
-        ask_vehicle: Arc::new(|_| Box::pin(std::future::ready(Err(AskError::Busy)))),
-        deadline: Duration::from_secs(5),
-        decisions_feed: feed.clone().recipient(),
-        alerts_feed: feed.recipient(),
-        followed: follower.followed(),
-        looks_again: Arc::new(|| true),
-        while_store_is_away: Default::default(),
-        tell_early: Arc::new(|_| ()),
-    };
+    let parts = guard_kit::parts(store.clone(), guard_kit::nobody(), 5_000);
+    let parts = Parts { suspend_after_declines, followed: follower.followed(), ..parts };
     let guard = GuardHandle::start(parts, &Arbiter::current()).unwrap();
     guard.follow(&mut follower);
     actix::spawn(follower.run());
@@ -67,22 +32,10 @@ fn node(store: &Arc<LocalStore>, suspend_after_declines: u32) -> GuardHandle {
 }
 
 fn ask(id: &str, amount_minor: i64) -> Authorise {
-    Authorise {
-        purchase: Purchase {
-            authorization_id: id.parse().unwrap(),
-            source: "stripe".into(),
-            card_ref: "ic_1".parse().unwrap(),
-            at: Clock::start().now(),
-            amount: Money { amount_minor, currency: "EUR".into() },
-            partial_allowed: true,
-            merchant: Merchant { network_id: Some("N1".into()), ..Merchant::default() },
-            fill: Fill::default(),
-            prompts: Prompts::default(),
-        },
-        source_event: format!("evt_{id}"),
-        body_sha256: "00".repeat(32),
-        already_minor: 0,
-    }
+    let mut asked = guard_kit::ask(id);
+    asked.purchase.amount.amount_minor = amount_minor;
+    asked.purchase.merchant.network_id = Some("N1".into());
+    asked
 }
 
 fn new_card(limits: CardLimits) -> NewCard {

@@ -1,16 +1,13 @@
 //! The station directory of the whole program: published files with their defects, corrections by hand, what is learnt.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod guard_kit;
 mod kit;
 
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix::{Actor, Arbiter, Context, Handler};
-use cardea::actors::card_guard::{BUILT_IN_RULES, Edit, Edited, GuardHandle, Parts, StationLesson};
-use cardea::actors::feed::{AlertChanged, DecisionMade};
-use cardea::actors::vehicle::AskError;
+use cardea::actors::card_guard::{Edit, Edited, GuardHandle, StationLesson};
 use cardea::clock::Clock;
 use cardea::config::Data;
 use cardea::domain::card::{Merchant, PositionSource, Station};
@@ -201,41 +198,8 @@ fn resident(pid: u32) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-struct Deaf;
-
-impl Actor for Deaf {
-    type Context = Context<Self>;
-}
-
-impl Handler<DecisionMade> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: DecisionMade, _: &mut Self::Context) {}
-}
-
-impl Handler<AlertChanged> for Deaf {
-    type Result = ();
-
-    fn handle(&mut self, _: AlertChanged, _: &mut Self::Context) {}
-}
-
 fn guard(store: Arc<LocalStore>) -> GuardHandle {
-    let feed = Deaf.start();
-    let parts = Parts {
-        store,
-        clock: Clock::start(),
-        rules: BUILT_IN_RULES.into(),
-        suspend_after_declines: 0,
-        ask_vehicle: Arc::new(|_| Box::pin(std::future::ready(Err(AskError::Busy)))),
-        deadline: Duration::from_secs(5),
-        decisions_feed: feed.clone().recipient(),
-        alerts_feed: feed.recipient(),
-        followed: Default::default(),
-        looks_again: Arc::new(|| true),
-        while_store_is_away: Default::default(),
-        tell_early: Arc::new(|_| ()),
-    };
-    GuardHandle::start(parts, &Arbiter::current()).unwrap()
+    guard_kit::guard(store, guard_kit::nobody(), 5_000)
 }
 
 /// A purchase at a terminal that the directory does not have, so many metres north of Torino.

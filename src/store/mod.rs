@@ -28,6 +28,7 @@ mod row;
 mod segment;
 mod shared;
 mod snapshot;
+mod spool;
 mod track;
 mod track_index;
 mod view;
@@ -42,6 +43,7 @@ pub use open_error::OpenError;
 #[cfg(test)]
 pub(crate) use record::check_size;
 pub use shared::free_bytes;
+pub use spool::{Kept, Spool};
 
 use std::fmt;
 use std::future::Future;

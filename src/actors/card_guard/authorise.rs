@@ -13,6 +13,7 @@ use actix::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::early::Left;
 use super::judging::Judge;
 use super::settle::{self, Posted, SWEEP_EVERY, Settler};
 use super::{Authorise, Decided, GuardError, Shared};
@@ -72,6 +73,8 @@ pub struct CardGuard {
     judge: Arc<Judge>,
     settler: Arc<Settler>,
     in_flight: HashMap<Subject, InFlight>,
+    /// What is to be recorded first.
+    left: Vec<Left>,
 }
 
 /// A question that is being answered, and who waits for it.
@@ -81,8 +84,8 @@ struct InFlight {
 }
 
 impl CardGuard {
-    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Arc<Settler>) -> Self {
-        Self { shared, judge: Arc::new(judge), settler, in_flight: HashMap::new() }
+    pub(super) fn new(shared: Arc<Shared>, judge: Judge, settler: Arc<Settler>, left: Vec<Left>) -> Self {
+        Self { shared, judge: Arc::new(judge), settler, in_flight: HashMap::new(), left }
     }
 }
 
@@ -97,6 +100,7 @@ impl Actor for CardGuard {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
+        actix::spawn(Arc::clone(&self.judge).record_left(std::mem::take(&mut self.left)));
         let settler = self.settler.clone();
         every(SWEEP_EVERY, move || {
             let settler = settler.clone();

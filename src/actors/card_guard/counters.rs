@@ -49,6 +49,8 @@ pub struct GuardCounters {
     pub step_ups_full: Count,
     /// Judgements that were answered before they were durable.
     pub early: Count,
+    /// Judgements that could not be, since this machine's disk did not take them in time either.
+    pub early_not_kept: Count,
     /// Such answers that the store did not take at all, and that are only in the log.
     pub early_lost: Count,
     /// Questions answered without a judgement.
@@ -100,6 +102,7 @@ impl GuardCounters {
             counter("card_settling_full", "Authorisations not looked at again for lack of room", &self.settling_full),
             counter("card_step_ups_full", "Purchases nobody was asked about for lack of room", &self.step_ups_full),
             counter("card_answered_early", "Judgements answered before they were durable", &self.early),
+            counter("card_early_not_kept", "Judgements that no disk took in time", &self.early_not_kept),
             counter("card_early_lost", "Such answers that are only in the log", &self.early_lost),
             counter("card_fallbacks", "Questions answered without a judgement", &self.fallbacks),
             counter("card_fallbacks_not_kept", "Such answers that are only in the log", &self.fallbacks_not_kept),

@@ -1,8 +1,8 @@
 //! Answers that are given before they are durable: the store does not answer within the guard's deadline, and the
 //! configuration says to answer what the checks say.
 //!
-//! The record follows as soon as the store takes it, and says when the network heard the answer. What a crash takes with it
-//! in between is in the log alone; a capture that comes for it later is one without a question, and raises its alert.
+//! Such an answer is in this machine's spool before the network hears it. The record follows as soon as the store takes it, also
+//! by the process after a crash, and says when the network heard the answer. Where the disk does not take it either, it is none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::authorise::{Subject, count_bought};
 use super::judging::{Judge, Judged, stream};
 use super::{Decided, GuardError, GuardHandle, MAX_EARLY, Shared, desk, raw};
 use crate::domain::Principal;
 use crate::domain::card::Decision;
-use crate::store::{Append, AppendError, Appending, Expected, NewRow, Table, ViewChange};
+use crate::store::{Append, AppendError, Appending, Expected, Kept, NewRow, Table, ViewChange};
 
 /// Between two tries to record an answer that was given.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -34,21 +35,73 @@ impl GuardHandle {
         let all = u32::try_from(MAX_EARLY).unwrap_or(u32::MAX);
         if tokio::time::timeout(limit, self.shared.early.acquire_many(all)).await.is_err() {
             let waiting = MAX_EARLY - self.shared.early.available_permits();
-            tracing::error!(waiting, "answers to purchases that were given are only in the log");
+            tracing::warn!(waiting, "answers to purchases that were given are recorded by the next start");
         }
+    }
+}
+
+/// An answer that is in the spool: what is to be given back when it is on record.
+pub(super) struct Promised {
+    kept: Kept,
+    turn: OwnedSemaphorePermit,
+}
+
+/// An answer that the process before this one gave.
+pub(super) struct Left {
+    judged: Judged,
+    kept: Kept,
+}
+
+impl Shared {
+    /// Puts the answer where a crash does not take it, within the time. `None`: nobody may hear it before it is on record.
+    pub(super) async fn promise(&self, judged: &mut Judged, within: Duration) -> Option<Promised> {
+        let turn = self.early.clone().try_acquire_owned().ok()?;
+        judged.decision.answered_before_durable_at = Some(self.clock.now());
+        let entry = serde_json::to_vec(judged).ok()?;
+        let kept = tokio::time::timeout(within, self.spool.put(entry)).await.ok().flatten();
+        if kept.is_none() {
+            judged.decision.answered_before_durable_at = None;
+            self.counters.early_not_kept.inc();
+        }
+        Some(Promised { kept: kept?, turn })
+    }
+
+    /// What the process before this one answered and did not record: the same question hears it again, and it counts.
+    pub(super) fn take_left(&self) -> Vec<Left> {
+        let mut left = Vec::new();
+        for (entry, kept) in self.spool.take_left() {
+            let judged = match serde_json::from_slice::<Judged>(&entry) {
+                Ok(judged) => judged,
+                Err(error) => {
+                    self.counters.early_lost.inc();
+                    let entry = String::from_utf8_lossy(&entry);
+                    tracing::error!(%error, %entry, "an answer to a purchase is only in this log");
+                    kept.settle();
+                    continue;
+                }
+            };
+            let Judged { decision, decided, .. } = &judged;
+            let is_news = {
+                let (subject, mut known) = (Subject::of(decided), self.decided());
+                let is_news = known.get(&subject).is_none();
+                known.insert(subject, Arc::new(decided.clone()));
+                is_news
+            };
+            if is_news {
+                self.counted().insert(decision.decision_id, ());
+                count_bought(&mut self.spending(), decision);
+            }
+            (self.tell_early)(decided);
+            left.push(Left { judged, kept });
+        }
+        left
     }
 }
 
 impl Judge {
     /// The network hears it now; the record follows.
-    pub(super) fn answer_early(
-        self: &Arc<Self>,
-        mut judged: Judged,
-        first: Appending,
-        turn: OwnedSemaphorePermit,
-    ) -> Decided {
+    pub(super) fn answer_early(self: &Arc<Self>, judged: Judged, first: Appending, promised: Promised) -> Decided {
         let shared = &self.shared;
-        judged.decision.answered_before_durable_at = Some(shared.clock.now());
         shared.counters.early.inc();
         let Decided { decision_id, authorization_id, outcome, .. } = &judged.decided;
         tracing::warn!(decision = %decision_id, authorisation = %authorization_id, outcome = outcome.name(),
@@ -58,26 +111,51 @@ impl Judge {
         (shared.tell_early)(&decided);
         let judge = Arc::clone(self);
         actix::spawn(async move {
-            judge.record_early(judged, first).await;
-            drop(turn);
+            judge.record_early(judged, Some(first)).await;
+            promised.kept.settle();
+            drop(promised.turn);
         });
         decided
     }
 
-    /// Until the store takes it.
-    async fn record_early(&self, judged: Judged, first: Appending) {
+    /// Records what the process before this one answered, one after the other.
+    pub(super) async fn record_left(self: Arc<Self>, left: Vec<Left>) {
+        if !left.is_empty() {
+            tracing::warn!(answers = left.len(), "answers that were given before the last end are recorded now");
+        }
+        let turns = u32::try_from(left.len().min(MAX_EARLY)).unwrap_or(u32::MAX);
+        let turns = self.shared.early.clone().acquire_many_owned(turns).await;
+        for Left { judged, kept } in left {
+            self.record_early(judged, None).await;
+            kept.settle();
+        }
+        drop(turns);
+    }
+
+    /// Until the store takes it. `first`: the try that was under way when the answer was given.
+    async fn record_early(&self, judged: Judged, mut first: Option<Appending>) {
         let shared = &self.shared;
-        let (mut outcome, mut says_so, mut told) = (first.await, false, None);
+        let (mut says_so, mut told) = (false, None);
         loop {
+            let outcome = match first.take() {
+                Some(first) => first.await,
+                None => match judged.to_append() {
+                    Ok((step, as_told)) => {
+                        (says_so, told) = (true, Some(as_told));
+                        shared.store.append(step).await
+                    }
+                    Err(error) => return shared.lose(&judged.decision, &error),
+                },
+            };
             match outcome {
                 Ok(_) => break,
                 Err(AppendError::Duplicate { answer }) => match desk::parse::<Decided>(&answer) {
                     // An earlier try got through after all.
-                    Ok(known) if known.decision_id == judged.decided.decision_id => {
+                    Ok(known) if known == judged.decided => {
                         says_so = false;
                         break;
                     }
-                    // Another gateway was asked the same and recorded its answer first.
+                    // Another gateway was asked the same and recorded its answer first; its id is the same.
                     Ok(_) => return shared.contradict(&judged.decision, &answer).await,
                     Err(error) => return shared.lose(&judged.decision, &error),
                 },
@@ -88,12 +166,6 @@ impl Judge {
                     AppendError::Full(_) | AppendError::Unknown(_) | AppendError::Conflict { .. } | AppendError::Fenced,
                 ) => tokio::time::sleep(AGAIN).await,
             }
-            let (step, as_told) = match judged.to_append() {
-                Ok(made) => made,
-                Err(error) => return shared.lose(&judged.decision, &error),
-            };
-            (says_so, told) = (true, Some(as_told));
-            outcome = shared.store.append(step).await;
         }
         if !says_so {
             shared.say_early(&judged.decision).await;

@@ -187,7 +187,9 @@ impl Shared {
         alert: Option<Alert>,
     ) -> Result<(), GuardError> {
         let recorded: Decided = super::desk::parse(recorded)?;
-        let differs = recorded.settlement != decision.ruling.settlement;
+        let heard = Decided::from(decision);
+        let differs = (recorded.outcome, recorded.settlement, recorded.cap_minor)
+            != (heard.outcome, heard.settlement, heard.cap_minor);
         if !differs && alert.is_none() {
             return Ok(());
         }

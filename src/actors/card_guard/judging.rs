@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::desk;
@@ -31,6 +31,8 @@ pub(super) struct Judge {
     ask_vehicle: AskVehicle,
     /// For the vehicles' answers; the rest of the deadline is for the record.
     vehicles_within: Duration,
+    /// The last part of that rest, for the spool, where the store does not answer.
+    spool_within: Duration,
     settler: Arc<Settler>,
 }
 
@@ -51,9 +53,9 @@ impl InUseBy {
 }
 
 impl Judge {
-    pub fn new(settler: Arc<Settler>, vehicles_within: Duration) -> Self {
+    pub fn new(settler: Arc<Settler>, deadline: Duration) -> Self {
         let (shared, ask_vehicle) = (settler.shared.clone(), settler.ask_vehicle.clone());
-        Self { shared, ask_vehicle, vehicles_within, settler }
+        Self { shared, ask_vehicle, vehicles_within: deadline / 2, spool_within: deadline / 6, settler }
     }
 
     /// `first` is the approval that an increment adds to, as far as it is remembered.
@@ -196,7 +198,7 @@ impl Judge {
 
     /// Makes the decision durable with all that begins with it, then tells. Returns what is on record, which may be an
     /// earlier answer; or, where the store is away, what will be.
-    async fn record(self: &Arc<Self>, judged: Judged, answer_by: Duration) -> Result<Decided, GuardError> {
+    async fn record(self: &Arc<Self>, mut judged: Judged, answer_by: Duration) -> Result<Decided, GuardError> {
         let shared = &self.shared;
         let (step, told) = judged.to_append()?;
         shared.counted().insert(judged.decision.decision_id, ());
@@ -204,12 +206,12 @@ impl Judge {
         let outcome = match shared.while_store_is_away {
             WhileStoreIsAway::Fallback => appending.await,
             WhileStoreIsAway::Decide => {
-                let left = answer_by.saturating_sub(shared.clock.elapsed());
-                match tokio::time::timeout(left, &mut appending).await {
+                let left = || answer_by.saturating_sub(shared.clock.elapsed());
+                match tokio::time::timeout(left().saturating_sub(self.spool_within), &mut appending).await {
                     Ok(outcome) => outcome,
-                    Err(_) => match shared.early.clone().try_acquire_owned() {
-                        Ok(turn) => return Ok(self.answer_early(judged, appending, turn)),
-                        Err(_) => appending.await,
+                    Err(_) => match shared.promise(&mut judged, left()).await {
+                        Some(promised) => return Ok(self.answer_early(judged, appending, promised)),
+                        None => appending.await,
                     },
                 }
             }
@@ -364,6 +366,7 @@ fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<V
 }
 
 /// A decision that was made, with all that begins with it.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Judged {
     pub decision: Decision,
     pub decided: Decided,

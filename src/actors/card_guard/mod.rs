@@ -1,7 +1,8 @@
 //! The card guard: judges purchases, keeps the cards, the station directory and the alerts.
 //!
 //! The payment edge asks [`GuardHandle::authorise`]; operators edit through [`GuardHandle::edit`]. Every answer is
-//! durable before anybody hears it: without a record there is no approval and no decline either, only "not now".
+//! durable before anybody hears it, in the journal or, while that does not answer, in the spool: otherwise there is no approval
+//! and no decline either, only "not now".
 //! It answers from memory and never waits for a car or the network beyond its deadline.
 
 mod authorise;
@@ -62,7 +63,7 @@ use crate::domain::card::{
 };
 use crate::domain::{DecisionId, Position, Principal, Refusal, Timestamp, VehicleId};
 use crate::metrics::{Metrics, Reading};
-use crate::store::{AppendError, ReadError, Store};
+use crate::store::{AppendError, ReadError, Spool, Store};
 
 /// One question of a payment network. Asked again, in flight or later, it gets the same answer.
 #[derive(Debug, Clone)]
@@ -188,6 +189,8 @@ pub struct Parts {
     pub while_store_is_away: WhileStoreIsAway,
     /// Tells the other gateways of an answer that is not on record yet; they are to call [`GuardHandle::heard`].
     pub tell_early: TellEarly,
+    /// Where such answers wait for their record.
+    pub spool: Spool,
     /// Does this gateway look again at authorisations that are due? One of a cluster does.
     pub looks_again: IsMine,
 }
@@ -221,6 +224,7 @@ struct Shared {
     counted: Mutex<Recent<DecisionId, ()>>,
     while_store_is_away: WhileStoreIsAway,
     tell_early: TellEarly,
+    spool: Spool,
     /// Answers that were given and wait for their record.
     early: Arc<Semaphore>,
     /// Declines for hard reasons of each card, and since when.
@@ -255,7 +259,7 @@ struct Known {
 impl Shared {
     fn new(parts: Parts, rules: ActiveRules, known: Known) -> Arc<Self> {
         let Parts { store, clock, decisions_feed, alerts_feed, followed, looks_again, .. } = parts;
-        let Parts { suspend_after_declines, while_store_is_away, tell_early, .. } = parts;
+        let Parts { suspend_after_declines, while_store_is_away, tell_early, spool, .. } = parts;
         let Known { book, settling, step_ups, spending, decided } = known;
         let mut recent = Recent::new(authorise::MAX_DECIDED);
         for known in decided {
@@ -283,6 +287,7 @@ impl Shared {
             counted: Mutex::new(Recent::new(MAX_COUNTED)),
             while_store_is_away,
             tell_early,
+            spool,
             early: Arc::new(Semaphore::new(MAX_EARLY)),
             declines: Mutex::new(Recent::new(MAX_DECLINING)),
             suspend_after: suspend_after_declines,
@@ -315,12 +320,12 @@ impl GuardHandle {
         let known = Known { book, settling, step_ups, spending, decided };
         let (deadline, ask_vehicle) = (parts.deadline, parts.ask_vehicle.clone());
         let shared = Shared::new(parts, rules, known);
-        let guard = shared.clone();
+        let (guard, left) = (shared.clone(), shared.take_left());
         let actor = CardGuard::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(authorise::MAX_IN_FLIGHT);
             let settler = Arc::new(Settler { shared: guard.clone(), ask_vehicle });
-            let judge = Judge::new(settler.clone(), deadline / 2);
-            CardGuard::new(guard, judge, settler)
+            let judge = Judge::new(settler.clone(), deadline);
+            CardGuard::new(guard, judge, settler, left)
         });
         Ok(Self { actor, deadline, shared })
     }
@@ -357,6 +362,7 @@ impl GuardHandle {
             looks_again: Arc::new(|| true),
             while_store_is_away: WhileStoreIsAway::default(),
             tell_early: Arc::new(|_| ()),
+            spool: Spool::none(),
         };
         let shared = Shared::new(parts, rules, Known::default());
         Self { actor: Context::new().address(), deadline, shared }

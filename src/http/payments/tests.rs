@@ -116,6 +116,7 @@ pub fn with_guard(mut app: App, store: Arc<MemoryStore>) -> Bench {
         looks_again: Arc::new(|| true),
         while_store_is_away: Default::default(),
         tell_early: Arc::new(|_| ()),
+        spool: crate::store::Spool::none(),
     };
     app.guard = GuardHandle::start(parts, &Arbiter::current()).unwrap();
     Bench { app, store, heard, car }
