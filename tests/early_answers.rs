@@ -110,6 +110,11 @@ async fn what_two_gateways_answered_differently_while_the_store_was_away_is_on_r
     let events: Vec<&str> = records.iter().flat_map(|record| &record.events).map(|event| event.get()).collect();
     let otherwise = events.iter().find(|event| event.contains("purchase_answered_otherwise")).unwrap();
     assert!(otherwise.contains(&heard.decision_id.to_string()) && otherwise.contains("answered_before_durable_at"));
+    for told in [&heard, &recorded] {
+        let row = store.get(Table::Decisions, &told.decision_id.to_string()).unwrap().unwrap();
+        let row: serde_json::Value = serde_json::from_str(row.get()).unwrap();
+        assert_eq!(row["outcome"], told.outcome.name(), "whoever heard an id finds what they heard");
+    }
     assert_eq!(one.authorise(ask("a")).await.unwrap(), heard, "an answer that was heard is not turned");
 }
 

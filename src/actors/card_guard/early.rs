@@ -62,6 +62,8 @@ impl Shared {
         if kept.is_none() {
             judged.decision.answered_before_durable_at = None;
             self.counters.early_not_kept.inc();
+            tracing::warn!(authorisation = %judged.decision.purchase.authorization_id,
+                "neither the store nor this machine's disk took a decision in time");
         }
         Some(Promised { kept: kept?, turn })
     }

@@ -17,7 +17,7 @@ use crate::domain::card::{
     Spending, Unreadable,
 };
 use crate::domain::{AlertId, DecisionId, Principal, Role, Timestamp};
-use crate::store::{Append, AppendError, Expected, Idempotency, Table, ViewChange};
+use crate::store::{Append, AppendError, Expected, Idempotency, NewRow, Table, ViewChange};
 
 /// Answers without a judgement that wait for their record; more are counted and only in the log.
 const MAX_WAITING: usize = 10_000;
@@ -188,8 +188,11 @@ impl Shared {
     ) -> Result<(), GuardError> {
         let recorded: Decided = super::desk::parse(recorded)?;
         let heard = Decided::from(decision);
-        let differs = (recorded.outcome, recorded.settlement, recorded.cap_minor)
-            != (heard.outcome, heard.settlement, heard.cap_minor);
+        // A fallback told no id.
+        let has_own_id = decision.answered_before_durable_at.is_some() && recorded.decision_id != heard.decision_id;
+        let differs = has_own_id
+            || (recorded.outcome, recorded.settlement, recorded.cap_minor)
+                != (heard.outcome, heard.settlement, heard.cap_minor);
         if !differs && alert.is_none() {
             return Ok(());
         }
@@ -199,6 +202,10 @@ impl Shared {
             self.counters.contradictions.inc();
             let body = raw(decision)?;
             step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
+            if has_own_id {
+                let row = NewRow::OfEvent { event: 0, member: "decision" };
+                step.view.push(ViewChange { table: Table::Decisions, key: heard.decision_id.to_string(), row });
+            }
             let heard = Reconciliation::of_decision(decision).filter(|_| decision.follows.is_none());
             if let Some(heard) = heard.filter(|heard| !self.settling.is_open(&heard.key)) {
                 step.view.extend(settle::rows(&heard, raw(&heard)?.into())?);

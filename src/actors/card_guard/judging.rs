@@ -55,7 +55,7 @@ impl InUseBy {
 impl Judge {
     pub fn new(settler: Arc<Settler>, deadline: Duration) -> Self {
         let (shared, ask_vehicle) = (settler.shared.clone(), settler.ask_vehicle.clone());
-        Self { shared, ask_vehicle, vehicles_within: deadline / 2, spool_within: deadline / 6, settler }
+        Self { shared, ask_vehicle, vehicles_within: deadline / 2, spool_within: deadline / 3, settler }
     }
 
     /// `first` is the approval that an increment adds to, as far as it is remembered.
