@@ -16,6 +16,7 @@ use cardea::store::cluster::migrate::migrate;
 use cardea::store::{
     Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, OpenError, Store, StorePosition, Table, verify,
 };
+use kit::forward::Forward;
 use kit::nats::NatsCluster;
 use store_kit::*;
 use tokio::runtime::Runtime;
@@ -146,6 +147,61 @@ fn an_idempotency_key_is_answered_once_at_whatever_gateways_it_comes() {
         };
         assert_eq!(answer.0.get(), format!("{{\"a\":{}}}", answer.1));
     }
+}
+
+/// A gateway whose servers hear it and do not answer, until the forward is healed; and one that has none of it. Message ids
+/// are forgotten so soon that each repeat comes too late for them, as after a gateway that was halted for minutes.
+fn forgetful_and_mute(lab: &Lab, one: &Path, two: &Path) -> (Arc<ClusterStore>, Arc<ClusterStore>, Forward) {
+    const ONE_COPY: [&str; 2] = ["cluster.replicas=1", "cluster.accept_unsafe=true"];
+    let well = lab.try_open(one, "well", &ONE_COPY).unwrap();
+    let server = ([127, 0, 0, 1], lab.nats.ports()[0]).into();
+    let forward = lab.runtime.block_on(Forward::to(vec![server]));
+    let through = lab.nats.sets_through(&[forward.address.port()]);
+    let sets: Vec<&str> = through.iter().map(String::as_str).chain(ONE_COPY).collect();
+    let mute = lab.try_open(two, "mute", &sets).unwrap();
+    lab.runtime.block_on(async {
+        let context = async_nats::jetstream::new(lab.nats.client().await);
+        let mut stream = context.get_stream("CARDEA").await.unwrap().cached_info().config.clone();
+        stream.duplicate_window = Duration::from_millis(200);
+        context.update_stream(stream).await.unwrap();
+    });
+    forward.mute();
+    (well, mute, forward)
+}
+
+#[test]
+fn what_nobody_answered_for_is_stored_once_also_when_its_message_id_is_forgotten() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (well, mute, forward) = forgetful_and_mute(&lab, one.path(), two.path());
+    let asked = [mute.append(step("any", 1)), mute.append(keyed("keyed", 2, "key", "b"))];
+    // The first attempts are given up after 2 s, and sent again.
+    pause(Duration::from_secs(3));
+    forward.heal();
+    let outcomes = lab.runtime.block_on(futures_util::future::join_all(asked));
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!((numbers(&*well, "any"), numbers(&*well, "keyed")), (vec![1], vec![2]));
+    // Not so much as a record that says nothing.
+    assert_eq!(well.tail(StorePosition(0), 10).unwrap().len(), 2);
+}
+
+#[test]
+fn a_key_that_was_answered_elsewhere_is_refused_also_when_its_message_id_is_forgotten() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (well, mute, forward) = forgetful_and_mute(&lab, one.path(), two.path());
+    wait(well.append(keyed("s", 1, "key", "b"))).unwrap();
+    pause(Duration::from_secs(1));
+    let repeat = mute.append(keyed("s", 2, "key", "b"));
+    let healed = lab.runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        forward.heal();
+        forward
+    });
+    let repeat = wait(repeat);
+    assert!(matches!(&repeat, Err(AppendError::Duplicate { answer }) if answer.get() == r#"{"a":1}"#), "{repeat:?}");
+    assert_eq!(numbers(&*well, "s"), [1]);
+    drop(lab.runtime.block_on(healed));
 }
 
 #[test]
