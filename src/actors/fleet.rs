@@ -28,10 +28,13 @@ use crate::metrics::Count;
 use crate::store::{Epoch, ReadError, Store, Table};
 use crate::telemetry::Telemetry;
 
+mod adopting;
 mod publishing;
 mod resident;
 mod routing;
 mod starting;
+#[cfg(test)]
+mod tests;
 
 pub(super) use resident::LinkKnown;
 use resident::Resident;
@@ -381,20 +384,26 @@ impl Inner {
 
     /// Gives a loaded vehicle its actor, on the thread its id hashes to.
     fn house(&self, start: Start, link: LinkKnown) -> Resident {
-        let vehicle = start.vehicle.vehicle_id.clone();
+        let (vehicle, epoch) = (start.vehicle.vehicle_id.clone(), start.epoch);
         let shard = self.shard(&vehicle);
         let (shared, schedule) = (Arc::clone(&self.shared), Arc::clone(&shard.schedule));
         let addr = VehicleActor::start_in_arbiter(&shard.arbiter, move |_| VehicleActor::new(shared, schedule, start));
-        let resident = Resident { addr, link: Arc::new(Mutex::new(link)) };
+        let resident = Resident { addr, epoch, link: Arc::new(Mutex::new(link)) };
         let mut vehicles = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner);
         vehicles.insert(vehicle, resident.clone());
         resident
     }
 
-    /// Forgets a vehicle that another gateway has taken; its actor ends without a word.
-    fn release(&self, vehicle: &VehicleId) {
-        let shard = self.shard(vehicle);
-        let resident = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner).remove(vehicle.as_str());
+    /// Forgets a vehicle that another gateway has taken; its actor ends without a word. One that was taken back by a claim
+    /// newer than `taken` stays.
+    fn release(&self, vehicle: &VehicleId, taken: Option<Epoch>) {
+        let mut vehicles = self.shard(vehicle).vehicles.write().unwrap_or_else(PoisonError::into_inner);
+        let is_older = |resident: &Resident| taken.is_none_or(|taken| resident.epoch < taken);
+        if !vehicles.get(vehicle.as_str()).is_some_and(is_older) {
+            return;
+        }
+        let resident = vehicles.remove(vehicle.as_str());
+        drop(vehicles);
         if let Some(resident) = resident {
             // One that is dead has ended already.
             resident.addr.do_send(Letter::Overtaken);

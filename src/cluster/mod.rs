@@ -421,15 +421,20 @@ async fn answer(inner: &Inner, message: Message) {
 
 /// Looks what is due for vehicles that no living gateway has, whenever who lives has changed.
 async fn adopt(inner: Arc<Inner>, links_lost: Recipient<LinksLost>) {
+    let mut is_changed = false;
     loop {
-        inner.changed.notified().await;
-        tokio::time::sleep(ADOPT_AFTER).await;
-        let Some(fleet) = inner.fleet.get().cloned() else { continue };
-        // Consoles hear at least that nothing is known of them; a full feed is told again by the next change.
-        let _ = links_lost.try_send(LinksLost(fleet.orphans()));
-        if tokio::task::spawn_blocking(move || fleet.adopt()).await.is_err() {
-            tracing::error!("looking for what is due panicked");
+        if !is_changed {
+            inner.changed.notified().await;
         }
+        tokio::time::sleep(ADOPT_AFTER).await;
+        is_changed = match inner.fleet.get() {
+            None => false,
+            Some(fleet) => {
+                // Consoles hear at least that nothing is known of them; a full feed is told again by the next change.
+                let _ = links_lost.try_send(LinksLost(fleet.orphans()));
+                fleet.adopt(inner.changed.notified()).await
+            }
+        };
     }
 }
 
@@ -445,7 +450,10 @@ async fn let_go(inner: Arc<Inner>) {
             fleet.release(&lost);
         }
         if let Some(sessions) = inner.sessions.get() {
-            lost.keys().for_each(|vehicle| (sessions.overtaken)(vehicle));
+            // The car may be back, with a session of now.
+            lost.keys()
+                .filter(|vehicle| !inner.owners.is_ours(vehicle))
+                .for_each(|vehicle| (sessions.overtaken)(vehicle));
         }
     }
 }

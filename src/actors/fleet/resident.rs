@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::prelude::*;
 
 use crate::actors::vehicle::{FromCar, Letter, VehicleActor};
+use crate::store::Epoch;
 
 #[derive(Clone)]
 pub(super) struct Resident {
     pub addr: Addr<VehicleActor>,
+    /// The claim under which it writes.
+    pub epoch: Epoch,
     /// The gate's newest word on the link: a restarted actor must know it, for the gate will not repeat it.
     pub link: Arc<Mutex<LinkKnown>>,
 }

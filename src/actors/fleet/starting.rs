@@ -14,7 +14,7 @@ use crate::actors::loading::load;
 use crate::actors::peers::Keeper;
 use crate::actors::vehicle::{AskError, FromCar, Letter, Start};
 use crate::domain::VehicleId;
-use crate::store::{AppendError, ReadError};
+use crate::store::{AppendError, Epoch, ReadError};
 
 /// Letters that may wait for a vehicle.
 const MAX_WAITING_LETTERS: usize = 64;
@@ -27,6 +27,15 @@ pub struct Fleet {
     /// Vehicles that are online and could not be started: tried again, for the gate says it only once. No more than
     /// the gate has sessions.
     absent: HashMap<VehicleId, LinkKnown>,
+    /// Vehicles that could not be started when that was tried last.
+    failed: HashMap<VehicleId, Failed>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Failed {
+    times: u32,
+    /// The claim went through. Each claim is a record that all gateways copy, so one serves for all attempts.
+    epoch: Option<Epoch>,
 }
 
 /// What waits for a vehicle that is being loaded.
@@ -59,8 +68,12 @@ impl Waking {
     }
 }
 
-/// After a vehicle could not be started.
+/// After a vehicle could not be started for the first time; twice as long each time, until it is
 const START_AGAIN: Duration = Duration::from_secs(1);
+/// this long.
+const START_AGAIN_MAX: Duration = Duration::from_secs(8);
+/// More failures are not remembered one by one.
+const FAILED_MAX: usize = 65_536;
 
 /// A vehicle is needed and has no actor that works.
 #[derive(Message)]
@@ -115,14 +128,19 @@ impl Handler<Wake> for Fleet {
             }
         }
         self.waking.insert(vehicle.clone(), Waking { letters: letter.into_iter().collect(), ..Waking::default() });
-        let loading = take(Arc::clone(&self.inner.shared), vehicle.clone(), link);
-        ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded, link, ctx)));
+        let loading = take(Arc::clone(&self.inner.shared), vehicle.clone(), link, self.claimed(&vehicle));
+        ctx.spawn(loading.into_actor(self).map(move |(epoch, loaded), fleet, ctx| {
+            if let (Some(epoch), Err(_)) = (epoch, &loaded) {
+                fleet.note_failed(&vehicle).epoch = Some(epoch);
+            }
+            fleet.on_loaded(vehicle, loaded, link, ctx);
+        }));
     }
 }
 
 impl Fleet {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
-        Self { inner, waking: HashMap::new(), absent: HashMap::new() }
+        Self { inner, waking: HashMap::new(), absent: HashMap::new(), failed: HashMap::new() }
     }
 
     fn on_loaded(
@@ -147,6 +165,7 @@ impl Fleet {
             return self.leave_it(&vehicle);
         }
         self.absent.remove(&vehicle);
+        self.failed.remove(&vehicle);
         let resident = self.inner.house(start, link);
         for letter in letters {
             resident.note_link(&letter);
@@ -158,7 +177,8 @@ impl Fleet {
     /// Another gateway has the vehicle: nothing of it stays here, not even the car's old session.
     fn leave_it(&mut self, vehicle: &VehicleId) {
         self.absent.remove(vehicle);
-        self.inner.release(vehicle);
+        self.failed.remove(vehicle);
+        self.inner.release(vehicle, None);
         if let Some(peers) = &self.inner.shared.peers
             && matches!(peers.keeper(vehicle), Keeper::There(_))
         {
@@ -177,16 +197,40 @@ impl Fleet {
                 let _ = reply.send(Err(AskError::Storage("the vehicle cannot be started now")));
             }
         }
+        self.note_failed(&vehicle).times += 1;
+        let pause = self.pause(&vehicle);
+        if link.is_online {
+            if self.absent.insert(vehicle.clone(), link).is_none() {
+                ctx.run_later(pause, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
+            }
+            return;
+        }
+        self.absent.remove(&vehicle);
         // What is due for it stays due. In a cluster the claim may have gone through: then it is nobody else's to look.
         if is_due || self.inner.shared.peers.is_some() {
-            let soon = self.inner.shared.clock.now().plus_ms(START_AGAIN.as_millis() as i64);
-            self.inner.shard(&vehicle).schedule.at(soon, vehicle.clone());
+            let soon = self.inner.shared.clock.now().plus_ms(pause.as_millis() as i64);
+            self.inner.shard(&vehicle).schedule.at(soon, vehicle);
+        } else {
+            self.failed.remove(&vehicle);
         }
-        if !link.is_online {
-            self.absent.remove(&vehicle);
-        } else if self.absent.insert(vehicle.clone(), link).is_none() {
-            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
+    }
+
+    fn note_failed(&mut self, vehicle: &VehicleId) -> &mut Failed {
+        if self.failed.len() >= FAILED_MAX && !self.failed.contains_key(vehicle) {
+            self.failed.clear();
         }
+        self.failed.entry(vehicle.clone()).or_default()
+    }
+
+    fn pause(&self, vehicle: &VehicleId) -> Duration {
+        let times = self.failed.get(vehicle).map_or(1, |failed| failed.times);
+        (START_AGAIN * 2_u32.pow(times.saturating_sub(1).min(8))).min(START_AGAIN_MAX)
+    }
+
+    /// What an attempt of before claimed, as long as nobody else has claimed it since.
+    fn claimed(&self, vehicle: &VehicleId) -> Option<Epoch> {
+        let is_ours = self.inner.shared.peers.as_ref().is_none_or(|peers| peers.keeper(vehicle) == Keeper::Here);
+        self.failed.get(vehicle).and_then(|failed| failed.epoch).filter(|_| is_ours)
     }
 
     fn start_absent(&mut self, vehicle: VehicleId, ctx: &mut Context<Self>) {
@@ -195,7 +239,7 @@ impl Fleet {
             self.handle(Wake { vehicle: vehicle.clone(), letter: None }, ctx);
         }
         if self.absent.contains_key(&vehicle) {
-            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
+            ctx.run_later(self.pause(&vehicle), move |fleet, ctx| fleet.start_absent(vehicle, ctx));
         }
     }
 }
@@ -211,9 +255,21 @@ enum NotTaken {
     Panicked,
 }
 
-/// Takes the right to write the vehicle's stream, then folds what is stored.
-async fn take(shared: Arc<Shared>, vehicle: VehicleId, link: LinkKnown) -> Result<Start, NotTaken> {
-    let epoch = shared.store.claim(&vehicle).await?;
+/// Takes the right to write the vehicle's stream, if it is not `claimed`, then folds what is stored. Also tells what is claimed
+/// now.
+async fn take(
+    shared: Arc<Shared>,
+    vehicle: VehicleId,
+    link: LinkKnown,
+    claimed: Option<Epoch>,
+) -> (Option<Epoch>, Result<Start, NotTaken>) {
+    let epoch = match claimed {
+        Some(epoch) => epoch,
+        None => match shared.store.claim(&vehicle).await {
+            Ok(epoch) => epoch,
+            Err(error) => return (None, Err(error.into())),
+        },
+    };
     let loaded = tokio::task::spawn_blocking(move || load(&shared, &vehicle, epoch, link)).await;
-    Ok(loaded.map_err(|_| NotTaken::Panicked)??)
+    (Some(epoch), loaded.map_err(|_| NotTaken::Panicked).and_then(|loaded| Ok(loaded?)))
 }
