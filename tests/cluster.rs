@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cardea::clock::Stopwatch;
 use kit::console::Console;
+use kit::halted::Halted;
 use kit::nats::NatsCluster;
 use kit::{Gateway, PATIENCE, car, until};
 use serde_json::json;
@@ -133,5 +134,26 @@ async fn a_gateways_death_moves_its_cars_within_seconds_and_loses_nothing() {
     gateways[0].launch().expect("it starts again");
     assert_eq!(gateways[0].command_state(&id).await, "succeeded");
     let (_, state) = lock(&gateways[0], "MOVER-1").await;
+    assert_eq!(state, "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_busy_with_consoles_elsewhere_is_not_taken_for_dead() {
+    let Some(nats) = NatsCluster::start(3).await else { return };
+    let gateways = gateways(&nats, &["a", "b"]).await;
+    let [a, b] = &gateways[..] else { unreachable!() };
+    let car = car::connect(a, "STAYS-1").await;
+    until("they know each other", async || b.metric("cardea_cluster_gateways").await == 2.0).await;
+    // As busy as can be: the threads that write for consoles do nothing else for longer than a silence may last.
+    let halted = Halted::threads(a.pid(), "cluster");
+    assert!(!halted.is_empty());
+    let since = Stopwatch::start();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(b.metric("cardea_cluster_gateways").await, 2.0, "after {:?}", since.elapsed());
+        assert_eq!(a.metric("cardea_cluster_gateways").await, 2.0, "after {:?}", since.elapsed());
+    }
+    drop(halted);
+    assert_eq!(car.state().link.connections, 1);
+    let (_, state) = lock(b, "STAYS-1").await;
     assert_eq!(state, "succeeded");
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use cardea::clock::{Clock, Stopwatch};
 use cardea::config::Config;
-use cardea::domain::VehicleId;
+use cardea::domain::{Timestamp, VehicleId};
 use cardea::store::cluster::migrate::migrate;
 use cardea::store::{
-    Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, OpenError, Store, StorePosition, Table, verify,
+    Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, Observation, OpenError, Store, StorePosition,
+    Table, verify,
 };
 use kit::forward::Forward;
 use kit::nats::NatsCluster;
@@ -147,6 +148,33 @@ fn an_idempotency_key_is_answered_once_at_whatever_gateways_it_comes() {
         };
         assert_eq!(answer.0.get(), format!("{{\"a\":{}}}", answer.1));
     }
+}
+
+#[test]
+fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let open =
+        |dir: &Path, node| lab.try_open(dir, node, &["cluster.replicas=1", "cluster.accept_unsafe=true"]).unwrap();
+    let (a, b) = (open(one.path(), "a"), open(two.path(), "b"));
+    let vehicle: VehicleId = "V-1".parse().unwrap();
+    for n in 0..2_000 {
+        a.observe(Observation { vehicle: vehicle.clone(), at: Timestamp(now().0 - n), signals: raw("{}") });
+    }
+    let ask = |store: Arc<ClusterStore>| {
+        let (vehicle, now) = (vehicle.clone(), now().0);
+        std::thread::spawn(move || store.observations(&vehicle, Timestamp(0), Timestamp(now + 1_000), 2_000))
+    };
+    let since = Stopwatch::start();
+    while ask(Arc::clone(&b)).join().unwrap().unwrap().len() < 2_000 {
+        assert!(since.elapsed() < Duration::from_secs(30), "the track does not arrive");
+    }
+    let many: Vec<_> = (0..200).map(|_| ask(Arc::clone(&b))).collect();
+    let answers: Vec<_> = many.into_iter().map(|asked| asked.join().unwrap()).collect();
+    let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
+    assert!(!refused.is_empty() && refused.len() < 200, "{} of 200 are refused", refused.len());
+    assert!(refused.iter().all(|error| error.to_string().contains("too many tracks")), "{refused:?}");
+    assert!(ask(b).join().unwrap().is_ok(), "and answered again afterwards");
 }
 
 /// A gateway whose servers hear it and do not answer, until the forward is healed; and one that has none of it. Message ids
