@@ -8,7 +8,7 @@ mod members;
 mod relay;
 mod words;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ struct Inner {
     audience: Arc<AtomicUsize>,
     /// When our own word came back last: the way to the servers is open.
     heard_self: AtomicU64,
+    /// Something from elsewhere found no room here.
+    missed: AtomicBool,
     runtimes: Mutex<Option<Runtimes>>,
     pub counters: Counters,
 }
@@ -146,6 +148,7 @@ impl Cluster {
             watched: Notify::new(),
             audience: Arc::default(),
             heard_self: AtomicU64::new(0),
+            missed: AtomicBool::new(false),
             runtimes: Mutex::default(),
             counters: Counters::default(),
         });
@@ -187,6 +190,7 @@ impl Cluster {
         runtime.spawn(serve(Arc::clone(&self.0)));
         runtime.spawn(adopt(Arc::clone(&self.0), feed.links_lost));
         runtime.spawn(relay::tell(Arc::clone(&self.0)));
+        runtime.spawn(relay::make_good(Arc::clone(&self.0)));
         runtime.spawn(let_go(Arc::clone(&self.0)));
     }
 

@@ -40,6 +40,11 @@ impl Forward {
         self.is_mute.send_replace(true);
     }
 
+    /// Takes no connection any more, and ends those there are.
+    pub fn end(self) {
+        self.cut();
+    }
+
     pub fn heal(&self) {
         self.is_cut.send_replace(false);
         self.is_mute.send_replace(false);
