@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use cardea::clock::Stopwatch;
 use kit::console::Console;
+use kit::forward::Forward;
+use kit::halted::Halted;
 use kit::nats::NatsCluster;
 use kit::{Gateway, PATIENCE, car, until};
 use serde_json::json;
@@ -25,6 +27,14 @@ async fn gateways(nats: &NatsCluster, names: &[&str]) -> Vec<Gateway> {
         });
     }
     gateways
+}
+
+/// Another one, which reaches the servers through these ports.
+async fn beside(first: &Gateway, name: &str, nats: &NatsCluster, through: &[&Forward]) -> Gateway {
+    let ports: Vec<u16> = through.iter().map(|forward| forward.address.port()).collect();
+    let sets = [nats.sets_through(&ports), vec![format!("cluster.node={name}")]].concat();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    first.start_beside(&[], &format!("data-{name}"), &sets).await
 }
 
 /// A lock command at this gateway, and its state once it is final.
@@ -134,4 +144,46 @@ async fn a_gateways_death_moves_its_cars_within_seconds_and_loses_nothing() {
     assert_eq!(gateways[0].command_state(&id).await, "succeeded");
     let (_, state) = lock(&gateways[0], "MOVER-1").await;
     assert_eq!(state, "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_busy_with_consoles_elsewhere_is_not_taken_for_dead() {
+    let Some(nats) = NatsCluster::start(3).await else { return };
+    let gateways = gateways(&nats, &["a", "b"]).await;
+    let [a, b] = &gateways[..] else { unreachable!() };
+    let car = car::connect(a, "STAYS-1").await;
+    until("they know each other", async || b.metric("cardea_cluster_gateways").await == 2.0).await;
+    // As busy as can be: the threads that write for consoles do nothing else for longer than a silence may last.
+    let halted = Halted::threads(a.pid(), "cluster");
+    assert!(!halted.is_empty());
+    let since = Stopwatch::start();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(b.metric("cardea_cluster_gateways").await, 2.0, "after {:?}", since.elapsed());
+        assert_eq!(a.metric("cardea_cluster_gateways").await, 2.0, "after {:?}", since.elapsed());
+    }
+    drop(halted);
+    assert_eq!(car.state().link.connections, 1);
+    let (_, state) = lock(b, "STAYS-1").await;
+    assert_eq!(state, "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_sees_what_happened_while_its_gateway_lost_its_connection_for_a_moment() {
+    let Some(nats) = NatsCluster::start(3).await else { return };
+    let gateways = gateways(&nats, &["a"]).await;
+    let a = &gateways[0];
+    let server = |i: usize| vec![([127, 0, 0, 1], nats.ports()[i]).into()];
+    let (used, other) = (Forward::to(server(0)).await, Forward::to(server(1)).await);
+    other.cut();
+    let b = beside(a, "b", &nats, &[&used, &other]).await;
+    let car = car::connect(a, "GOES-1").await;
+    let mut console = Console::open(&b).await;
+    console.hear_until("the car is online", |console| console.is_online("GOES-1")).await;
+    // Too short for anybody to be called dead.
+    used.end();
+    car.cut_link().await.expect("it goes");
+    until("a knows", async || !a.is_online("GOES-1").await).await;
+    other.heal();
+    console.hear_until("the car is gone", |console| !console.is_online("GOES-1")).await;
+    assert_eq!(a.metric("cardea_cluster_gateways").await, 2.0);
 }

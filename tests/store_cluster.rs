@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use cardea::clock::{Clock, Stopwatch};
 use cardea::config::Config;
-use cardea::domain::VehicleId;
+use cardea::domain::{Timestamp, VehicleId};
 use cardea::store::cluster::migrate::migrate;
 use cardea::store::{
-    Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, OpenError, Store, StorePosition, Table, verify,
+    Append, AppendError, ClusterStore, Epoch, Expected, LocalStore, Observation, OpenError, Store, StorePosition,
+    Table, verify,
 };
+use kit::forward::Forward;
 use kit::nats::NatsCluster;
 use store_kit::*;
 use tokio::runtime::Runtime;
@@ -146,6 +148,88 @@ fn an_idempotency_key_is_answered_once_at_whatever_gateways_it_comes() {
         };
         assert_eq!(answer.0.get(), format!("{{\"a\":{}}}", answer.1));
     }
+}
+
+#[test]
+fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let open =
+        |dir: &Path, node| lab.try_open(dir, node, &["cluster.replicas=1", "cluster.accept_unsafe=true"]).unwrap();
+    let (a, b) = (open(one.path(), "a"), open(two.path(), "b"));
+    let vehicle: VehicleId = "V-1".parse().unwrap();
+    for n in 0..2_000 {
+        a.observe(Observation { vehicle: vehicle.clone(), at: Timestamp(now().0 - n), signals: raw("{}") });
+    }
+    let ask = |store: Arc<ClusterStore>| {
+        let (vehicle, now) = (vehicle.clone(), now().0);
+        std::thread::spawn(move || store.observations(&vehicle, Timestamp(0), Timestamp(now + 1_000), 2_000))
+    };
+    let since = Stopwatch::start();
+    while ask(Arc::clone(&b)).join().unwrap().unwrap().len() < 2_000 {
+        assert!(since.elapsed() < Duration::from_secs(30), "the track does not arrive");
+    }
+    let many: Vec<_> = (0..200).map(|_| ask(Arc::clone(&b))).collect();
+    let answers: Vec<_> = many.into_iter().map(|asked| asked.join().unwrap()).collect();
+    let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
+    assert!(!refused.is_empty() && refused.len() < 200, "{} of 200 are refused", refused.len());
+    assert!(refused.iter().all(|error| error.to_string().contains("too many tracks")), "{refused:?}");
+    assert!(ask(b).join().unwrap().is_ok(), "and answered again afterwards");
+}
+
+/// A gateway whose servers hear it and do not answer, until the forward is healed; and one that has none of it. Message ids
+/// are forgotten so soon that each repeat comes too late for them, as after a gateway that was halted for minutes.
+fn forgetful_and_mute(lab: &Lab, one: &Path, two: &Path) -> (Arc<ClusterStore>, Arc<ClusterStore>, Forward) {
+    const ONE_COPY: [&str; 2] = ["cluster.replicas=1", "cluster.accept_unsafe=true"];
+    let well = lab.try_open(one, "well", &ONE_COPY).unwrap();
+    let server = ([127, 0, 0, 1], lab.nats.ports()[0]).into();
+    let forward = lab.runtime.block_on(Forward::to(vec![server]));
+    let through = lab.nats.sets_through(&[forward.address.port()]);
+    let sets: Vec<&str> = through.iter().map(String::as_str).chain(ONE_COPY).collect();
+    let mute = lab.try_open(two, "mute", &sets).unwrap();
+    lab.runtime.block_on(async {
+        let context = async_nats::jetstream::new(lab.nats.client().await);
+        let mut stream = context.get_stream("CARDEA").await.unwrap().cached_info().config.clone();
+        stream.duplicate_window = Duration::from_millis(200);
+        context.update_stream(stream).await.unwrap();
+    });
+    forward.mute();
+    (well, mute, forward)
+}
+
+#[test]
+fn what_nobody_answered_for_is_stored_once_also_when_its_message_id_is_forgotten() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (well, mute, forward) = forgetful_and_mute(&lab, one.path(), two.path());
+    let asked = [mute.append(step("any", 1)), mute.append(keyed("keyed", 2, "key", "b"))];
+    // The first attempts are given up after 2 s, and sent again.
+    pause(Duration::from_secs(3));
+    forward.heal();
+    let outcomes = lab.runtime.block_on(futures_util::future::join_all(asked));
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!((numbers(&*well, "any"), numbers(&*well, "keyed")), (vec![1], vec![2]));
+    // Not so much as a record that says nothing.
+    assert_eq!(well.tail(StorePosition(0), 10).unwrap().len(), 2);
+}
+
+#[test]
+fn a_key_that_was_answered_elsewhere_is_refused_also_when_its_message_id_is_forgotten() {
+    let Some(lab) = Lab::new(1) else { return };
+    let (one, two) = (scratch(), scratch());
+    let (well, mute, forward) = forgetful_and_mute(&lab, one.path(), two.path());
+    wait(well.append(keyed("s", 1, "key", "b"))).unwrap();
+    pause(Duration::from_secs(1));
+    let repeat = mute.append(keyed("s", 2, "key", "b"));
+    let healed = lab.runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        forward.heal();
+        forward
+    });
+    let repeat = wait(repeat);
+    assert!(matches!(&repeat, Err(AppendError::Duplicate { answer }) if answer.get() == r#"{"a":1}"#), "{repeat:?}");
+    assert_eq!(numbers(&*well, "s"), [1]);
+    drop(lab.runtime.block_on(healed));
 }
 
 #[test]

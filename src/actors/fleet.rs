@@ -4,10 +4,9 @@
 //! that is not in memory, or whose actor died, takes the way through the `Fleet` actor.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -26,11 +25,21 @@ use crate::domain::key::KeyGrant;
 use crate::domain::vehicle::{Rules, Vehicle};
 use crate::domain::{Refusal, RefusalKind, Timestamp, VehicleId};
 use crate::metrics::Count;
-use crate::store::{AppendError, Epoch, ReadError, Store, Table};
+use crate::store::{Epoch, ReadError, Store, Table};
 use crate::telemetry::Telemetry;
 
+mod adopting;
 mod publishing;
+mod resident;
 mod routing;
+mod starting;
+#[cfg(test)]
+mod tests;
+
+pub(super) use resident::LinkKnown;
+use resident::Resident;
+pub use starting::Fleet;
+use starting::Wake;
 
 /// Mints the holder's token for a grant: (grant, vehicle, holder, issued at) -> CWT in base64url.
 pub type Mint = Arc<dyn Fn(&KeyGrant, &VehicleId, &str, Timestamp) -> String + Send + Sync>;
@@ -131,20 +140,6 @@ struct Shard {
     sweeps: Count,
 }
 
-#[derive(Clone)]
-struct Resident {
-    addr: Addr<VehicleActor>,
-    /// The gate's newest word on the link: a restarted actor must know it, for the gate will not repeat it.
-    link: Arc<Mutex<LinkKnown>>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LinkKnown {
-    pub epoch: u64,
-    pub is_online: bool,
-    pub address: Option<IpAddr>,
-}
-
 /// The way to every vehicle; cheap to clone. Edges hold one.
 #[derive(Clone)]
 pub struct FleetHandle(Arc<Inner>);
@@ -212,7 +207,7 @@ impl FleetHandle {
             ctx.set_mailbox_capacity(WAKE_QUEUE);
             let inner = Arc::new(Inner { shared, shards, fleet: ctx.address() });
             made = Some(Arc::clone(&inner));
-            Fleet { inner, waking: HashMap::new(), absent: HashMap::new() }
+            Fleet::new(inner)
         });
         // `create` runs its closure before it returns.
         let inner = made.expect("the closure ran");
@@ -346,9 +341,8 @@ impl FleetHandle {
     }
 }
 
-/// Vehicles that may wait to be started, and letters that may wait for each.
+/// Vehicles that may wait to be started.
 const WAKE_QUEUE: usize = 4_096;
-const MAX_WAITING_LETTERS: usize = 64;
 /// Vehicles swept in one tick of one thread.
 const SWEEP_MAX: usize = 1_024;
 /// Idle vehicles asked to leave when memory is full.
@@ -390,20 +384,26 @@ impl Inner {
 
     /// Gives a loaded vehicle its actor, on the thread its id hashes to.
     fn house(&self, start: Start, link: LinkKnown) -> Resident {
-        let vehicle = start.vehicle.vehicle_id.clone();
+        let (vehicle, epoch) = (start.vehicle.vehicle_id.clone(), start.epoch);
         let shard = self.shard(&vehicle);
         let (shared, schedule) = (Arc::clone(&self.shared), Arc::clone(&shard.schedule));
         let addr = VehicleActor::start_in_arbiter(&shard.arbiter, move |_| VehicleActor::new(shared, schedule, start));
-        let resident = Resident { addr, link: Arc::new(Mutex::new(link)) };
+        let resident = Resident { addr, epoch, link: Arc::new(Mutex::new(link)) };
         let mut vehicles = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner);
         vehicles.insert(vehicle, resident.clone());
         resident
     }
 
-    /// Forgets a vehicle that another gateway has taken; its actor ends without a word.
-    fn release(&self, vehicle: &VehicleId) {
-        let shard = self.shard(vehicle);
-        let resident = shard.vehicles.write().unwrap_or_else(PoisonError::into_inner).remove(vehicle.as_str());
+    /// Forgets a vehicle that another gateway has taken; its actor ends without a word. One that was taken back by a claim
+    /// newer than `taken` stays.
+    fn release(&self, vehicle: &VehicleId, taken: Option<Epoch>) {
+        let mut vehicles = self.shard(vehicle).vehicles.write().unwrap_or_else(PoisonError::into_inner);
+        let is_older = |resident: &Resident| taken.is_none_or(|taken| resident.epoch < taken);
+        if !vehicles.get(vehicle.as_str()).is_some_and(is_older) {
+            return;
+        }
+        let resident = vehicles.remove(vehicle.as_str());
+        drop(vehicles);
         if let Some(resident) = resident {
             // One that is dead has ended already.
             resident.addr.do_send(Letter::Overtaken);
@@ -419,238 +419,6 @@ impl Inner {
             let _ = resident.addr.try_send(Letter::Retire);
         }
     }
-}
-
-impl Resident {
-    fn link(&self) -> LinkKnown {
-        *self.link_guard()
-    }
-
-    fn link_guard(&self) -> MutexGuard<'_, LinkKnown> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_link(&self, letter: &Letter) {
-        // Most letters say nothing of it, and need not take the lock.
-        if matches!(letter, Letter::FromCar(FromCar::LinkUp { .. } | FromCar::LinkDown { .. }, _)) {
-            self.link_guard().note(letter);
-        }
-    }
-}
-
-impl LinkKnown {
-    fn note(&mut self, letter: &Letter) {
-        match letter {
-            Letter::FromCar(FromCar::LinkUp { epoch, address }, _) => {
-                *self = Self { epoch: *epoch, is_online: true, address: *address };
-            }
-            Letter::FromCar(FromCar::LinkDown { epoch }, _) => self.is_online &= self.epoch != *epoch,
-            Letter::FromCar(..)
-            | Letter::Ask(..)
-            | Letter::Snapshot(_)
-            | Letter::Await(..)
-            | Letter::Sweep
-            | Letter::Publish
-            | Letter::Drain(_)
-            | Letter::Overtaken
-            | Letter::Retire => {}
-        }
-    }
-}
-
-/// The actor that starts vehicles, one at a time each, so that a vehicle never has two.
-pub struct Fleet {
-    inner: Arc<Inner>,
-    /// Vehicles being loaded, with what waits for them.
-    waking: HashMap<VehicleId, Waking>,
-    /// Vehicles that are online and could not be started: tried again, for the gate says it only once. No more than
-    /// the gate has sessions.
-    absent: HashMap<VehicleId, LinkKnown>,
-}
-
-/// What waits for a vehicle that is being loaded.
-#[derive(Default)]
-struct Waking {
-    letters: Vec<Letter>,
-    /// The gate's last word on the link among what there was no room for: it says it only once.
-    link: Option<Letter>,
-}
-
-impl Waking {
-    /// False = dropped, so that whoever asked hears `Unknown`, and a car sends its fact again.
-    fn take(&mut self, letter: Option<Letter>) -> bool {
-        match letter {
-            None => true,
-            Some(letter) if self.letters.len() < MAX_WAITING_LETTERS && self.link.is_none() => {
-                self.letters.push(letter);
-                true
-            }
-            Some(link @ Letter::FromCar(FromCar::LinkUp { .. } | FromCar::LinkDown { .. }, _)) => {
-                self.link = Some(link);
-                true
-            }
-            Some(_) => false,
-        }
-    }
-
-    fn into_letters(self) -> Vec<Letter> {
-        self.letters.into_iter().chain(self.link).collect()
-    }
-}
-
-/// After a vehicle could not be started.
-const START_AGAIN: Duration = Duration::from_secs(1);
-
-/// A vehicle is needed and has no actor that works.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Wake {
-    vehicle: VehicleId,
-    letter: Option<Letter>,
-}
-
-impl Actor for Fleet {
-    type Context = Context<Self>;
-}
-
-impl Handler<Wake> for Fleet {
-    type Result = ();
-
-    fn handle(&mut self, Wake { vehicle, letter }: Wake, ctx: &mut Self::Context) {
-        if let Some(waking) = self.waking.get_mut(&vehicle) {
-            if !waking.take(letter) {
-                self.inner.shared.metrics.mailbox_full.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
-        }
-        let known = self.inner.resident(&vehicle);
-        if known.as_ref().is_none_or(|known| !known.addr.connected())
-            && !self.inner.shared.may_take(&vehicle, letter.as_ref())
-        {
-            // What an old session of the car still brings changes nothing.
-            return self.leave_it(&vehicle);
-        }
-        let link = match known {
-            Some(resident) if resident.addr.connected() => {
-                if let Some(letter) = letter {
-                    // Full = dropped, as above.
-                    let _ = resident.addr.try_send(letter);
-                }
-                return;
-            }
-            Some(resident) => {
-                self.inner.shared.metrics.restarts.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(%vehicle, "vehicle is started again from the store");
-                resident.link()
-            }
-            None => self.absent.get(&vehicle).copied().unwrap_or_default(),
-        };
-        if self.inner.resident_count() >= self.inner.shared.max_resident {
-            self.inner.shared.metrics.fleet_full.fetch_add(1, Ordering::Relaxed);
-            self.inner.make_room(self.inner.shard(&vehicle));
-            if self.inner.resident_count() >= 2 * self.inner.shared.max_resident {
-                tracing::warn!(%vehicle, "no room in memory for another vehicle");
-                return self.try_again(vehicle, link, letter.into_iter().collect(), ctx);
-            }
-        }
-        self.waking.insert(vehicle.clone(), Waking { letters: letter.into_iter().collect(), ..Waking::default() });
-        let loading = take(Arc::clone(&self.inner.shared), vehicle.clone(), link);
-        ctx.spawn(loading.into_actor(self).map(move |loaded, fleet, ctx| fleet.on_loaded(vehicle, loaded, link, ctx)));
-    }
-}
-
-impl Fleet {
-    fn on_loaded(
-        &mut self,
-        vehicle: VehicleId,
-        loaded: Result<Start, NotTaken>,
-        link: LinkKnown,
-        ctx: &mut Context<Self>,
-    ) {
-        let letters = self.waking.remove(&vehicle).unwrap_or_default().into_letters();
-        let start = match loaded {
-            Ok(start) => start,
-            Err(NotTaken::Claim(AppendError::Fenced)) => return self.leave_it(&vehicle),
-            Err(error) => {
-                self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%vehicle, %error, "vehicle cannot be started");
-                return self.try_again(vehicle, link, letters, ctx);
-            }
-        };
-        // Overtaken while it was being loaded.
-        if self.inner.shared.peers.as_ref().is_some_and(|peers| peers.keeper(&vehicle) != Keeper::Here) {
-            return self.leave_it(&vehicle);
-        }
-        self.absent.remove(&vehicle);
-        let resident = self.inner.house(start, link);
-        for letter in letters {
-            resident.note_link(&letter);
-            // The new mailbox holds at least as many as could wait.
-            resident.addr.do_send(letter);
-        }
-    }
-
-    /// Another gateway has the vehicle: nothing of it stays here, not even the car's old session.
-    fn leave_it(&mut self, vehicle: &VehicleId) {
-        self.absent.remove(vehicle);
-        self.inner.release(vehicle);
-        if let Some(peers) = &self.inner.shared.peers
-            && matches!(peers.keeper(vehicle), Keeper::There(_))
-        {
-            peers.let_go(vehicle);
-        }
-    }
-
-    /// Whoever asked hears that nothing happened, and a car sends its facts again; but a car that is online has to be
-    /// known as such.
-    fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: Vec<Letter>, ctx: &mut Context<Self>) {
-        letters.iter().for_each(|letter| link.note(letter));
-        let is_due = letters.iter().any(|letter| matches!(letter, Letter::Sweep));
-        for letter in letters {
-            if let Letter::Ask(_, reply, _) = letter {
-                // The asker may have gone.
-                let _ = reply.send(Err(AskError::Storage("the vehicle cannot be started now")));
-            }
-        }
-        // What is due for it stays due. In a cluster the claim may have gone through: then it is nobody else's to look.
-        if is_due || self.inner.shared.peers.is_some() {
-            let soon = self.inner.shared.clock.now().plus_ms(START_AGAIN.as_millis() as i64);
-            self.inner.shard(&vehicle).schedule.at(soon, vehicle.clone());
-        }
-        if !link.is_online {
-            self.absent.remove(&vehicle);
-        } else if self.absent.insert(vehicle.clone(), link).is_none() {
-            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
-        }
-    }
-
-    fn start_absent(&mut self, vehicle: VehicleId, ctx: &mut Context<Self>) {
-        let is_awaited = self.absent.contains_key(&vehicle);
-        if is_awaited && !self.waking.contains_key(&vehicle) {
-            self.handle(Wake { vehicle: vehicle.clone(), letter: None }, ctx);
-        }
-        if self.absent.contains_key(&vehicle) {
-            ctx.run_later(START_AGAIN, move |fleet, ctx| fleet.start_absent(vehicle, ctx));
-        }
-    }
-}
-
-/// Why a vehicle could not be started.
-#[derive(Debug, thiserror::Error)]
-enum NotTaken {
-    #[error("the right to write it was not given: {0}")]
-    Claim(#[from] AppendError),
-    #[error("{0}")]
-    Read(#[from] ReadError),
-    #[error("loading it panicked")]
-    Panicked,
-}
-
-/// Takes the right to write the vehicle's stream, then folds what is stored.
-async fn take(shared: Arc<Shared>, vehicle: VehicleId, link: LinkKnown) -> Result<Start, NotTaken> {
-    let epoch = shared.store.claim(&vehicle).await?;
-    let loaded = tokio::task::spawn_blocking(move || load(&shared, &vehicle, epoch, link)).await;
-    Ok(loaded.map_err(|_| NotTaken::Panicked)??)
 }
 
 /// Looks every tick at who is due on one thread of actors.

@@ -1,32 +1,31 @@
 //! When a vehicle's actor is looked at again: lazy saves a second after a change, expiries, starts and ends of rentals.
 //!
-//! One heap a thread of actors, swept by one task: timers inside ten thousand busy actors would fire late and cost more.
+//! One list a thread of actors, swept by one task: timers inside ten thousand busy actors would fire late and cost more.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::{Timestamp, VehicleId};
 
-/// How often the heap is looked at: what a deadline can be late by.
+/// How often the list is looked at: what a deadline can be late by.
 pub const TICK: Duration = Duration::from_millis(50);
 
-/// Who is due when. Entries are hints: an actor that finds nothing to do schedules nothing.
+/// Who is due when. Entries are hints: an actor that finds nothing to do schedules nothing. What is said twice counts once.
 #[derive(Debug, Default)]
-pub struct Schedule(Mutex<BinaryHeap<Reverse<(Timestamp, VehicleId)>>>);
+pub struct Schedule(Mutex<BTreeSet<(Timestamp, VehicleId)>>);
 
 impl Schedule {
     pub fn at(&self, due: Timestamp, vehicle: VehicleId) {
-        self.entries().push(Reverse((due, vehicle)));
+        self.entries().insert((due, vehicle));
     }
 
     /// Takes out those that are due, at most `limit`, so that a burst does not hold the thread.
     pub fn due(&self, now: Timestamp, limit: usize) -> Vec<VehicleId> {
         let mut entries = self.entries();
         let mut due = Vec::new();
-        while due.len() < limit && entries.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            due.extend(entries.pop().map(|Reverse((_, vehicle))| vehicle));
+        while due.len() < limit && entries.first().is_some_and(|(at, _)| *at <= now) {
+            due.extend(entries.pop_first().map(|(_, vehicle)| vehicle));
         }
         due
     }
@@ -35,8 +34,8 @@ impl Schedule {
         self.entries().len()
     }
 
-    fn entries(&self) -> MutexGuard<'_, BinaryHeap<Reverse<(Timestamp, VehicleId)>>> {
-        // The heap is whole after every operation, so a panic elsewhere does not spoil it.
+    fn entries(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, VehicleId)>> {
+        // The list is whole after every operation, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -52,6 +51,8 @@ mod tests {
         schedule.at(Timestamp(30), id("C"));
         schedule.at(Timestamp(10), id("A"));
         schedule.at(Timestamp(20), id("B"));
+        schedule.at(Timestamp(20), id("B"));
+        assert_eq!(schedule.pending(), 3, "what is said twice counts once");
         assert_eq!(schedule.due(Timestamp(20), 10), [id("A"), id("B")]);
         assert_eq!(schedule.due(Timestamp(29), 10), []);
         assert_eq!(schedule.due(Timestamp(30), 10), [id("C")]);

@@ -6,6 +6,7 @@ use actix::prelude::*;
 
 use super::feed::{AlertChanged, CommandChanged, VehicleChanged};
 use super::fleet::{FleetHandle, Mint, Parts};
+use super::peers::Peers;
 use super::vehicle::SendToCar;
 use crate::clock::Clock;
 use crate::config;
@@ -90,6 +91,17 @@ pub fn fleet_minting(
     clock: Clock,
     mint: Mint,
 ) -> (FleetHandle, Recorder) {
+    fleet_among(None, config, store, clock, mint)
+}
+
+/// One of several gateways.
+pub fn fleet_among(
+    peers: Option<Arc<dyn Peers>>,
+    config: &config::Fleet,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    mint: Mint,
+) -> (FleetHandle, Recorder) {
     let recorder = Recorder::default();
     let addr = recorder.clone().start();
     let parts = Parts {
@@ -103,7 +115,7 @@ pub fn fleet_minting(
         alerts_feed: addr.recipient(),
         audience: Arc::new(1.into()),
         telemetry: Telemetry::default(),
-        peers: None,
+        peers,
     };
     let fleet = FleetHandle::start(config, parts).expect("the fleet starts");
     (fleet, recorder)

@@ -3,11 +3,12 @@
 //! Nothing here is stored and nothing is promised: what must be right is decided by the store. Without a cluster none of this
 //! runs.
 
+mod hearing;
 mod members;
 mod relay;
 mod words;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::domain::VehicleId;
 use crate::metrics::Count;
 use crate::store::cluster::owners::Owners;
+use hearing::Hearing;
 use members::{HELLO_EVERY, Hello, Members};
 pub use relay::{Local, Relay};
 
@@ -35,10 +37,6 @@ const SAY_WITHIN: Duration = Duration::from_millis(200);
 const SETTLE: Duration = Duration::from_millis(700);
 /// After a change of who lives, others may change too: one look for all of them.
 const ADOPT_AFTER: Duration = Duration::from_millis(300);
-/// A server through which our own word does not come back for so long is left for another.
-const DEAF: Duration = Duration::from_millis(1_500);
-/// A gateway that reaches no server for so long lets its cars go: elsewhere they can be reached.
-const ALONE: Duration = Duration::from_secs(10);
 
 /// This gateway among the others. Cheap to clone.
 #[derive(Clone)]
@@ -67,8 +65,30 @@ struct Inner {
     audience: Arc<AtomicUsize>,
     /// When our own word came back last: the way to the servers is open.
     heard_self: AtomicU64,
-    runtime: Mutex<Option<Runtime>>,
+    /// Something from elsewhere found no room here.
+    missed: AtomicBool,
+    runtimes: Mutex<Option<Runtimes>>,
     pub counters: Counters,
+}
+
+/// Who lives is told and heard on a thread of its own: what consoles elsewhere watch must not look like a death.
+struct Runtimes {
+    members: Runtime,
+    rest: Runtime,
+}
+
+impl Runtimes {
+    fn start() -> std::io::Result<Self> {
+        let one =
+            |name| tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
+        Ok(Self { members: one("cluster-members")?, rest: one("cluster")? })
+    }
+
+    /// Does not wait: it may be called within another runtime.
+    fn stop(self) {
+        self.members.shutdown_background();
+        self.rest.shutdown_background();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -111,11 +131,7 @@ pub struct Sessions {
 impl Cluster {
     /// Begins to say that this gateway lives, and to hear who else does.
     pub fn join(parts: Parts) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("cluster")
-            .enable_all()
-            .build()?;
+        let runtimes = Runtimes::start()?;
         let Parts { client, owners, clock, node, stream } = parts;
         let inner = Arc::new(Inner {
             client,
@@ -132,12 +148,13 @@ impl Cluster {
             watched: Notify::new(),
             audience: Arc::default(),
             heard_self: AtomicU64::new(0),
-            runtime: Mutex::default(),
+            missed: AtomicBool::new(false),
+            runtimes: Mutex::default(),
             counters: Counters::default(),
         });
-        runtime.spawn(listen(Arc::clone(&inner)));
-        runtime.spawn(say_hello(Arc::clone(&inner)));
-        *inner.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        runtimes.members.spawn(listen(Arc::clone(&inner)));
+        runtimes.members.spawn(say_hello(Arc::clone(&inner)));
+        *inner.runtimes() = Some(runtimes);
         Ok(Self(inner))
     }
 
@@ -148,8 +165,7 @@ impl Cluster {
 
     /// Stands before the feed, for whoever tells what changed.
     pub fn relay(&self, local: Local, thread: &ArbiterHandle) -> Option<Addr<Relay>> {
-        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        runtime.as_ref().map(|runtime| Relay::start(&self.0, local, runtime, thread))
+        self.0.runtimes().as_ref().map(|runtimes| Relay::start(&self.0, local, &runtimes.rest, thread))
     }
 
     /// Above 0 while anybody watches at any gateway.
@@ -169,26 +185,26 @@ impl Cluster {
         let _ = self.0.fleet.set(fleet);
         let _ = self.0.sessions.set(sessions);
         let _ = self.0.consoles.set(feed.consoles);
-        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(runtime) = runtime.as_ref() else { return };
+        let runtimes = self.0.runtimes();
+        let Some(Runtimes { rest: runtime, .. }) = runtimes.as_ref() else { return };
         runtime.spawn(serve(Arc::clone(&self.0)));
         runtime.spawn(adopt(Arc::clone(&self.0), feed.links_lost));
         runtime.spawn(relay::tell(Arc::clone(&self.0)));
+        runtime.spawn(relay::make_good(Arc::clone(&self.0)));
         runtime.spawn(let_go(Arc::clone(&self.0)));
     }
 
     /// Says good-bye, so that the others need not wait for the silence.
     pub fn leave(&self) {
-        let runtime = self.0.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(runtime) = runtime else { return };
+        let Some(runtimes) = self.0.runtimes().take() else { return };
         let inner = Arc::clone(&self.0);
         std::thread::spawn(move || {
-            runtime.block_on(async move {
+            runtimes.members.block_on(async move {
                 inner.say(0, true).await;
                 // Not to be held up by servers that are away.
                 let _ = tokio::time::timeout(SAY_WITHIN, inner.client.flush()).await;
             });
-            runtime.shutdown_background();
+            runtimes.stop();
         });
     }
 
@@ -209,14 +225,17 @@ impl Cluster {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Not waited for: it may be dropped within another runtime.
-            runtime.shutdown_background();
+        if let Some(runtimes) = self.runtimes().take() {
+            runtimes.stop();
         }
     }
 }
 
 impl Inner {
+    fn runtimes(&self) -> MutexGuard<'_, Option<Runtimes>> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn members(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -346,8 +365,7 @@ async fn listen(inner: Arc<Inner>) {
 async fn say_hello(inner: Arc<Inner>) {
     let mut tick = tokio::time::interval(HELLO_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let begun = inner.clock.elapsed();
-    let mut turned = begun;
+    let mut hearing = Hearing::new(inner.clock.elapsed());
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -358,22 +376,17 @@ async fn say_hello(inner: Arc<Inner>) {
         let elsewhere = inner.members().consoles();
         inner.audience.store(here + elsewhere, Ordering::Relaxed);
         let now = inner.clock.elapsed();
-        let heard = Duration::from_millis(inner.heard_self.load(Ordering::Relaxed)).max(begun);
-        let silence = now.saturating_sub(heard);
-        if silence > ALONE
+        let heard = hearing.look(Duration::from_millis(inner.heard_self.load(Ordering::Relaxed)), now);
+        if heard.is_alone
             && let Some(sessions) = inner.sessions.get()
         {
             (sessions.alone)();
         }
         // A server that hangs keeps its connections; another one may answer.
-        if silence > DEAF && now.saturating_sub(turned) > DEAF {
-            turned = now;
-            if inner.is_connected() && inner.client.force_reconnect().await.is_err() {
-                tracing::debug!("the connection is being made anew already");
-            }
+        if heard.turns && inner.is_connected() && inner.client.force_reconnect().await.is_err() {
+            tracing::debug!("the connection is being made anew already");
         }
-        // Who cannot hear does not know who is dead.
-        if silence < DEAF && inner.members().sweep(now) {
+        if heard.tells_who_lives && inner.members().sweep(now) {
             tracing::warn!("a gateway of the cluster is silent");
             inner.changed.notify_one();
         }
@@ -421,15 +434,20 @@ async fn answer(inner: &Inner, message: Message) {
 
 /// Looks what is due for vehicles that no living gateway has, whenever who lives has changed.
 async fn adopt(inner: Arc<Inner>, links_lost: Recipient<LinksLost>) {
+    let mut is_changed = false;
     loop {
-        inner.changed.notified().await;
-        tokio::time::sleep(ADOPT_AFTER).await;
-        let Some(fleet) = inner.fleet.get().cloned() else { continue };
-        // Consoles hear at least that nothing is known of them; a full feed is told again by the next change.
-        let _ = links_lost.try_send(LinksLost(fleet.orphans()));
-        if tokio::task::spawn_blocking(move || fleet.adopt()).await.is_err() {
-            tracing::error!("looking for what is due panicked");
+        if !is_changed {
+            inner.changed.notified().await;
         }
+        tokio::time::sleep(ADOPT_AFTER).await;
+        is_changed = match inner.fleet.get() {
+            None => false,
+            Some(fleet) => {
+                // Consoles hear at least that nothing is known of them; a full feed is told again by the next change.
+                let _ = links_lost.try_send(LinksLost(fleet.orphans()));
+                fleet.adopt(inner.changed.notified()).await
+            }
+        };
     }
 }
 
@@ -445,7 +463,10 @@ async fn let_go(inner: Arc<Inner>) {
             fleet.release(&lost);
         }
         if let Some(sessions) = inner.sessions.get() {
-            lost.keys().for_each(|vehicle| (sessions.overtaken)(vehicle));
+            // The car may be back, with a session of now.
+            lost.keys()
+                .filter(|vehicle| !inner.owners.is_ours(vehicle))
+                .for_each(|vehicle| (sessions.overtaken)(vehicle));
         }
     }
 }

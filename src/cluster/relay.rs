@@ -5,14 +5,16 @@
 //! A gateway with consoles asks the others for the states of the vehicles they have, and hears what changes from then on.
 //! Vehicles that no living gateway has it reads from its own copy of the store.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix::prelude::*;
 use async_nats::Message;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::Notify;
 
 use super::{Inner, subscribe};
 use crate::actors::feed::{CommandChanged, VehicleChanged};
@@ -21,8 +23,14 @@ use crate::actors::vehicle::Snapshot;
 use crate::domain::VehicleId;
 use crate::domain::command::Command;
 
-/// Changes that may wait to be written; vehicles tell their newest state again.
-const WAITING_MAX: usize = 16_384;
+/// Commands that may wait to be written.
+const COMMANDS_MAX: usize = 16_384;
+/// Letters of vehicles that may wait; they tell their newest state again.
+const MAILBOX: usize = 16_384;
+/// While there is no connection.
+const CONNECTED_AGAIN: Duration = Duration::from_millis(100);
+/// How often it is looked whether something was missed.
+const MISSED: Duration = Duration::from_secs(3);
 
 /// Where the feed of this gateway takes what vehicles tell.
 #[derive(Clone)]
@@ -37,13 +45,34 @@ pub struct Local {
 pub struct Relay {
     local: Local,
     inner: Arc<Inner>,
-    out: Sender<Change>,
+    out: Arc<Waiting>,
 }
 
-#[derive(Debug)]
-enum Change {
-    Vehicle(Arc<Snapshot>),
-    Command(Box<CommandChanged>),
+/// What is to be written.
+#[derive(Default)]
+struct Waiting {
+    changes: Mutex<Changes>,
+    news: Notify,
+}
+
+/// Of each vehicle only the newest state: there are never more than there are vehicles, and none is lost that nothing follows.
+#[derive(Default)]
+struct Changes {
+    vehicles: HashMap<VehicleId, Arc<Snapshot>>,
+    commands: Vec<CommandChanged>,
+}
+
+impl Waiting {
+    /// False = there is no room.
+    fn put(&self, put: impl FnOnce(&mut Changes) -> bool) -> bool {
+        let is_in = put(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner));
+        self.news.notify_one();
+        is_in
+    }
+
+    fn take(&self) -> Changes {
+        std::mem::take(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A change on its way.
@@ -61,18 +90,18 @@ impl Relay {
         runtime: &tokio::runtime::Runtime,
         thread: &ArbiterHandle,
     ) -> Addr<Self> {
-        let (out, waiting) = channel(WAITING_MAX);
-        runtime.spawn(write(Arc::clone(inner), waiting));
+        let out = Arc::new(Waiting::default());
+        runtime.spawn(write(Arc::clone(inner), Arc::clone(&out)));
         runtime.spawn(hear(Arc::clone(inner), local.clone()));
         let inner = Arc::clone(inner);
         Self::start_in_arbiter(thread, move |ctx| {
-            ctx.set_mailbox_capacity(WAITING_MAX);
+            ctx.set_mailbox_capacity(MAILBOX);
             Relay { local, inner, out }
         })
     }
 
-    fn elsewhere(&self, change: Change) {
-        if self.inner.members().consoles() > 0 && self.out.try_send(change).is_err() {
+    fn elsewhere(&self, put: impl FnOnce(&mut Changes) -> bool) {
+        if self.inner.members().consoles() > 0 && !self.out.put(put) {
             self.inner.counters.changes_dropped.inc();
         }
     }
@@ -86,7 +115,10 @@ impl Handler<VehicleChanged> for Relay {
     type Result = ();
 
     fn handle(&mut self, change: VehicleChanged, _: &mut Self::Context) {
-        self.elsewhere(Change::Vehicle(Arc::clone(&change.0)));
+        self.elsewhere(|changes| {
+            changes.vehicles.insert(change.0.vehicle.vehicle_id.clone(), Arc::clone(&change.0));
+            true
+        });
         if self.local.consoles.load(Ordering::Relaxed) > 0 && self.local.vehicles.try_send(change).is_err() {
             self.inner.counters.changes_dropped.inc();
         }
@@ -97,7 +129,13 @@ impl Handler<CommandChanged> for Relay {
     type Result = ();
 
     fn handle(&mut self, change: CommandChanged, _: &mut Self::Context) {
-        self.elsewhere(Change::Command(Box::new(change.clone())));
+        self.elsewhere(|changes| {
+            let has_room = changes.commands.len() < COMMANDS_MAX;
+            if has_room {
+                changes.commands.push(change.clone());
+            }
+            has_room
+        });
         if self.local.consoles.load(Ordering::Relaxed) > 0 && self.local.commands.try_send(change).is_err() {
             self.inner.counters.changes_dropped.inc();
         }
@@ -105,19 +143,48 @@ impl Handler<CommandChanged> for Relay {
 }
 
 /// Writes what waits; alone does the work that the actors are spared.
-async fn write(inner: Arc<Inner>, mut waiting: Receiver<Change>) {
-    while let Some(change) = waiting.recv().await {
-        let form = match change {
-            Change::Vehicle(snapshot) => ChangeForm::Vehicle(Box::new(SnapshotForm::of(&snapshot))),
-            Change::Command(change) => {
-                let CommandChanged { vehicle, command } = *change;
-                ChangeForm::Command { vehicle, command: Box::new(command) }
-            }
-        };
-        let Ok(text) = serde_json::to_vec(&form) else { continue };
-        let subject = format!("{}.feed.{}", inner.prefix, inner.node);
-        if !inner.is_connected() || inner.client.publish(subject, text.into()).await.is_err() {
-            inner.counters.changes_dropped.inc();
+async fn write(inner: Arc<Inner>, waiting: Arc<Waiting>) {
+    loop {
+        waiting.news.notified().await;
+        let Changes { vehicles, commands } = waiting.take();
+        for CommandChanged { vehicle, command } in commands {
+            write_one(&inner, ChangeForm::Command { vehicle, command: Box::new(command) }).await;
+        }
+        for snapshot in vehicles.into_values() {
+            write_one(&inner, ChangeForm::Vehicle(Box::new(SnapshotForm::of(&snapshot)))).await;
+        }
+    }
+}
+
+async fn write_one(inner: &Inner, form: ChangeForm) {
+    // Meanwhile only the newest is kept.
+    while !inner.is_connected() {
+        tokio::time::sleep(CONNECTED_AGAIN).await;
+    }
+    let Ok(text) = serde_json::to_vec(&form) else { return };
+    let subject = format!("{}.feed.{}", inner.prefix, inner.node);
+    if inner.client.publish(subject, text.into()).await.is_err() {
+        inner.counters.changes_dropped.inc();
+    }
+}
+
+/// What was on the wire when a connection broke is lost, and what found no room: all is asked for and told once more.
+pub(super) async fn make_good(inner: Arc<Inner>) {
+    let connects = || inner.client.statistics().connects.load(Ordering::Relaxed);
+    let mut known = connects();
+    let mut look = tokio::time::interval(MISSED);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let is_new = inner.is_connected() && std::mem::replace(&mut known, connects()) != known;
+        if inner.missed.swap(false, Ordering::Relaxed) || is_new {
+            inner.watched.notify_one();
+        }
+        if is_new
+            && inner.members().consoles() > 0
+            && let Some(fleet) = inner.fleet.get().cloned()
+        {
+            fleet.publish_kept().await;
         }
     }
 }
@@ -168,6 +235,7 @@ fn take(inner: &Inner, local: &Local, message: &Message) {
     if is_taken {
         inner.counters.changes_heard.inc();
     } else {
+        inner.missed.store(true, Ordering::Relaxed);
         inner.counters.changes_dropped.inc();
     }
 }

@@ -30,8 +30,8 @@ impl Cluster {
     /// A subject that every gateway speaks and hears; `take` is called with each word of the others. `None` at the end.
     pub fn speak(&self, subject: &str, take: impl Fn(&[u8]) + Send + Sync + 'static) -> Option<Speaker> {
         let inner = &self.0;
-        let runtime = inner.runtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let runtime = runtime.as_ref()?;
+        let runtimes = inner.runtimes();
+        let runtime = &runtimes.as_ref()?.rest;
         let (out, waiting) = channel(WAITING_MAX);
         let subject = format!("{}.{subject}", inner.prefix);
         runtime.spawn(say(Arc::clone(inner), format!("{subject}.{}", inner.node), waiting));

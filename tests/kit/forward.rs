@@ -17,6 +17,7 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 pub struct Forward {
     pub address: SocketAddr,
     is_cut: watch::Sender<bool>,
+    is_mute: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -24,9 +25,9 @@ impl Forward {
     pub async fn to(targets: Vec<SocketAddr>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (is_cut, seen) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, Arc::new(targets), seen));
-        Self { address, is_cut, task }
+        let (is_cut, is_mute) = (watch::Sender::new(false), watch::Sender::new(false));
+        let task = tokio::spawn(accept(listener, Arc::new(targets), [is_cut.subscribe(), is_mute.subscribe()]));
+        Self { address, is_cut, is_mute, task }
     }
 
     /// Nothing passes any more, and nobody is told: what was sent arrives after [`Self::heal`], as after lost packets.
@@ -34,8 +35,19 @@ impl Forward {
         self.is_cut.send_replace(true);
     }
 
+    /// The same of what the targets answer; they still hear all.
+    pub fn mute(&self) {
+        self.is_mute.send_replace(true);
+    }
+
+    /// Takes no connection any more, and ends those there are.
+    pub fn end(self) {
+        self.cut();
+    }
+
     pub fn heal(&self) {
         self.is_cut.send_replace(false);
+        self.is_mute.send_replace(false);
     }
 }
 
@@ -45,18 +57,19 @@ impl Drop for Forward {
     }
 }
 
-async fn accept(listener: TcpListener, targets: Arc<Vec<SocketAddr>>, is_cut: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, targets: Arc<Vec<SocketAddr>>, [is_cut, is_mute]: [watch::Receiver<bool>; 2]) {
     let turn = Arc::new(AtomicUsize::new(0));
     while let Ok((client, _)) = listener.accept().await {
-        let (targets, turn, is_cut) = (Arc::clone(&targets), Arc::clone(&turn), is_cut.clone());
+        let (targets, turn) = (Arc::clone(&targets), Arc::clone(&turn));
+        let (is_cut, is_mute) = (is_cut.clone(), is_mute.clone());
         tokio::spawn(async move {
             let Some(server) = connect(&targets, &turn, is_cut.clone()).await else { return };
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
             // The end of one direction ends both: no program here closes one half.
             tokio::select! {
-                () = pass(from_client, to_server, is_cut.clone()) => {}
-                () = pass(from_server, to_client, is_cut) => {}
+                () = pass(from_client, to_server, [is_cut.clone(), is_cut.clone()]) => {}
+                () = pass(from_server, to_client, [is_cut, is_mute]) => {}
             }
         });
     }
@@ -73,13 +86,19 @@ async fn connect(targets: &[SocketAddr], turn: &AtomicUsize, mut is_cut: watch::
     None
 }
 
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut is_cut: watch::Receiver<bool>) {
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut are_cut: [watch::Receiver<bool>; 2],
+) {
     let mut chunk = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut chunk).await;
         // Also an end is heard of only when the wire is whole.
-        if is_cut.wait_for(|is_cut| !is_cut).await.is_err() {
-            return;
+        for is_cut in &mut are_cut {
+            if is_cut.wait_for(|is_cut| !is_cut).await.is_err() {
+                return;
+            }
         }
         match read {
             Ok(read @ 1..) if to.write_all(&chunk[..read]).await.is_ok() => {}

@@ -200,38 +200,10 @@ impl FleetHandle {
         }
     }
 
-    /// Lets go of vehicles that another gateway has taken.
+    /// Lets go of vehicles that another gateway has taken, by the claim of this number.
     pub fn release(&self, taken: &HashMap<VehicleId, u64>) {
-        for vehicle in taken.keys() {
-            self.0.release(vehicle);
-        }
-    }
-
-    /// Looks through every vehicle that no living gateway has and that fell to this one, for what is due. Called whenever
-    /// the living gateways have changed. Blocks on the disk.
-    pub fn adopt(&self) {
-        let Some(peers) = &self.0.shared.peers else { return };
-        let mut after = None;
-        loop {
-            const PAGE: usize = 256;
-            let ids = self.vehicles(after.as_ref(), PAGE);
-            for id in ids.iter().filter(|id| self.0.resident(id).is_none()) {
-                if !is_on_us(&**peers, id) {
-                    continue;
-                }
-                match load(&self.0.shared, id, Epoch(0), LinkKnown::default()) {
-                    Ok(start) => {
-                        if let Some(due) = start.vehicle.next_due(&start.twin) {
-                            self.0.shard(id).schedule.at(due, id.clone());
-                        }
-                    }
-                    Err(error) => tracing::warn!(vehicle = %id, %error, "what is due for it is not known"),
-                }
-            }
-            match ids.last() {
-                Some(last) if ids.len() == PAGE => after = Some(last.clone()),
-                Some(_) | None => return,
-            }
+        for (vehicle, epoch) in taken {
+            self.0.release(vehicle, Some(Epoch(*epoch)));
         }
     }
 

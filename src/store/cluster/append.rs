@@ -2,6 +2,10 @@
 //!
 //! Whether a record that nobody answered for was stored is found out by its message id (the engine knows a repeat) and by
 //! what stands in its stream; only what cannot be found out in time is `Unknown`.
+//!
+//! The engine forgets message ids after minutes, and a gateway can be halted for longer at any point, also between a look and
+//! the attempt that relies on it. So each attempt that may be a repeat names the newest record of its stream that was looked
+//! at: whatever came into the stream since then, our own earlier attempt too, makes the engine refuse it, and is looked at.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +16,7 @@ use ring::digest::{SHA256, digest};
 use uuid::Uuid;
 
 use super::super::feed::Patience;
+use super::super::ledger::End;
 use super::super::metrics::count;
 use super::super::{Append, AppendError, Epoch, Expected, ReadError, StorePosition, record};
 use super::engine::Published;
@@ -25,8 +30,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(1);
 /// How long somebody waits for the view that tells which records a stream has.
 const VIEW: Patience = Patience { turn: Duration::from_secs(2), turns: 2 };
-/// Records of one stream that can have come between an attempt and its repeat.
-const BETWEEN_MAX: usize = 1_000;
+/// Records of one stream that are looked at in one go.
+const PAGE: usize = 1_000;
 
 /// A step on its way.
 pub struct Request {
@@ -64,15 +69,16 @@ type Outcome = Result<StorePosition, AppendError>;
 
 pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
     let watch = Stopwatch::start();
-    let mut may_be_stored = false;
+    // What is here already is none of our attempts.
+    let before = inner.shared.feed.durable();
+    let mut last = first_fence(inner, request);
+    let (mut may_be_stored, mut is_at_once) = (false, false);
     loop {
-        if !may_be_stored {
-            admit(inner, request).await?;
+        match repeated(inner, request) {
+            Some(number) if may_be_stored => return duplicate(inner, request, number).await,
+            _ if may_be_stored => {}
+            _ => admit(inner, request).await?,
         }
-        let last = match request.expected {
-            Expected::Any => None,
-            Expected::Last(position) => Some(position.0),
-        };
         let published =
             inner.engine.publish(&request.stream, last, (&request.id, request.append), request.body.clone()).await;
         match published {
@@ -80,15 +86,27 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
             Published::Duplicate(number) => return duplicate(inner, request, number).await,
             // Another is being stored now, and will be the last in a moment.
             Published::WrongLast(actual) if last.is_some_and(|last| actual <= last) => {}
-            Published::WrongLast(actual) => {
-                if let Some(outcome) = conflict(inner, request, last.unwrap_or(0), actual).await {
-                    return outcome;
+            Published::WrongLast(actual) => match found(inner, request, before, actual).await {
+                Some(Found::Nothing) if request.expected == Expected::Any => {
+                    last = Some(actual);
+                    is_at_once = true;
                 }
-            }
+                Some(Found::Nothing) => {
+                    count(&inner.shared.metrics.conflicts);
+                    return Err(AppendError::Conflict { actual: StorePosition(actual) });
+                }
+                Some(Found::Own(number)) => return Ok(stored(inner, number)),
+                Some(Found::Answered(error)) => return Err(error),
+                None => {}
+            },
             Published::TooLarge => return Err(AppendError::TooLarge { limit: inner.engine.client().max_payload() }),
             Published::NoRoom if !may_be_stored => return Err(AppendError::Full("the engine's disk")),
             Published::NoRoom | Published::Away => {}
-            Published::Unsure => may_be_stored = true,
+            Published::Unsure => {
+                may_be_stored = true;
+                // Where the stream ends is said by the refusal.
+                last = last.or(Some(0));
+            }
         }
         if watch.elapsed() > inner.timeout || inner.is_closing.load(Ordering::SeqCst) {
             return Err(match may_be_stored {
@@ -96,8 +114,30 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
                 false => AppendError::Full(ENGINE),
             });
         }
-        tokio::time::sleep(AGAIN).await;
+        if !std::mem::take(&mut is_at_once) {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
+}
+
+/// What must be the newest record of the stream at the first attempt. One with an idempotency key may be the repeat of
+/// another gateway's, so nothing may have come into the stream since the key was looked up; for one without, anything may.
+fn first_fence(inner: &Inner, request: &Request) -> Option<u64> {
+    match request.expected {
+        Expected::Last(position) => Some(position.0),
+        Expected::Any if request.key.is_none() => None,
+        Expected::Any => match inner.shared.ledger().streams.end(inner.shared.namer.name(&request.stream)) {
+            End::At(position) => Some(position),
+            // Most have a stream of their own; where not, the refusal says where it ends.
+            End::AskView => Some(0),
+        },
+    }
+}
+
+/// Where the copy here has the idempotency key.
+fn repeated(inner: &Inner, request: &Request) -> Option<u64> {
+    let (key, _) = request.key.as_ref()?;
+    inner.shared.ledger().answers.position(inner.shared.namer.name(key))
 }
 
 fn stored(inner: &Inner, number: u64) -> StorePosition {
@@ -107,11 +147,8 @@ fn stored(inner: &Inner, number: u64) -> StorePosition {
 
 /// What the copy here knows already need not be asked of the engine. It may be a moment late: then the engine refuses.
 async fn admit(inner: &Arc<Inner>, request: &Request) -> Result<(), AppendError> {
-    if let Some((key, _)) = &request.key {
-        let position = inner.shared.ledger().answers.position(inner.shared.namer.name(key));
-        if let Some(position) = position {
-            return Err(answered(inner, request, position).await);
-        }
+    if let Some(position) = repeated(inner, request) {
+        return Err(answered(inner, request, position).await);
     }
     if let Some((vehicle, epoch)) = &request.fence
         && !inner.shared.claims().permits(vehicle, *epoch)
@@ -168,47 +205,56 @@ async fn answered(inner: &Arc<Inner>, request: &Request, position: u64) -> Appen
     }
 }
 
-/// The stream's last record is not the expected one. Perhaps because an attempt of ours was stored after all; perhaps by a
-/// repeat of the idempotency key elsewhere. `None` = the copy is too far behind to tell: try again.
-async fn conflict(inner: &Arc<Inner>, request: &Request, expected: u64, actual: u64) -> Option<Outcome> {
+/// Why the stream's last record is not the expected one.
+enum Found {
+    /// An attempt of ours was stored after all.
+    Own(u64),
+    /// A repeat of the idempotency key, elsewhere.
+    Answered(AppendError),
+    /// Others came.
+    Nothing,
+}
+
+/// Looks at what came into the stream after `before`, until `actual`. `None` = the copy is too far behind to tell: try again.
+async fn found(inner: &Arc<Inner>, request: &Request, before: u64, actual: u64) -> Option<Found> {
     if actual > 0 && !reach(inner, actual).await {
         return None;
     }
-    if let Err(error) = admit(inner, request).await
-        && matches!(error, AppendError::Duplicate { .. } | AppendError::KeyReused)
-        && !matches!(find_own(inner, request, expected).await, Ok(Some(_)))
-    {
-        return Some(Err(error));
-    }
-    match find_own(inner, request, expected).await {
-        Ok(Some(number)) => Some(Ok(stored(inner, number))),
-        Ok(None) => {
-            count(&inner.shared.metrics.conflicts);
-            Some(Err(AppendError::Conflict { actual: StorePosition(actual) }))
-        }
+    match find_own(inner, request, before).await {
+        Ok(Some(number)) => return Some(Found::Own(number)),
+        Ok(None) => {}
         Err(error) => {
             tracing::warn!(%error, "cannot look what stands in the stream");
-            None
+            return None;
         }
+    }
+    match repeated(inner, request) {
+        Some(position) => Some(Found::Answered(answered(inner, request, position).await)),
+        None => Some(Found::Nothing),
     }
 }
 
-/// Our own body among the stream's records after the expected one.
-async fn find_own(inner: &Arc<Inner>, request: &Request, expected: u64) -> Result<Option<u64>, ReadError> {
-    let (stream, own) = (request.stream.clone(), request.body.clone());
-    let alike = read(inner, move |inner| {
-        inner.shared.feed.wait_applied(VIEW).map_err(|not| ReadError::Unavailable(not.0))?;
-        let places = inner.shared.with_view(|view| view.places(&stream, expected, BETWEEN_MAX))?;
-        let is_alike = |place| Ok::<_, ReadError>(inner.shared.reader.at(place)?.body == own);
-        let alike = places.into_iter().map(|(number, place)| Ok(is_alike(place)?.then_some(number)));
-        alike.filter_map(Result::transpose).collect::<Result<Vec<u64>, ReadError>>()
-    });
-    for number in alike.await? {
-        if is_own(inner, request, number).await? {
-            return Ok(Some(number));
+/// Our own body among the stream's records after this one.
+async fn find_own(inner: &Arc<Inner>, request: &Request, mut after: u64) -> Result<Option<u64>, ReadError> {
+    loop {
+        let (stream, own) = (request.stream.clone(), request.body.clone());
+        let page = read(inner, move |inner| {
+            inner.shared.feed.wait_applied(VIEW).map_err(|not| ReadError::Unavailable(not.0))?;
+            let places = inner.shared.with_view(|view| view.places(&stream, after, PAGE))?;
+            let is_alike = |(number, place)| Ok((number, inner.shared.reader.at(place)?.body == own));
+            places.into_iter().map(is_alike).collect::<Result<Vec<(u64, bool)>, ReadError>>()
+        });
+        let page = page.await?;
+        for (number, is_alike) in &page {
+            if *is_alike && is_own(inner, request, *number).await? {
+                return Ok(Some(*number));
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => after = *last,
+            Some(_) | None => return Ok(None),
         }
     }
-    Ok(None)
 }
 
 /// Waits until the copy here has the record; false when it does not come in the time of an append.

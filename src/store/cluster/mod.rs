@@ -367,7 +367,8 @@ impl Store for ClusterStore {
             track::Question { vehicle: vehicle.clone(), from, until, limit, process: self.inner.owners.process() };
         let engine = self.inner.engine.clone();
         let elsewhere = self.wait_for(async move { track::ask(engine.client(), engine.track(), &question).await });
-        if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
+        let elsewhere = elsewhere.transpose()?.unwrap_or_default();
+        if !elsewhere.is_empty() {
             found.extend(elsewhere);
             found.sort_by_key(|observation| observation.at);
             found.truncate(limit);
