@@ -1,5 +1,6 @@
 //! Seeded rounds of faults under load, and a judge of what was promised: kills, halts, cut wires and leaping clocks, of
-//! gateways and of the NATS servers behind them, while clients ask all gateways at once and cars come and go.
+//! gateways and of the NATS servers behind them, while clients ask all gateways at once and cars come and go. Where network
+//! namespaces are possible, servers are also cut from each other (kit/namespaces.rs).
 //!
 //! `CARDEA_HISTORY_SEED` and `CARDEA_HISTORY_ROUNDS` repeat a run or make it longer (`./scripts/cluster --rounds 100`).
 
@@ -267,7 +268,8 @@ async fn trouble_gateways(nodes: &mut [Node], faults: &[Fault], mut dice: Dice, 
 async fn trouble_nats(nats: &mut NatsCluster, mut dice: Dice, times: u64) -> Vec<String> {
     let mut faults = vec![ServerFault::Kill, ServerFault::Halt];
     if nats.is_apart() {
-        faults.push(ServerFault::Isolate);
+        // As often as both others.
+        faults.extend([ServerFault::Isolate; 2]);
     }
     let mut told = Vec::new();
     for _ in 0..times {

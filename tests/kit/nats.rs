@@ -174,6 +174,8 @@ impl NatsCluster {
         let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
             .add_root_certificates(self.made.ca.clone())
             .require_tls(true)
+            // It shall notice when its server is isolated.
+            .ping_interval(Duration::from_secs(1))
             .retry_on_initial_connect();
         options.connect(self.made.servers.clone()).await.expect("a client")
     }
