@@ -300,6 +300,8 @@ async fn trouble_nats(nats: &mut NatsCluster, mut dice: Dice, times: u64) -> Vec
             ServerFault::Isolate => {
                 nats.isolate(which).await;
                 pause(lasts_ms).await;
+                let leads_now = if led == Some(which) { nats.leader(STREAM).await } else { None };
+                told.extend(leads_now.filter(|new| *new != which).map(|new| format!("nats-{} led instead", new + 1)));
                 nats.rejoin(which);
                 nats.ready().await;
             }
