@@ -570,9 +570,9 @@ fn assert_much_was_promised(figures: &Figures, rounds: u32) {
         assert!(done >= least * rounds, "{done} {what} in {rounds} rounds show nothing");
     }
     for slug in ["invalid", "unauthenticated", "forbidden", "duplicate-key-reuse", "capability-missing"] {
-        // One that was asked long after its time, on a machine that was busy, is no fault of the workload.
+        // One that was asked long after its time, on a busy machine or while servers were away, is no fault of the workload.
         let wrong = figures.refused.get(slug).copied().unwrap_or(0);
-        assert!(wrong <= rounds, "the workload itself is wrong: {:?}", figures.refused);
+        assert!(wrong <= 2 * rounds, "the workload itself is wrong: {:?}", figures.refused);
     }
 }
 
