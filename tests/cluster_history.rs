@@ -1,5 +1,6 @@
 //! Seeded rounds of faults under load, and a judge of what was promised: kills, halts, cut wires and leaping clocks, of
-//! gateways and of the NATS servers behind them, while clients ask all gateways at once and cars come and go.
+//! gateways and of the NATS servers behind them, while clients ask all gateways at once and cars come and go. Where network
+//! namespaces are possible, servers are also cut from each other (kit/namespaces.rs).
 //!
 //! `CARDEA_HISTORY_SEED` and `CARDEA_HISTORY_ROUNDS` repeat a run or make it longer (`./scripts/cluster --rounds 100`).
 
@@ -10,7 +11,6 @@ mod kit;
 mod workload;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use cardea_simulator::car::CarHandle;
 use history::{Asked, Attempt, Executed, Heard, NodeState, Record, Violation};
 use kit::forward::Forward;
 use kit::nats::NatsCluster;
-use kit::{Gateway, PATIENCE, car, until};
+use kit::{Gateway, PATIENCE, car, namespaces, until};
 use serde_json::{Value, json};
 use workload::{Dice, OWN_SECRET, Workload, card_of};
 
@@ -90,6 +90,15 @@ enum Fault {
     Clock,
 }
 
+/// Of a NATS server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServerFault {
+    Kill,
+    Halt,
+    /// From the other servers and from the gateways.
+    Isolate,
+}
+
 /// Everything that runs.
 struct Fleet {
     nodes: Vec<Node>,
@@ -140,7 +149,7 @@ impl Fleet {
     }
 
     async fn cluster(clocks: &Path) -> Option<Self> {
-        let nats = NatsCluster::start(3).await?;
+        let nats = NatsCluster::start_apart().await?;
         let library = faketime();
         if library.is_none() {
             println!("SKIPPED: no clock leaps, since libfaketime is not installed");
@@ -148,8 +157,8 @@ impl Fleet {
         let mut nodes: Vec<Node> = Vec::new();
         for name in NODES {
             let mut wires = Vec::new();
-            for port in nats.ports() {
-                wires.push(Forward::to(vec![SocketAddr::from(([127, 0, 0, 1], *port))]).await);
+            for server in 0..nats.len() {
+                wires.push(Forward::to(vec![nats.address(server)]).await);
             }
             let ports: Vec<u16> = wires.iter().map(|wire| wire.address.port()).collect();
             let sets = [sets(name), nats.sets_through(&ports)].concat();
@@ -258,23 +267,45 @@ async fn trouble_gateways(nodes: &mut [Node], faults: &[Fault], mut dice: Dice, 
 
 /// And to the NATS servers: never to more than one at a time, so that the others are a majority.
 async fn trouble_nats(nats: &mut NatsCluster, mut dice: Dice, times: u64) -> Vec<String> {
+    let mut faults = vec![ServerFault::Kill, ServerFault::Halt];
+    if nats.is_apart() {
+        // As often as both others.
+        faults.extend([ServerFault::Isolate; 2]);
+    }
     let mut told = Vec::new();
     for _ in 0..times {
         pause(dice.between(500, 3_000)).await;
         let led = nats.leader(STREAM).await;
         let which = led.filter(|_| dice.below(2) == 0).unwrap_or(dice.below(nats.len() as u64) as usize);
-        let (is_kill, lasts_ms) = (dice.below(2) == 0, dice.between(300, 3_000));
+        let fault = faults[dice.below(faults.len() as u64) as usize];
+        let lasts_ms = match fault {
+            ServerFault::Kill | ServerFault::Halt => dice.between(300, 3_000),
+            // Often too short for the others to miss a leader, and at times long enough for them to elect another.
+            ServerFault::Isolate if dice.below(3) > 0 => dice.between(500, 4_000),
+            ServerFault::Isolate => dice.between(9_000, 12_000),
+        };
         let leads = if led == Some(which) { " (leader)" } else { "" };
-        told.push(format!("{} nats-{}{leads} {lasts_ms} ms", if is_kill { "Kill" } else { "Halt" }, which + 1));
-        if is_kill {
-            nats.kill(which);
-            pause(lasts_ms).await;
-            nats.restart(which).await;
-        } else {
-            nats.stop(which);
-            pause(lasts_ms).await;
-            nats.resume(which);
-            nats.ready().await;
+        told.push(format!("{fault:?} nats-{}{leads} {lasts_ms} ms", which + 1));
+        match fault {
+            ServerFault::Kill => {
+                nats.kill(which);
+                pause(lasts_ms).await;
+                nats.restart(which).await;
+            }
+            ServerFault::Halt => {
+                nats.stop(which);
+                pause(lasts_ms).await;
+                nats.resume(which);
+                nats.ready().await;
+            }
+            ServerFault::Isolate => {
+                nats.isolate(which).await;
+                pause(lasts_ms).await;
+                let leads_now = if led == Some(which) { nats.leader(STREAM).await } else { None };
+                told.extend(leads_now.filter(|new| *new != which).map(|new| format!("nats-{} led instead", new + 1)));
+                nats.rejoin(which);
+                nats.ready().await;
+            }
         }
     }
     told
@@ -542,10 +573,10 @@ fn assert_much_was_promised(figures: &Figures, rounds: u32) {
     for slug in ["unauthenticated", "forbidden", "duplicate-key-reuse", "capability-missing"] {
         assert_eq!(figures.refused.get(slug), None, "the workload itself is wrong: {:?}", figures.refused);
     }
-    // What is asked of a gateway whose clock is ahead may be past its time.
+    // What is asked of a gateway whose clock is ahead, or long after its time while servers were away, may be past it.
     let invalid = figures.refused.get("invalid").copied().unwrap_or(0);
     let done: u32 = figures.done.values().sum();
-    assert!(invalid * 30 <= done, "the workload itself is wrong: {:?}", figures.refused);
+    assert!(invalid * 20 <= done, "the workload itself is wrong: {:?}", figures.refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -557,6 +588,12 @@ async fn a_lone_gateway_that_is_killed_breaks_no_promise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rounds_of_faults_break_no_promise_of_three_gateways() {
+    // Nothing can be installed from inside.
+    if kit::nats::installed().is_none()
+        || namespaces::has_run_inside("rounds_of_faults_break_no_promise_of_three_gateways")
+    {
+        return;
+    }
     let clocks = tempfile::tempdir().expect("a folder");
     let Some(mut fleet) = Fleet::cluster(clocks.path()).await else { return };
     let rounds = setting("CARDEA_HISTORY_ROUNDS", 1);

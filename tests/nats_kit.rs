@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, Stream};
 use futures_util::StreamExt;
-use kit::nats::NatsCluster;
+use kit::nats::{NatsCluster, installed};
 use serde_json::Value;
 
 async fn stream(nats: &NatsCluster) -> (jetstream::Context, Stream) {
@@ -69,6 +69,28 @@ async fn a_stopped_server_is_missed_and_resumes() {
     kit::until("another leads", async || nats.leader("KIT").await.is_some_and(|now| now != leader)).await;
     nats.resume(leader);
     publish(&context, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolated_leader_is_replaced_and_has_what_it_missed_when_it_is_back() {
+    let name = "an_isolated_leader_is_replaced_and_has_what_it_missed_when_it_is_back";
+    if installed().is_none() || kit::namespaces::has_run_inside(name) || !kit::namespaces::is_inside() {
+        return;
+    }
+    let Some(mut nats) = NatsCluster::start_apart().await else { return };
+    let (context, stream) = stream(&nats).await;
+    publish(&context, 0).await;
+    let leader = nats.until_led("KIT").await;
+    // It panics if the server can still be reached.
+    nats.isolate(leader).await;
+    let missed = publish(&context, 1).await;
+    assert_ne!(nats.until_led("KIT").await, leader);
+    nats.rejoin(leader);
+    nats.ready().await;
+    // Two of three must be there, so that the one that came back has to have caught up.
+    nats.kill((leader + 1) % 3);
+    publish(&context, 2).await;
+    assert_eq!(stream.get_raw_message(missed).await.expect("it was acknowledged").payload, "1");
 }
 
 /// What the servers tell the system account of their JetStream's settings.

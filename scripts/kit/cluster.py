@@ -125,18 +125,29 @@ def wait_until(what, is_so, within_s=READY_WITHIN_S):
     return time.monotonic() - begun
 
 
-def install_haproxy():
-    found = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if found:
-        return found
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        sys.exit("please install haproxy")
-    print("== installing haproxy", file=sys.stderr)
+def find(program):
+    """Its path. Debian keeps some in /usr/sbin, which not every user's PATH has."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+def may_install():
+    return shutil.which("apt-get") and os.geteuid() == 0
+
+
+def install(package):
+    print(f"== installing {package}", file=sys.stderr)
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
     subprocess.run(["apt-get", "update", "-qq"], check=True)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "haproxy"], check=True, env=environment,
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], check=True, env=environment,
                    stdout=sys.stderr)
-    return install_haproxy()
+
+
+def install_haproxy():
+    if not find("haproxy"):
+        if not may_install():
+            sys.exit("please install haproxy")
+        install("haproxy")
+    return find("haproxy")
 
 
 # A gateway that is not ready gets no new connections. Those it has stay: were the NATS servers away, every gateway would be

@@ -6,6 +6,7 @@ pub mod car;
 pub mod console;
 pub mod forward;
 pub mod halted;
+pub mod namespaces;
 pub mod nats;
 pub mod receiver;
 

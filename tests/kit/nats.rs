@@ -1,5 +1,7 @@
-//! A cluster of NATS servers with JetStream, real ones, on loopback with TLS. `scripts/kit/nats` gets and configures them.
+//! A cluster of NATS servers with JetStream, real ones, with TLS, on loopback or each in a network namespace of its own.
+//! `scripts/kit/nats` gets and configures them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -8,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{install_tls, signal, until};
+use super::{install_tls, namespaces, signal, until};
 
 /// As `scripts/kit/nats make` tells it.
 #[derive(Debug, Deserialize)]
@@ -28,6 +30,7 @@ pub struct NatsCluster {
     dir: TempDir,
     binary: PathBuf,
     made: Made,
+    is_apart: bool,
     servers: Vec<Option<Child>>,
     monitor: reqwest::Client,
 }
@@ -36,29 +39,39 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kit/nats")
 }
 
+/// The server's program; `None`, with a word why, where it is not installed and cannot be.
+pub fn installed() -> Option<PathBuf> {
+    let installed = Command::new(script()).arg("install").output().expect("bash runs");
+    if !installed.status.success() {
+        println!("SKIPPED: {}", String::from_utf8_lossy(&installed.stderr).trim_end());
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8(installed.stdout).expect("a path").trim_end()))
+}
+
 impl NatsCluster {
     /// So many servers (1 or 3) that sync each write, with a leader elected. `None`, with a word why, where the server is
     /// not installed and cannot be.
     pub async fn start(servers: usize) -> Option<Self> {
-        Self::start_with(servers, "always").await
+        Self::start_with(servers, "always", false).await
+    }
+
+    /// Three such servers; for a test that runs inside namespaces, each in one of its own.
+    pub async fn start_apart() -> Option<Self> {
+        Self::start_with(3, "always", namespaces::is_inside()).await
     }
 
     /// As they are when nobody says how they shall sync: every two minutes.
     pub async fn start_unsynced(servers: usize) -> Option<Self> {
-        Self::start_with(servers, "default").await
+        Self::start_with(servers, "default", false).await
     }
 
-    async fn start_with(servers: usize, sync: &str) -> Option<Self> {
+    async fn start_with(servers: usize, sync: &str, is_apart: bool) -> Option<Self> {
         install_tls();
-        let installed = Command::new(script()).arg("install").output().expect("bash runs");
-        if !installed.status.success() {
-            println!("SKIPPED: {}", String::from_utf8_lossy(&installed.stderr).trim_end());
-            return None;
-        }
-        let binary = PathBuf::from(String::from_utf8(installed.stdout).expect("a path").trim_end());
+        let binary = installed()?;
         // Somebody may take a port between its choice and the server's start.
         for _ in 0..3 {
-            let mut cluster = Self::make(binary.clone(), servers, sync);
+            let mut cluster = Self::make(binary.clone(), servers, sync, is_apart);
             for i in 0..servers {
                 cluster.spawn(i);
             }
@@ -69,24 +82,25 @@ impl NatsCluster {
         panic!("the servers ended three times at their start");
     }
 
-    fn make(binary: PathBuf, servers: usize, sync: &str) -> Self {
+    fn make(binary: PathBuf, servers: usize, sync: &str, is_apart: bool) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let made = Command::new(script())
-            .arg("make")
-            .arg(dir.path())
-            .args(["--servers", &servers.to_string(), "--sync", sync])
-            .output()
-            .expect("bash runs");
+        let mut making = Command::new(script());
+        making.arg("make").arg(dir.path()).args(["--servers", &servers.to_string(), "--sync", sync]);
+        if is_apart {
+            making.arg("--hosts").arg((0..servers).map(namespaces::host).collect::<Vec<_>>().join(","));
+        }
+        let made = making.output().expect("bash runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let made = serde_json::from_slice(&made.stdout).expect("one JSON line");
-        let monitor = reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(2)).build();
+        let monitor = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(Duration::from_secs(2)).build();
         let servers = std::iter::repeat_with(|| None).take(servers).collect();
-        Self { dir, binary, made, servers, monitor: monitor.expect("a client") }
+        Self { dir, binary, made, is_apart, servers, monitor: monitor.expect("a client") }
     }
 
     fn spawn(&mut self, i: usize) {
         let config = self.dir.path().join(format!("nats-{}.conf", i + 1));
-        let child = Command::new(&self.binary).arg("-c").arg(config).stdin(Stdio::null()).spawn();
+        let mut server = if self.is_apart { namespaces::beside(i, &self.binary) } else { Command::new(&self.binary) };
+        let child = server.arg("-c").arg(config).stdin(Stdio::null()).spawn();
         self.servers[i] = Some(child.expect("the server starts"));
     }
 
@@ -106,7 +120,7 @@ impl NatsCluster {
     }
 
     async fn is_healthy(&self, i: usize) -> bool {
-        let url = format!("http://127.0.0.1:{}/healthz", self.made.monitors[i]);
+        let url = format!("http://{}:{}/healthz", self.address(i).ip(), self.made.monitors[i]);
         self.monitor.get(url).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
@@ -118,9 +132,9 @@ impl NatsCluster {
         self.servers[i].is_some()
     }
 
-    /// Where clients connect to each server.
-    pub fn ports(&self) -> &[u16] {
-        &self.made.clients
+    /// Where clients connect to a server.
+    pub fn address(&self, i: usize) -> SocketAddr {
+        self.made.servers[i].trim_start_matches("tls://").parse().expect("an address")
     }
 
     pub fn urls(&self) -> &[String] {
@@ -160,6 +174,8 @@ impl NatsCluster {
         let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
             .add_root_certificates(self.made.ca.clone())
             .require_tls(true)
+            // It shall notice when its server is isolated.
+            .ping_interval(Duration::from_secs(1))
             .retry_on_initial_connect();
         options.connect(self.made.servers.clone()).await.expect("a client")
     }
@@ -194,6 +210,24 @@ impl NatsCluster {
         signal(self.pid(i), "CONT");
     }
 
+    /// Can each be isolated?
+    pub fn is_apart(&self) -> bool {
+        self.is_apart
+    }
+
+    /// Cuts a server from the others and from everybody else: nothing arrives any more, and nobody is told.
+    pub async fn isolate(&self, i: usize) {
+        namespaces::set_plugged(i, false);
+        let connecting = tokio::net::TcpStream::connect(self.address(i));
+        let connected = tokio::time::timeout(Duration::from_millis(200), connecting).await;
+        assert!(!matches!(connected, Ok(Ok(_))), "nats-{} is not cut off", i + 1);
+    }
+
+    /// Ends [`Self::isolate`].
+    pub fn rejoin(&self, i: usize) {
+        namespaces::set_plugged(i, true);
+    }
+
     fn pid(&self, i: usize) -> u32 {
         self.servers[i].as_ref().expect("it runs").id()
     }
@@ -206,7 +240,8 @@ impl NatsCluster {
     /// Which server leads the stream, if any does.
     pub async fn leader(&self, stream: &str) -> Option<usize> {
         for i in (0..self.len()).filter(|i| self.is_running(*i)) {
-            let url = format!("http://127.0.0.1:{}/jsz?accounts=true&streams=true", self.made.monitors[i]);
+            let (ip, port) = (self.address(i).ip(), self.made.monitors[i]);
+            let url = format!("http://{ip}:{port}/jsz?accounts=true&streams=true");
             let Ok(answer) = self.monitor.get(url).send().await else { continue };
             let told: Value = answer.json().await.unwrap_or_default();
             let accounts = told["account_details"].as_array().into_iter().flatten();
