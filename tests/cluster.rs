@@ -172,7 +172,7 @@ async fn a_console_sees_what_happened_while_its_gateway_lost_its_connection_for_
     let Some(nats) = NatsCluster::start(3).await else { return };
     let gateways = gateways(&nats, &["a"]).await;
     let a = &gateways[0];
-    let server = |i: usize| vec![([127, 0, 0, 1], nats.ports()[i]).into()];
+    let server = |i: usize| vec![nats.address(i)];
     let (used, other) = (Forward::to(server(0)).await, Forward::to(server(1)).await);
     other.cut();
     let b = beside(a, "b", &nats, &[&used, &other]).await;

@@ -182,8 +182,7 @@ fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused() {
 fn forgetful_and_mute(lab: &Lab, one: &Path, two: &Path) -> (Arc<ClusterStore>, Arc<ClusterStore>, Forward) {
     const ONE_COPY: [&str; 2] = ["cluster.replicas=1", "cluster.accept_unsafe=true"];
     let well = lab.try_open(one, "well", &ONE_COPY).unwrap();
-    let server = ([127, 0, 0, 1], lab.nats.ports()[0]).into();
-    let forward = lab.runtime.block_on(Forward::to(vec![server]));
+    let forward = lab.runtime.block_on(Forward::to(vec![lab.nats.address(0)]));
     let through = lab.nats.sets_through(&[forward.address.port()]);
     let sets: Vec<&str> = through.iter().map(String::as_str).chain(ONE_COPY).collect();
     let mute = lab.try_open(two, "mute", &sets).unwrap();

@@ -22,6 +22,10 @@ const MOVING: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(
 const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// How long a state that the other gateway should tell is worth waiting for, before what is stored is told.
 const STATE_WITHIN: Duration = Duration::from_secs(2);
+/// One piece of a long wait for a command at another gateway, which may die meanwhile.
+const WAIT_PIECE: Duration = Duration::from_secs(2);
+/// Between two looks for a vehicle that is on its way to another gateway.
+const MOVES_WITHIN: Duration = Duration::from_millis(250);
 
 impl FleetHandle {
     /// From an edge to a vehicle; a vehicle nobody registered is `Refused(NotFound)` (but for `Register`).
@@ -140,7 +144,32 @@ impl FleetHandle {
         command: CommandId,
         wait: Duration,
     ) -> Result<Option<Command>, AskError> {
+        let clock = &self.0.shared.clock;
+        let until = clock.elapsed() + wait;
+        loop {
+            let left = until.saturating_sub(clock.elapsed());
+            let known = self.command_now(vehicle, command, left).await;
+            let is_settled = match &known {
+                Ok(found) => found.as_ref().is_none_or(|command| command.state.is_final()),
+                Err(error) => matches!(error, AskError::Refused(_)),
+            };
+            if is_settled || self.0.shared.peers.is_none() || clock.elapsed() + MOVES_WITHIN >= until {
+                return known;
+            }
+            // The wait was cut short: the vehicle goes to another gateway, or nobody has it.
+            tokio::time::sleep(MOVES_WITHIN).await;
+        }
+    }
+
+    /// Like [`Self::command`], where the vehicle is now; may come back early.
+    async fn command_now(
+        &self,
+        vehicle: &VehicleId,
+        command: CommandId,
+        wait: Duration,
+    ) -> Result<Option<Command>, AskError> {
         if let Some(node) = self.elsewhere(vehicle) {
+            let wait = wait.min(WAIT_PIECE);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let call = Call::Command { vehicle: vehicle.clone(), command_id: command, wait_ms };
             if let Ok(Reply::Command(known)) = self.call(&node, call, wait + STATE_WITHIN).await {

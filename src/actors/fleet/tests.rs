@@ -112,7 +112,7 @@ async fn what_is_due_is_looked_for_until_it_can_be_read_and_noted_once() {
         assert_eq!(fleet.scheduled(), 0);
         store.hide(false);
     };
-    assert_eq!(tokio::join!(adopting, showing).0, false);
+    assert!(!tokio::join!(adopting, showing).0);
     assert_eq!(fleet.scheduled(), 1);
     fleet.adopt(changed.notified()).await;
     assert_eq!(fleet.scheduled(), 1, "the same again");
