@@ -89,6 +89,11 @@ pub fn store(store: &dyn Store, counted: &StoreMetrics) -> Vec<Reading> {
         counter("store_batches", "Batches written", load(&counted.batches)),
         counter("store_journal_bytes", "Bytes written to the journal", load(&counted.journal_bytes)),
         counter("store_conflicts", "Appends refused: the stream had moved on", load(&counted.conflicts)),
+        counter(
+            "store_broken_words",
+            "Records that the cluster's engine acknowledged and lost",
+            load(&counted.broken_words),
+        ),
         counter("store_fenced", "Appends refused: a newer claim exists", load(&counted.fenced)),
         counter("store_duplicates", "Appends answered from an idempotency key", load(&counted.duplicates)),
         counter("store_view_waits", "Batches that waited for the view in vain", load(&counted.view_waits)),

@@ -146,6 +146,33 @@ async fn a_gateways_death_moves_its_cars_within_seconds_and_loses_nothing() {
     assert_eq!(state, "succeeded");
 }
 
+/// Whoever waits for the end of a command hears of it wherever the car comes back, though its gateway died meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_command_goes_with_the_car() {
+    let Some(nats) = NatsCluster::start(3).await else { return };
+    let mut gateways = gateways(&nats, &["a", "b", "c"]).await;
+    let away = car::connect(&gateways[0], "GOES-2").await;
+    away.cut_link().await.expect("it goes");
+    until("it is seen to be away", async || !gateways[1].is_online("GOES-2").await).await;
+    let dead = gateways.remove(0);
+    let [b, c] = &gateways[..] else { unreachable!() };
+    let since = Stopwatch::start();
+    let waiting = lock(b, "GOES-2");
+    let moving = async {
+        until("the order is taken", async || b.get("/v1/vehicles/GOES-2").await.1["pending_commands"] == 1).await;
+        drop(dead);
+        car::connect(c, "GOES-2").await
+    };
+    let ((id, state), moved) = tokio::join!(waiting, moving);
+    assert_eq!(state, "succeeded", "after {:?}", since.elapsed());
+    assert_eq!(moved.executions(id.parse().expect("an id")), 1);
+    assert!(
+        since.elapsed() < Duration::from_secs(15),
+        "it waited for its time, not for the end: {:?}",
+        since.elapsed()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_busy_with_consoles_elsewhere_is_not_taken_for_dead() {
     let Some(nats) = NatsCluster::start(3).await else { return };

@@ -29,6 +29,8 @@ pub struct StoreMetrics {
     pub conflicts: AtomicU64,
     pub fenced: AtomicU64,
     pub duplicates: AtomicU64,
+    /// Records that a cluster's engine acknowledged, and that are others.
+    pub broken_words: AtomicU64,
     /// The head file could not be written; promises are not touched by it.
     pub head_errors: AtomicU64,
     /// Idempotency answers forgotten: too old, or too many newer ones.

@@ -82,7 +82,7 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
         let published =
             inner.engine.publish(&request.stream, last, (&request.id, request.append), request.body.clone()).await;
         match published {
-            Published::Stored(number) => return Ok(stored(inner, number)),
+            Published::Stored(number) => return Ok(stored(inner, request, number)),
             Published::Duplicate(number) => return duplicate(inner, request, number).await,
             // Another is being stored now, and will be the last in a moment.
             Published::WrongLast(actual) if last.is_some_and(|last| actual <= last) => {}
@@ -95,7 +95,7 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
                     count(&inner.shared.metrics.conflicts);
                     return Err(AppendError::Conflict { actual: StorePosition(actual) });
                 }
-                Some(Found::Own(number)) => return Ok(stored(inner, number)),
+                Some(Found::Own(number)) => return Ok(stored(inner, request, number)),
                 Some(Found::Answered(error)) => return Err(error),
                 None => {}
             },
@@ -140,7 +140,8 @@ fn repeated(inner: &Inner, request: &Request) -> Option<u64> {
     inner.shared.ledger().answers.position(inner.shared.namer.name(key))
 }
 
-fn stored(inner: &Inner, number: u64) -> StorePosition {
+fn stored(inner: &Inner, request: &Request, number: u64) -> StorePosition {
+    inner.kept(number, inner.word.given(number, request.append));
     inner.shared.feed.promise(number);
     StorePosition(number)
 }

@@ -31,7 +31,7 @@ const JOURNAL: &str = "cardea-journal";
 /// How many records a migration brings.
 const BEGINS_WITH: &str = "cardea-begins-with";
 /// Tells the attempts of one append from those of another that happens to say the same.
-const APPEND: &str = "Cardea-Append";
+pub const APPEND: &str = "Cardea-Append";
 /// Which gateway wrote the record: for people, and for who checks that only owners write.
 const NODE: &str = "Cardea-Node";
 /// Carries the mark of a record that was copied from a single machine's journal.

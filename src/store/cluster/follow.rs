@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use super::super::OpenError;
 use super::super::replica::Arrived;
 use super::Inner;
-use super::engine::{DURABLE, StreamState};
+use super::engine::{APPEND, DURABLE, StreamState};
 use crate::clock::Stopwatch;
 
 /// How long a start waits for the record that it compares.
@@ -222,6 +222,8 @@ impl Follower {
         let durable = headers.and_then(|headers| headers.get(DURABLE));
         let durable = durable.map_or(Ok(0), |durable| durable.as_str().parse());
         let durable = durable.map_err(|_| format!("record {number} has an odd {DURABLE}"))?;
+        let append = headers.and_then(|headers| headers.get(APPEND)?.as_str().parse().ok());
+        self.inner.kept(number, self.inner.word.arrived(number, append));
         let mut arrived = Some(Arrived { number, durable, body: body.to_vec() });
         loop {
             match self.copies.try_send(arrived) {

@@ -16,6 +16,7 @@ pub mod owners;
 mod safety;
 mod subject;
 mod track;
+mod word;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use owners::Owners;
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
+use word::{Broken, Word};
 
 use super::local::LocalStore;
 use super::metrics::count;
@@ -67,6 +69,7 @@ struct Inner {
     queue_max: usize,
     bytes: AtomicUsize,
     is_closing: AtomicBool,
+    word: Word,
     /// Where the stream ended when its leader was asked last.
     seen_last: AtomicU64,
     /// The copy has not got on for too long although there are records.
@@ -118,6 +121,7 @@ impl ClusterStore {
             queue_max: config.data.queue_max,
             bytes: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
+            word: Word::default(),
             seen_last: AtomicU64::new(stream.last),
             is_behind: AtomicBool::new(false),
         });
@@ -245,6 +249,14 @@ impl Drop for ClusterStore {
 }
 
 impl Inner {
+    /// Tells of a word that was not kept: an answer that somebody heard is not true.
+    fn kept(&self, number: u64, word: Result<(), Broken>) {
+        if word.is_err() {
+            count(&self.shared.metrics.broken_words);
+            tracing::error!(number, "the engine acknowledged this record of ours, and another has its place");
+        }
+    }
+
     fn refusing(&self) -> Option<&'static str> {
         let is_away = self.is_closing.load(Ordering::SeqCst) || self.is_behind.load(Ordering::Relaxed);
         self.shared.refusing().or(is_away.then_some(ENGINE))
