@@ -514,7 +514,9 @@ impl Fleet {
         figures.early += history::Early::of(&records).len();
         figures.executed = executed.iter().map(|executed| executed.times).sum();
         let found = history::check(&history, &states, &records, &executed);
-        if found.is_empty() {
+        if !found.is_empty() {
+            self.write_down(&history, &audit).await;
+        } else {
             let claims = records.into_iter().filter(|record| record.claim.is_some());
             self.claims.extend(claims.map(|claim| (claim.stream.clone(), claim)));
             self.clear(&states).await;
@@ -529,6 +531,25 @@ impl Fleet {
         found
     }
 
+    /// Everything that tells how it came to a violation: the attempts, the records with what NATS has beside them, the logs.
+    async fn write_down(&self, history: &[Attempt], audit: &[Value]) {
+        let mut all: Vec<String> = history.iter().map(|attempt| format!("ATTEMPT {attempt:?}")).collect();
+        all.extend(audit.iter().map(|record| format!("AUDIT {record}")));
+        if let Some(nats) = &self.nats {
+            let context = async_nats::jetstream::new(nats.client().await);
+            let stream = context.get_stream(STREAM).await.expect("the stream");
+            for position in audit.iter().filter_map(|record| record["position"].as_u64()) {
+                let raw = stream.get_raw_message(position).await.expect("the record");
+                all.push(format!("RAW {position} {} {} {:?}", raw.subject, raw.time, raw.headers));
+            }
+            all.extend((0..nats.len()).map(|i| format!("NATS {}\n{}", i + 1, nats.log(i))));
+        }
+        all.extend(self.nodes.iter().map(|node| format!("GATEWAY {}\n{}", node.name, node.gateway.log())));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{}.txt", std::process::id()));
+        std::fs::write(&path, all.join("\n")).expect("written");
+        println!("    written down in {}", path.display());
+    }
+
     async fn rounds(&mut self, seed: u64, rounds: u64, times: u64) -> Figures {
         let mut figures = Figures::default();
         for round in 1..=rounds {
@@ -537,6 +558,9 @@ impl Fleet {
             let found = self.round(&mut dice, times, &mut figures).await;
             found.iter().take(SHOWN).for_each(|violation| println!("    VIOLATION {violation}"));
             figures.violations += found.len();
+            if !found.is_empty() {
+                break;
+            }
         }
         let restarts: u32 = self.nodes.iter().map(|node| node.restarts).sum();
         println!(
