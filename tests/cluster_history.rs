@@ -545,7 +545,8 @@ impl Fleet {
             all.extend((0..nats.len()).map(|i| format!("NATS {}\n{}", i + 1, nats.log(i))));
         }
         all.extend(self.nodes.iter().map(|node| format!("GATEWAY {}\n{}", node.name, node.gateway.log())));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{}.txt", std::process::id()));
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{}.txt", setting("CARDEA_HISTORY_SEED", 1)));
         std::fs::write(&path, all.join("\n")).expect("written");
         println!("    written down in {}", path.display());
     }

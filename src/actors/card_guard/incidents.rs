@@ -188,24 +188,26 @@ impl Shared {
     ) -> Result<(), GuardError> {
         let recorded: Decided = super::desk::parse(recorded)?;
         let heard = Decided::from(decision);
-        // A fallback told no id.
-        let has_own_id = decision.answered_before_durable_at.is_some() && recorded.decision_id != heard.decision_id;
-        let differs = has_own_id
-            || (recorded.outcome, recorded.settlement, recorded.cap_minor)
-                != (heard.outcome, heard.settlement, heard.cap_minor);
+        let answer = |decided: &Decided| (decided.outcome, decided.settlement, decided.cap_minor);
+        let contradicts = answer(&recorded) != answer(&heard);
+        // A fallback told neither an id nor reasons.
+        let was_judged = decision.answered_before_durable_at.is_some();
+        let differs = contradicts || (was_judged && recorded != heard);
         if !differs && alert.is_none() {
             return Ok(());
         }
         let (mut step, _) = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
         (step.events, step.view, step.idempotency) = (Vec::new(), Vec::new(), None);
         if differs {
-            self.counters.contradictions.inc();
             let body = raw(decision)?;
             step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
-            if has_own_id {
+            if was_judged && recorded.decision_id != heard.decision_id {
                 let row = NewRow::OfEvent { event: 0, member: "decision" };
                 step.view.push(ViewChange { table: Table::Decisions, key: heard.decision_id.to_string(), row });
             }
+        }
+        if contradicts {
+            self.counters.contradictions.inc();
             let heard = Reconciliation::of_decision(decision).filter(|_| decision.follows.is_none());
             if let Some(heard) = heard.filter(|heard| !self.settling.is_open(&heard.key)) {
                 step.view.extend(settle::rows(&heard, raw(&heard)?.into())?);
@@ -218,7 +220,7 @@ impl Shared {
             step.view.push(ViewChange { table: Table::Alerts, key, row });
         }
         self.store.append(step).await?;
-        if differs {
+        if contradicts {
             self.count_as_heard(decision);
         }
         self.tell_of_fallback(&decision.purchase.source, alert.zip(alert_body));
