@@ -243,7 +243,7 @@ pub(super) fn load_decided(store: &dyn Store, now: Timestamp) -> Result<(Vec<Dec
             continue;
         }
         let Purchase { source, authorization_id, .. } = &decision.purchase;
-        if let Some(found) = settle::stored(store, &format!("{source}/{authorization_id}"))? {
+        if let Some(found) = settle::stored_here(store, &format!("{source}/{authorization_id}"))? {
             count_taken(&mut spending, &found);
         }
     }

@@ -61,11 +61,11 @@ impl ActiveRules {
     /// What was in force when the gateway ended (blocks); `None` on the first start.
     pub fn stored(store: &dyn Store) -> Result<Option<(RuleBook, RuleVersion)>, ReadError> {
         let damaged = |error: String| ReadError::Damaged(format!("the card rules: {error}"));
-        let Some(row) = store.get(Table::CardRules, ACTIVE_ROW)? else { return Ok(None) };
+        let Some(row) = store.get_here(Table::CardRules, ACTIVE_ROW)? else { return Ok(None) };
         let active: String = serde_json::from_str(row.get()).map_err(|error| damaged(error.to_string()))?;
         // Versions were kept under their bare names before.
-        let row = match store.get(Table::CardRules, &version_row(&active))? {
-            None => store.get(Table::CardRules, &active)?,
+        let row = match store.get_here(Table::CardRules, &version_row(&active))? {
+            None => store.get_here(Table::CardRules, &active)?,
             found => found,
         };
         let Some(row) = row else { return Ok(None) };
@@ -86,7 +86,7 @@ impl ActiveRules {
 
     /// What the file said when it was last taken (blocks).
     pub fn stored_file(store: &dyn Store) -> Result<Option<String>, ReadError> {
-        let row = store.get(Table::CardRules, FILE_ROW)?;
+        let row = store.get_here(Table::CardRules, FILE_ROW)?;
         Ok(row.and_then(|row| serde_json::from_str(row.get()).ok()))
     }
 

@@ -164,11 +164,17 @@ pub(super) fn rows(of: &Reconciliation, itself: NewRow) -> Result<Vec<ViewChange
 
 /// What became of an authorisation (blocks); `None` = nothing yet.
 pub fn stored(store: &dyn Store, key: &str) -> Result<Option<Reconciliation>, ReadError> {
-    let row = store.get(Table::Reconciliations, &row_key(key))?;
-    let read = |row: Box<RawValue>| {
-        serde_json::from_str(row.get()).map_err(|error| ReadError::Damaged(format!("reconciliation {key}: {error}")))
-    };
-    row.map(read).transpose()
+    reconciliation(key, store.get(Table::Reconciliations, &row_key(key))?)
+}
+
+/// The same as far as it is known here, for a start, which nobody was told anything by.
+pub(super) fn stored_here(store: &dyn Store, key: &str) -> Result<Option<Reconciliation>, ReadError> {
+    reconciliation(key, store.get_here(Table::Reconciliations, &row_key(key))?)
+}
+
+fn reconciliation(key: &str, row: Option<Box<RawValue>>) -> Result<Option<Reconciliation>, ReadError> {
+    let damaged = |error| ReadError::Damaged(format!("reconciliation {key}: {error}"));
+    row.map(|row| serde_json::from_str(row.get()).map_err(damaged)).transpose()
 }
 
 /// Looks after authorisations once they are answered.

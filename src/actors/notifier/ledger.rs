@@ -46,7 +46,7 @@ pub struct Kept {
 pub fn load(store: &dyn Store) -> Result<Kept, ReadError> {
     // Before the rows: what comes between is found out by the next append.
     let version = store.newest(STREAM)?;
-    let cursor = store.get(Table::Notifications, CURSOR)?.and_then(|row| parse::<Cursor>(CURSOR, &row));
+    let cursor = store.get_here(Table::Notifications, CURSOR)?.and_then(|row| parse::<Cursor>(CURSOR, &row));
     Ok(Kept {
         version,
         cursor: cursor.map(|cursor| cursor.position),

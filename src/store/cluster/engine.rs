@@ -20,7 +20,7 @@ use crate::config;
 
 /// How long a gateway that starts waits for its servers.
 const CONNECT_FOR: Duration = Duration::from_secs(30);
-const CONNECT_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const CONNECT_AGAIN: Duration = Duration::from_millis(500);
 /// For one answer; the whole append has its own, longer time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// A publish that is sent again within this time is known as the same. The longest append is far shorter.

@@ -8,13 +8,16 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::super::OpenError;
-use super::engine::connect;
+use super::engine::{CONNECT_AGAIN, connect};
+use crate::clock::Stopwatch;
 use crate::config;
 
 const ASK: &str = "$SYS.REQ.SERVER.PING.JSZ";
 /// Servers answer in milliseconds; nobody says how many will.
 const QUIET: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_secs(5);
+/// How long a start waits for most of the servers to be there.
+const MAJORITY_WITHIN: Duration = Duration::from_secs(15);
 const OLDEST: (u64, u64) = (2, 12);
 
 #[derive(Debug, Deserialize)]
@@ -50,10 +53,18 @@ pub async fn check(config: &config::Cluster) -> Result<(), OpenError> {
         tracing::warn!("cluster.accept_unsafe: nobody asked whether the servers sync every write");
         return Ok(());
     }
-    let answers = ask(config).await?;
-    let mut problems: Vec<String> = answers.iter().filter_map(problem).collect();
-    let keep = answers.iter().filter(|answer| answer.data.as_ref().is_some_and(|data| !data.disabled)).count();
     let needed = config.replicas / 2 + 1;
+    let watch = Stopwatch::start();
+    // The server that is asked may be cut from the others just now.
+    let (answers, keep) = loop {
+        let answers = ask(config).await?;
+        let keep = answers.iter().filter(|answer| answer.data.as_ref().is_some_and(|data| !data.disabled)).count();
+        if keep >= needed || config.accept_unsafe || watch.elapsed() > MAJORITY_WITHIN {
+            break (answers, keep);
+        }
+        tokio::time::sleep(CONNECT_AGAIN).await;
+    };
+    let mut problems: Vec<String> = answers.iter().filter_map(problem).collect();
     if keep < needed {
         problems.push(format!("{keep} servers with JetStream say how they sync, and {needed} must be there"));
     }
