@@ -141,30 +141,42 @@ async fn a_gateway_that_is_told_of_an_answer_gives_it_too_before_it_is_on_record
     assert_eq!((decisions(&*store), one.counters().contradictions.get()), (1, 0));
 }
 
-/// As after a kill: the guard that gave the answers is gone, and so are its tasks.
+/// What a guard answered whose process is gone since, as after a kill: its tasks went with it.
+async fn answered_by_one_that_is_gone(
+    store: &Arc<Door>,
+    dir: &Path,
+    is_rented: &Arc<Mutex<bool>>,
+    fate: Fate,
+) -> Arc<Decided> {
+    let thread = Arbiter::new();
+    let guard = GuardHandle::start(deciding_parts(store.clone(), is_rented, spool(dir)), &thread.handle()).unwrap();
+    add_card(&guard).await;
+    store.set(fate);
+    let heard = guard.authorise(ask("a")).await.unwrap();
+    assert_eq!(heard.outcome, Outcome::ApproveCapped);
+    thread.stop();
+    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
+    store.set(Fate::Through);
+    heard
+}
+
+fn is_marked(store: &dyn Store) -> bool {
+    stored(store, "a").is_some_and(|row| row["answered_before_durable_at"].is_string())
+}
+
 #[actix::test]
 async fn an_answer_that_was_given_before_a_crash_is_repeated_and_recorded_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Door::open(dir.path());
     let is_rented = Arc::new(Mutex::new(true));
-    let thread = Arbiter::new();
-    let first = GuardHandle::start(deciding_parts(store.clone(), &is_rented, spool(dir.path())), &thread.handle());
-    let first = first.unwrap();
-    add_card(&first).await;
-    store.set(Fate::Away);
-    let heard = first.authorise(ask("a")).await.unwrap();
-    assert_eq!(heard.outcome, Outcome::ApproveCapped);
-    thread.stop();
-    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
-    store.set(Fate::Through);
+    let heard = answered_by_one_that_is_gone(&store, dir.path(), &is_rented, Fate::Away).await;
     assert_eq!(decisions(&*store), 0, "nothing is left of the first that could record it");
-
     *is_rented.lock().unwrap() = false;
     store.set(Fate::Away);
     let second = deciding(store.clone(), &is_rented, spool(dir.path()));
     assert_eq!(second.authorise(ask("a")).await.unwrap(), heard, "it is what the network heard, not a new judgement");
     store.set(Fate::Through);
-    until("the record", || stored(&*store, "a").is_some_and(|row| row["answered_before_durable_at"].is_string())).await;
+    until("the record", || is_marked(&*store)).await;
     second.recorded(Duration::from_secs(5)).await;
     assert_eq!(stored(&*store, "a").unwrap()["decision_id"], heard.decision_id.to_string());
     assert_eq!((decisions(&*store), second.counters().contradictions.get()), (1, 0));
@@ -177,18 +189,10 @@ async fn an_answer_that_was_on_record_before_the_crash_after_all_is_not_recorded
     let dir = tempfile::tempdir().unwrap();
     let store = Door::open(dir.path());
     let is_rented = Arc::new(Mutex::new(true));
-    let thread = Arbiter::new();
-    let first = GuardHandle::start(deciding_parts(store.clone(), &is_rented, spool(dir.path())), &thread.handle());
-    let first = first.unwrap();
-    add_card(&first).await;
-    store.set(Fate::Held);
-    let heard = first.authorise(ask("a")).await.unwrap();
-    thread.stop();
-    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
-    store.set(Fate::Through);
-    assert!(stored(&*store, "a").unwrap()["answered_before_durable_at"].is_null());
+    let heard = answered_by_one_that_is_gone(&store, dir.path(), &is_rented, Fate::Held).await;
+    assert!(decisions(&*store) == 1 && !is_marked(&*store));
     let second = deciding(store.clone(), &is_rented, spool(dir.path()));
-    until("the mark", || stored(&*store, "a").is_some_and(|row| row["answered_before_durable_at"].is_string())).await;
+    until("the mark", || is_marked(&*store)).await;
     second.recorded(Duration::from_secs(5)).await;
     assert_eq!(second.authorise(ask("a")).await.unwrap(), heard);
     assert_eq!((decisions(&*store), second.counters().contradictions.get()), (1, 0));
