@@ -102,31 +102,55 @@ pub async fn run(inner: Arc<Inner>, copies: SyncSender<Option<Arrived>>) {
 /// Notes when the copy has been without news of the engine for too long, and when that is over. What a leader says of the
 /// stream's end is no promise: one that was halted may name records that another has taken back.
 pub async fn watch(inner: Arc<Inner>) {
-    let (mut heard, mut same) = (Stopwatch::start(), Stopwatch::start());
+    let (begun, mut heard, mut doubt) = (Stopwatch::start(), Stopwatch::start(), Doubt::default());
     while !inner.is_closing.load(Ordering::SeqCst) {
         match inner.engine.state().await {
             Ok(state) => {
                 inner.seen_last.store(state.last, Ordering::Relaxed);
-                if !is_another(&inner, &state) {
-                    same = Stopwatch::start();
+                if doubt.hear(is_another(&inner, &state), begun.elapsed()) > BEHIND {
+                    tracing::error!("the cluster's stream is not the one that was followed, or it lost records");
+                    inner.shared.poison();
+                    return;
                 }
                 if reached(&inner, state.last).await {
                     heard = Stopwatch::start();
                 }
             }
-            Err(problem) => tracing::debug!(problem, "the engine does not say how far it is"),
-        }
-        // A leader that was elected just now may be short of what it will have in a moment.
-        if same.elapsed() > heard.elapsed() + BEHIND {
-            tracing::error!("the cluster's stream is not the one that was followed, or it lost records");
-            inner.shared.poison();
-            return;
+            Err(problem) => {
+                doubt.hear_nothing();
+                tracing::debug!(problem, "the engine does not say how far it is");
+            }
         }
         let is_behind = heard.elapsed() > BEHIND;
         if inner.is_behind.swap(is_behind, Ordering::Relaxed) != is_behind {
             tracing::warn!(is_behind, "the cluster's engine");
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// For how long whoever leads has said that the stream is another. A leader that was elected just now may be short of what it
+/// will have in a moment; and the seconds in which nobody led, and nobody said anything, count for nothing.
+#[derive(Debug, Default)]
+struct Doubt {
+    lasted: Duration,
+    /// The answer before this one said so, then.
+    since: Option<Duration>,
+}
+
+impl Doubt {
+    fn hear(&mut self, is_another: bool, now: Duration) -> Duration {
+        match (is_another, self.since) {
+            (true, Some(since)) => self.lasted += now.saturating_sub(since),
+            (true, None) => {}
+            (false, _) => self.lasted = Duration::ZERO,
+        }
+        self.since = is_another.then_some(now);
+        self.lasted
+    }
+
+    fn hear_nothing(&mut self) {
+        self.since = None;
     }
 }
 
@@ -235,5 +259,25 @@ impl Follower {
         }
         self.handed = number;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_short_after_a_long_election_is_not_believed_at_once() {
+        let mut doubt = Doubt::default();
+        let second = Duration::from_secs;
+        assert_eq!(doubt.hear(false, second(1)), Duration::ZERO);
+        doubt.hear_nothing();
+        assert_eq!(doubt.hear(true, second(14)), Duration::ZERO, "nobody led for 13 s");
+        assert_eq!(doubt.hear(true, second(15)), second(1));
+        doubt.hear_nothing();
+        assert_eq!(doubt.hear(true, second(30)), second(1));
+        assert_eq!(doubt.hear(false, second(31)), Duration::ZERO);
+        let lasted = (32..=44).map(|at| doubt.hear(true, second(at))).last();
+        assert!(lasted > Some(BEHIND), "but who says so all the time is");
     }
 }
