@@ -14,7 +14,7 @@ use cardea::config::WhileStoreIsAway;
 use cardea::domain::card::Outcome;
 use cardea::store::{Order, Spool, Store, StorePosition, Table};
 use guard_kit::door::{Door, Fate};
-use guard_kit::{add_card, ask, decisions, increment, parts, switched};
+use guard_kit::{add_card, ask, capture, decisions, increment, parts, switched};
 
 /// One that answers what the checks say while the store is away.
 fn deciding(store: Arc<dyn Store>, is_rented: &Arc<Mutex<bool>>, spool: Spool) -> GuardHandle {
@@ -196,6 +196,45 @@ async fn an_answer_that_was_on_record_before_the_crash_after_all_is_not_recorded
     second.recorded(Duration::from_secs(5)).await;
     assert_eq!(second.authorise(ask("a")).await.unwrap(), heard);
     assert_eq!((decisions(&*store), second.counters().contradictions.get()), (1, 0));
+}
+
+/// A power cut may take along that an answer was settled: it is handed out once more, and is on record already.
+#[actix::test]
+async fn what_is_handed_out_twice_changes_nothing_the_second_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Door::open(dir.path());
+    let is_rented = Arc::new(Mutex::new(true));
+    let thread = Arbiter::new();
+    let parts = deciding_parts(store.clone(), &is_rented, spool(dir.path()));
+    let first = GuardHandle::start(parts, &thread.handle()).unwrap();
+    add_card(&first).await;
+    first.authorise(ask("a")).await.unwrap();
+    first.post(capture("a", "p1", 1_000)).await.unwrap();
+    store.set(Fate::Away);
+    let more = first.authorise(increment("a", "evt_2", 7_000)).await.unwrap();
+    assert_eq!((more.outcome, more.cap_minor), (Outcome::ApproveCapped, Some(3_000)));
+    thread.stop();
+    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
+    store.set(Fate::Through);
+    let file = dir.path().join("answers.spool");
+    let handed_out = std::fs::read(&file).unwrap();
+    let allowed = || {
+        let row = store.get(Table::Reconciliations, "at/stripe/a").unwrap().unwrap();
+        serde_json::from_str::<serde_json::Value>(row.get()).unwrap()["allowed_minor"].as_i64().unwrap()
+    };
+    let before = allowed();
+    let is_settled = || std::fs::metadata(&file).unwrap().len() == 0;
+    let _second = deciding(store.clone(), &is_rented, spool(dir.path()));
+    until("more is allowed", || allowed() == before + 3_000 && is_settled()).await;
+    let records = || store.read("card/c1", StorePosition(0), 100).unwrap().len();
+    let recorded = records();
+    std::fs::write(&file, &handed_out).unwrap();
+    let third = deciding(store.clone(), &is_rented, spool(dir.path()));
+    until("it is settled again", is_settled).await;
+    // Whatever it begins comes before this record.
+    third.authorise(ask("b")).await.unwrap();
+    assert_eq!(allowed(), before + 3_000);
+    assert_eq!((decisions(&*store), records()), (3, recorded + 2), "that it was early, and the newest");
 }
 
 /// An answer that a crash could take with it is none.

@@ -12,11 +12,8 @@ use cardea::actors::card_guard::{
 };
 use cardea::actors::follower::Follower;
 use cardea::actors::vehicle::IdempotencyKey;
-use cardea::clock::Clock;
-use cardea::domain::card::{
-    CardLimits, CardStatus, Fill, Merchant, Outcome, Posting, PostingKind, Prompts, Settlement, Terminal,
-};
-use cardea::domain::{Money, Principal};
+use cardea::domain::Principal;
+use cardea::domain::card::{CardLimits, CardStatus, Outcome, Settlement, Terminal};
 use cardea::store::{LocalStore, Order, Store, Table};
 use guard_kit::open;
 
@@ -107,20 +104,7 @@ async fn what_one_gateway_decides_is_answered_and_counted_by_the_other() {
     assert_eq!(beyond.outcome, Outcome::Decline, "9000 a day, of which 5000 are gone: {beyond:?}");
     // Asked at the other, whether it knows it already or only the store does.
     assert_eq!(other.authorise(ask("a1", 5_000)).await.unwrap(), first);
-    let posting = Posting {
-        posting_id: "p1".into(),
-        authorization_id: Some("a1".parse().unwrap()),
-        source: "stripe".into(),
-        kind: PostingKind::Capture,
-        card_ref: Some("ic_1".parse().unwrap()),
-        at: Clock::start().now(),
-        amount: Money { amount_minor: 1_000, currency: "EUR".into() },
-        merchant: Merchant::default(),
-        fill: Fill::default(),
-        prompts: Prompts::default(),
-        source_event: "evt_p1".into(),
-        body_sha256: "00".repeat(32),
-    };
+    let posting = guard_kit::capture("a1", "p1", 1_000);
     // Only 1000 were captured: told to one, known to the other.
     assert!(!one.post(posting.clone()).await.unwrap().is_repeat);
     assert!(other.post(posting).await.unwrap().is_repeat);

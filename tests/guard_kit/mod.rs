@@ -15,7 +15,7 @@ use cardea::actors::feed::{AlertChanged, DecisionMade};
 use cardea::actors::vehicle::{AskError, Snapshot};
 use cardea::clock::Clock;
 use cardea::config::{Data, WhileStoreIsAway};
-use cardea::domain::card::{CardStatus, Fill, Merchant, Prompts, Purchase};
+use cardea::domain::card::{CardStatus, Fill, Merchant, Posting, PostingKind, Prompts, Purchase};
 use cardea::domain::rental::{Rental, RentalPassage, RentalState};
 use cardea::domain::twin::Twin;
 use cardea::domain::vehicle::{Event, Vehicle};
@@ -130,6 +130,23 @@ pub fn ask(id: &str) -> Authorise {
         source_event: format!("evt_{id}"),
         body_sha256: "00".repeat(32),
         already_minor: 0,
+    }
+}
+
+pub fn capture(of: &str, posting_id: &str, amount_minor: i64) -> Posting {
+    Posting {
+        posting_id: posting_id.into(),
+        authorization_id: Some(of.parse().unwrap()),
+        source: "stripe".into(),
+        kind: PostingKind::Capture,
+        card_ref: Some("ic_1".parse().unwrap()),
+        at: Clock::start().now(),
+        amount: Money { amount_minor, currency: "EUR".into() },
+        merchant: Merchant::default(),
+        fill: Fill::default(),
+        prompts: Prompts::default(),
+        source_event: format!("evt_{posting_id}"),
+        body_sha256: "00".repeat(32),
     }
 }
 

@@ -127,6 +127,9 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
+/// What a network hears of a decision; what is absent is null in both.
+const ANSWER: [&str; 5] = ["decision_id", "outcome", "settlement", "cap_minor", "reasons"];
+
 /// Something that must be so: at this path these members have these values, or one of these states.
 #[derive(Debug)]
 struct Promise {
@@ -167,7 +170,7 @@ impl Promise {
             Asked::Revoke { key } => vec![Self::state(format!("/v1/keys/{key}"), &["revoked", "expired"])],
             Asked::Buy { .. } => {
                 let path = format!("/v1/decisions/{}", text(answer, "decision_id"));
-                vec![Self::of(path, answer, &["decision_id", "outcome"])]
+                vec![Self::of(path, answer, &ANSWER)]
             }
         }
     }
@@ -206,6 +209,7 @@ pub fn paths(history: &[Attempt]) -> BTreeSet<String> {
 pub fn check(history: &[Attempt], nodes: &[NodeState], records: &[Record], executed: &[Executed]) -> Vec<Violation> {
     let early = Early::of(records);
     let mut found = lost(history, nodes, &early);
+    found.extend(unheard(history, &early));
     found.extend(stale(history));
     found.extend(diverged(nodes));
     found.extend(done_twice(executed));
@@ -221,9 +225,20 @@ pub fn check(history: &[Attempt], nodes: &[NodeState], records: &[Record], execu
 /// of each other may answer one of them differently; then what was heard and is not the decision is on record beside it.
 #[derive(Debug, Default)]
 pub struct Early {
-    authorizations: BTreeSet<String>,
-    /// By decision, the outcomes that were heard otherwise.
-    otherwise: BTreeSet<(String, String)>,
+    answers: Vec<EarlyAnswer>,
+}
+
+#[derive(Debug)]
+struct EarlyAnswer {
+    authorization: String,
+    /// The members of [`ANSWER`].
+    told: Value,
+    /// Another answer is the decision.
+    is_otherwise: bool,
+}
+
+fn told(answer: &Value) -> Value {
+    ANSWER.iter().map(|member| answer[*member].clone()).collect()
 }
 
 impl Early {
@@ -234,27 +249,26 @@ impl Early {
             let is_otherwise = kind == "purchase_answered_otherwise";
             let is_decided = kind == "purchase_decided" && !decision["answered_before_durable_at"].is_null();
             if is_otherwise || is_decided || kind == "purchase_answered_early" {
-                early.authorizations.insert(text(&decision["purchase"], "authorization_id").to_owned());
-            }
-            if is_otherwise {
-                let [id, outcome] = ["decision_id", "outcome"].map(|name| text(decision, name).to_owned());
-                early.otherwise.insert((id, outcome));
+                let authorization = text(&decision["purchase"], "authorization_id").to_owned();
+                early.answers.push(EarlyAnswer { authorization, told: told(decision), is_otherwise });
             }
         }
         early
     }
 
     pub fn len(&self) -> usize {
-        self.authorizations.len()
+        self.answers.iter().map(|answer| &answer.authorization).collect::<BTreeSet<_>>().len()
     }
 
     fn may_differ(&self, asked: &Asked) -> bool {
-        matches!(asked, Asked::Buy { authorization } if self.authorizations.contains(authorization))
+        let Asked::Buy { authorization } = asked else { return false };
+        self.answers.iter().any(|answer| answer.is_otherwise && answer.authorization == *authorization)
     }
 
     fn tells(&self, answer: &Heard) -> bool {
         let Heard::Done(answer) = answer else { return false };
-        self.otherwise.contains(&(text(answer, "decision_id").to_owned(), text(answer, "outcome").to_owned()))
+        let told = told(answer);
+        self.answers.iter().any(|answer| answer.is_otherwise && answer.told == told)
     }
 }
 
@@ -270,6 +284,25 @@ pub fn lost(history: &[Attempt], nodes: &[NodeState], early: &Early) -> Vec<Viol
                 let what = format!("at {} {} {how}; {} by {}", node.node, promise.path, attempt.name, attempt.node);
                 found.push(violation(Rule::Lost, what));
             }
+        }
+    }
+    found
+}
+
+/// What is on record as heard before it was on record was heard, or somebody has no answer that could have been it.
+pub fn unheard(history: &[Attempt], early: &Early) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for answer in &early.answers {
+        let of_it = |attempt: &&Attempt| matches!(&attempt.asked, Asked::Buy { authorization } if *authorization == answer.authorization);
+        let attempts: Vec<&Attempt> = history.iter().filter(of_it).collect();
+        let may_be = |attempt: &&Attempt| match &attempt.heard {
+            Heard::Done(heard) => told(heard) == answer.told,
+            Heard::Unknown => true,
+            Heard::Refused(_) => false,
+        };
+        if !attempts.is_empty() && !attempts.iter().any(may_be) {
+            let what = format!("{} is on record as heard, and nobody heard {}", answer.authorization, answer.told);
+            found.push(violation(Rule::Untrue, what));
         }
     }
     found

@@ -192,21 +192,31 @@ fn unequal_answers_to_one_request_are_found() {
 #[test]
 fn an_early_answer_may_differ_only_where_the_journal_tells() {
     let buy = || Asked::Buy { authorization: "a-1".into() };
-    let told = |outcome: &str| Heard::Done(json!({"decision_id": "d", "outcome": outcome}));
-    let history = [attempt("a-1", "a", buy(), told("decline")), attempt("a-1", "b", buy(), told("approve"))];
-    let decision = |outcome: &str| {
-        json!({"decision_id": "d", "outcome": outcome, "purchase": {"authorization_id": "a-1"},
-            "answered_before_durable_at": FROM})
+    let answer =
+        |reason: &str| json!({"decision_id": "d", "outcome": "decline", "settlement": "disabled", "reasons": [reason]});
+    let heard = |node: &str, reason: &str| attempt("a-1", node, buy(), Heard::Done(answer(reason)));
+    let history = [heard("a", "velocity"), heard("b", "amount")];
+    let event = |kind: &str, reason: &str| {
+        let mut decision = answer(reason);
+        decision["purchase"] = json!({"authorization_id": "a-1"});
+        decision["answered_before_durable_at"] = FROM.into();
+        json!({"event": kind, "decision": decision})
     };
-    let event = |kind: &str, outcome: &str| json!({"event": kind, "decision": decision(outcome)});
-    let decided = record(1, vec![event("purchase_decided", "decline")]);
+    let decided = record(1, vec![event("purchase_decided", "velocity")]);
     let early = Early::of(std::slice::from_ref(&decided));
-    assert!(unequal_repeats(&history, &early).is_empty() && early.len() == 1);
-    let there = [node("a", &[("/v1/decisions/d", json!({"decision_id": "d", "outcome": "decline"}))])];
-    assert_eq!(rules(&lost(&history, &there, &early)), [Rule::Lost], "nothing tells of the approval");
-    let early = Early::of(&[decided, record(2, vec![event("purchase_answered_otherwise", "approve")])]);
-    assert!(lost(&history, &there, &early).is_empty());
+    assert_eq!(early.len(), 1);
+    let there = [node("a", &[("/v1/decisions/d", answer("velocity"))])];
+    assert_eq!(rules(&unequal_repeats(&history, &early)), [Rule::UnequalRepeat]);
+    assert_eq!(rules(&lost(&history, &there, &early)), [Rule::Lost], "nothing tells of the other answer");
+    let both = [decided, record(2, vec![event("purchase_answered_otherwise", "amount")])];
+    let early = Early::of(&both);
+    assert!(unequal_repeats(&history, &early).is_empty() && lost(&history, &there, &early).is_empty());
+    assert!(unheard(&history, &early).is_empty());
     assert_eq!(rules(&lost(&history, &[node("a", &[])], &early)), [Rule::Lost]);
+    // An answer that nobody waited for any more is not on record as heard.
+    assert_eq!(rules(&unheard(&history[..1], &early)), [Rule::Untrue]);
+    let gone = attempt("a-1", "b", buy(), Heard::Unknown);
+    assert!(unheard(&[history[0].clone(), gone], &early).is_empty(), "it may have been this one's");
 }
 
 #[test]

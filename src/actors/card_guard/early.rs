@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::authorise::{Subject, count_bought};
 use super::judging::{Judge, Judged, stream};
 use super::{Decided, GuardError, GuardHandle, MAX_EARLY, Shared, desk, raw};
 use crate::domain::Principal;
 use crate::domain::card::Decision;
-use crate::store::{Append, AppendError, Appending, Expected, Kept, NewRow, Table, ViewChange};
+use crate::store::{Append, AppendError, Appending, Expected, Idempotency, Kept, NewRow, Table, ViewChange};
 
 /// Between two tries to record an answer that was given.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -40,13 +39,7 @@ impl GuardHandle {
     }
 }
 
-/// An answer that is in the spool: what is to be given back when it is on record.
-pub(super) struct Promised {
-    kept: Kept,
-    turn: OwnedSemaphorePermit,
-}
-
-/// An answer that the process before this one gave.
+/// An answer that the process before this one gave, and perhaps recorded.
 pub(super) struct Left {
     judged: Judged,
     kept: Kept,
@@ -54,18 +47,19 @@ pub(super) struct Left {
 
 impl Shared {
     /// Puts the answer where a crash does not take it, within the time. `None`: nobody may hear it before it is on record.
-    pub(super) async fn promise(&self, judged: &mut Judged, within: Duration) -> Option<Promised> {
-        let turn = self.early.clone().try_acquire_owned().ok()?;
+    pub(super) async fn promise(&self, judged: &mut Judged, within: Duration) -> Option<Kept> {
         judged.decision.answered_before_durable_at = Some(self.clock.now());
-        let entry = serde_json::to_vec(judged).ok()?;
-        let kept = tokio::time::timeout(within, self.spool.put(entry)).await.ok().flatten();
+        let kept = match (self.early.clone().try_acquire_owned(), serde_json::to_vec(judged)) {
+            (Ok(turn), Ok(entry)) => tokio::time::timeout(within, self.spool.put(entry, turn)).await.ok().flatten(),
+            (Err(_), _) | (_, Err(_)) => None,
+        };
         if kept.is_none() {
             judged.decision.answered_before_durable_at = None;
             self.counters.early_not_kept.inc();
             tracing::warn!(authorisation = %judged.decision.purchase.authorization_id,
                 "neither the store nor this machine's disk took a decision in time");
         }
-        Some(Promised { kept: kept?, turn })
+        kept
     }
 
     /// What the process before this one answered and did not record: the same question hears it again, and it counts.
@@ -102,7 +96,7 @@ impl Shared {
 
 impl Judge {
     /// The network hears it now; the record follows.
-    pub(super) fn answer_early(self: &Arc<Self>, judged: Judged, first: Appending, promised: Promised) -> Decided {
+    pub(super) fn answer_early(self: &Arc<Self>, judged: Judged, first: Appending, kept: Kept) -> Decided {
         let shared = &self.shared;
         shared.counters.early.inc();
         let Decided { decision_id, authorization_id, outcome, .. } = &judged.decided;
@@ -113,9 +107,8 @@ impl Judge {
         (shared.tell_early)(&decided);
         let judge = Arc::clone(self);
         actix::spawn(async move {
-            judge.record_early(judged, Some(first)).await;
-            promised.kept.settle();
-            drop(promised.turn);
+            judge.record_early(judged, Begun::Trying(first)).await;
+            kept.settle();
         });
         decided
     }
@@ -128,16 +121,20 @@ impl Judge {
         let turns = u32::try_from(left.len().min(MAX_EARLY)).unwrap_or(u32::MAX);
         let turns = self.shared.early.clone().acquire_many_owned(turns).await;
         for Left { judged, kept } in left {
-            self.record_early(judged, None).await;
+            self.record_early(judged, Begun::Before).await;
             kept.settle();
         }
         drop(turns);
     }
 
-    /// Until the store takes it. `first`: the try that was under way when the answer was given.
-    async fn record_early(&self, judged: Judged, mut first: Option<Appending>) {
+    /// Until the store takes it.
+    async fn record_early(&self, judged: Judged, begun: Begun) {
         let shared = &self.shared;
         let (mut says_so, mut told) = (false, None);
+        let (mut first, is_left) = match begun {
+            Begun::Trying(first) => (Some(first), false),
+            Begun::Before => (None, true),
+        };
         loop {
             let outcome = match first.take() {
                 Some(first) => first.await,
@@ -153,6 +150,11 @@ impl Judge {
                 Ok(_) => break,
                 Err(AppendError::Duplicate { answer }) => match desk::parse::<Decided>(&answer) {
                     // An earlier try got through after all.
+                    Ok(known) if known == judged.decided && is_left => {
+                        shared.say_early(&judged.decision).await;
+                        // Memory was read from the store with all else that followed.
+                        return self.allow_more(&judged.decision);
+                    }
                     Ok(known) if known == judged.decided => {
                         says_so = false;
                         break;
@@ -180,6 +182,14 @@ impl Judge {
     }
 }
 
+/// How far the record of an answer is that was given.
+enum Begun {
+    /// This try was under way when the answer was given.
+    Trying(Appending),
+    /// By the process before this one, nobody knows.
+    Before,
+}
+
 impl Shared {
     fn lose(&self, decision: &Decision, error: &GuardError) {
         self.counters.early_lost.inc();
@@ -202,6 +212,7 @@ impl Shared {
     async fn say_early(&self, decision: &Decision) {
         let Ok(body) = raw(decision) else { return };
         let Ok(event) = raw(&EarlyEvent::PurchaseAnsweredEarly { decision: &body }) else { return };
+        let Ok(answer) = raw(&()) else { return };
         loop {
             let step = Append {
                 stream: stream(decision),
@@ -209,7 +220,11 @@ impl Shared {
                 fence: None,
                 at: self.clock.now(),
                 by: Principal::gateway(),
-                idempotency: None,
+                idempotency: Some(Idempotency {
+                    key: format!("{}/early/{}", decision.purchase.source, decision.decision_id),
+                    body: "early".into(),
+                    answer: answer.clone(),
+                }),
                 events: vec![event.clone()],
                 view: vec![ViewChange {
                     table: Table::Decisions,
@@ -218,8 +233,9 @@ impl Shared {
                 }],
             };
             match self.store.append(step).await {
-                Ok(_) => return,
-                Err(AppendError::TooLarge { .. }) => return,
+                // Said before the last end, or by another gateway that gave the same answer.
+                Ok(_) | Err(AppendError::Duplicate { .. }) => return,
+                Err(AppendError::TooLarge { .. } | AppendError::KeyReused) => return,
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }

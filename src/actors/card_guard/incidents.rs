@@ -197,7 +197,14 @@ impl Shared {
             return Ok(());
         }
         let (mut step, _) = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
-        (step.events, step.view, step.idempotency) = (Vec::new(), Vec::new(), None);
+        (step.events, step.view) = (Vec::new(), Vec::new());
+        // One try may have got through without a word.
+        let at = decision.answered_before_durable_at.unwrap_or(decision.at);
+        step.idempotency = Some(Idempotency {
+            key: format!("{}/otherwise/{}/{at}", decision.purchase.source, decision.source_event),
+            body: "otherwise".into(),
+            answer: raw(&())?,
+        });
         if differs {
             let body = raw(decision)?;
             step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
@@ -207,7 +214,6 @@ impl Shared {
             }
         }
         if contradicts {
-            self.counters.contradictions.inc();
             let heard = Reconciliation::of_decision(decision).filter(|_| decision.follows.is_none());
             if let Some(heard) = heard.filter(|heard| !self.settling.is_open(&heard.key)) {
                 step.view.extend(settle::rows(&heard, raw(&heard)?.into())?);
@@ -219,8 +225,12 @@ impl Shared {
             let (key, row) = (alert.alert_id.to_string(), body.clone().into());
             step.view.push(ViewChange { table: Table::Alerts, key, row });
         }
-        self.store.append(step).await?;
+        match self.store.append(step).await {
+            Ok(_) | Err(AppendError::Duplicate { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         if contradicts {
+            self.counters.contradictions.inc();
             self.count_as_heard(decision);
         }
         self.tell_of_fallback(&decision.purchase.source, alert.zip(alert_body));

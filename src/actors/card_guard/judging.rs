@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -210,7 +211,14 @@ impl Judge {
                 match tokio::time::timeout(left().saturating_sub(self.spool_within), &mut appending).await {
                     Ok(outcome) => outcome,
                     Err(_) => match shared.promise(&mut judged, left()).await {
-                        Some(promised) => return Ok(self.answer_early(judged, appending, promised)),
+                        Some(kept) => match (&mut appending).now_or_never() {
+                            // The store was just in time, perhaps with another gateway's answer.
+                            Some(outcome) => {
+                                kept.settle();
+                                outcome
+                            }
+                            None => return Ok(self.answer_early(judged, appending, kept)),
+                        },
                         None => appending.await,
                     },
                 }
@@ -255,7 +263,7 @@ impl Judge {
             shared.watch(&watched);
         }
         if let Some(step_up) = step_up
-            && !shared.step_ups.put(step_up, decision.at)
+            && !shared.step_ups.merge(step_up, decision.at)
         {
             shared.counters.step_ups_full.inc();
         }
@@ -279,7 +287,7 @@ impl Judge {
     }
 
     /// What may be captured grows with each increment.
-    fn allow_more(&self, decision: &Decision) {
+    pub(super) fn allow_more(&self, decision: &Decision) {
         let ruling = &decision.ruling;
         if decision.follows.is_none() || ruling.settlement == Settlement::Disabled {
             return;
@@ -287,10 +295,10 @@ impl Judge {
         let asked = decision.purchase.amount.amount_minor;
         let granted = ruling.cap_minor.map_or(asked, |cap| cap.min(asked));
         let key = format!("{}/{}", decision.purchase.source, decision.purchase.authorization_id);
-        let settler = self.settler.clone();
+        let (settler, decision_id) = (self.settler.clone(), decision.decision_id);
         // After the answer, which it must not hold up.
         actix::spawn(async move {
-            if let Err(error) = settler.allow_more(&key, granted).await {
+            if let Err(error) = settler.allow_more(&key, decision_id, granted).await {
                 tracing::warn!(authorisation = key, %error, "an increment is not in what may be captured");
             }
         });
@@ -365,7 +373,8 @@ fn begun(watched: Option<&Reconciliation>, step_up: Option<&StepUp>) -> Result<V
     Ok(rows)
 }
 
-/// A decision that was made, with all that begins with it.
+/// A decision that was made, with all that begins with it. Its JSON form stands in the spool, and may be read by another version
+/// of the program after a crash: a field keeps its name and meaning.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Judged {
     pub decision: Decision,

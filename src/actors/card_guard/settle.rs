@@ -22,7 +22,7 @@ use crate::domain::card::{
     review,
 };
 use crate::domain::twin::SignalValue;
-use crate::domain::{AlertId, Principal, RefusalKind, Role, Timestamp};
+use crate::domain::{AlertId, DecisionId, Principal, RefusalKind, Role, Timestamp};
 use crate::store::{
     Append, AppendError, Expected, Idempotency, NewRow, Observation, Order, ReadError, Store, Table, ViewChange,
 };
@@ -226,17 +226,19 @@ impl Settler {
             Taken::TooMany => self.shared.counters.postings_not_kept.inc(),
         }
         let finding = self.look(&mut found, now).await;
-        let is_recorded = self.record(found, finding, Some((posting, posting_key)), now, expected).await?;
+        let is_recorded = self.record(found, finding, Cause::Posting(posting, posting_key), now, expected).await?;
         Ok(is_recorded.then_some(Posted { is_repeat: false }))
     }
 
-    /// More was approved: so much more may be captured.
-    pub async fn allow_more(&self, key: &str, granted_minor: i64) -> Result<(), GuardError> {
+    /// More was approved by this decision: so much more may be captured. Once, however often it is told.
+    pub async fn allow_more(&self, key: &str, by: DecisionId, granted_minor: i64) -> Result<(), GuardError> {
         let _turn = self.shared.settling.turn(key).lock().await;
+        let once = format!("{key}/allowed/{by}");
         for _ in 0..MAX_TRIES {
             let Some((mut found, expected)) = self.find_to_change(key).await? else { return Ok(()) };
             found.allow_more(granted_minor);
-            if self.record(found, Finding::Nothing, None, self.shared.clock.now(), expected).await? {
+            let now = self.shared.clock.now();
+            if self.record(found, Finding::Nothing, Cause::Once(once.clone()), now, expected).await? {
                 return Ok(());
             }
         }
@@ -275,7 +277,7 @@ impl Settler {
         let is_news = finding != Finding::Nothing || found.state != before.state || found.review_at.is_none();
         if is_news {
             // Where another gateway was first, its record says when to look again.
-            return self.record(found, finding, None, now, expected).await.map(drop);
+            return self.record(found, finding, Cause::Review, now, expected).await.map(drop);
         }
         // Nothing new: not worth a record, and after a restart it is simply looked at once more.
         self.shared.settling.note(key, found.review_at);
@@ -425,12 +427,16 @@ impl Settler {
         &self,
         mut found: Reconciliation,
         finding: Finding,
-        posted: Option<(&Posting, String)>,
+        cause: Cause<'_>,
         now: Timestamp,
         expected: Expected,
     ) -> Result<bool, GuardError> {
         let shared = &self.shared;
-        let (posting, posting_key) = posted.unzip();
+        let (posting, once) = match cause {
+            Cause::Posting(posting, key) => (Some(posting), Some(key)),
+            Cause::Once(key) => (None, Some(key)),
+            Cause::Review => (None, None),
+        };
         // An operator may be changing the same alert: one after the other.
         let _desk = match finding {
             Finding::Confirm(_) | Finding::Withdraw(_) => Some(shared.desk.lock().await),
@@ -465,7 +471,7 @@ impl Settler {
                 Some(posting) => Principal::new(Role::Payment, posting.source.clone()),
                 None => Principal::gateway(),
             },
-            idempotency: posting_key.map(idempotency).transpose()?,
+            idempotency: once.map(idempotency).transpose()?,
             events,
             view,
         };
@@ -546,6 +552,13 @@ impl Settler {
 fn track_points(point: &Observation) -> Vec<(Timestamp, Vec<(String, SignalValue)>)> {
     let signals: BTreeMap<String, SignalRow> = serde_json::from_str(point.signals.get()).unwrap_or_default();
     signals.into_iter().map(|(path, SignalRow { value, at })| (at, vec![(path, value)])).collect()
+}
+
+/// What leads to a record, with the key by which it leads to one only.
+enum Cause<'a> {
+    Posting(&'a Posting, String),
+    Once(String),
+    Review,
 }
 
 fn idempotency(key: String) -> Result<Idempotency, GuardError> {
