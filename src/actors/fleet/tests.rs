@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -121,6 +121,27 @@ async fn what_is_due_is_looked_for_until_it_can_be_read_and_noted_once() {
     store.hide(true);
     changed.notify_one();
     assert!(fleet.adopt(changed.notified()).await, "who lives has changed: all is looked at anew");
+}
+
+#[actix::test]
+async fn a_look_for_what_is_due_that_panics_is_done_again() {
+    let store = Arc::new(MemoryStore::default());
+    let (dead, _) = fleet(store.clone(), Clock::starting_at(NOW_MS));
+    register(&dead).await;
+    let by = Principal::new(Role::Operator, "ops");
+    let command_id = CommandId(Clock::starting_at(NOW_MS).new_id());
+    let panics = Arc::new(AtomicUsize::new(0));
+    let left = Arc::clone(&panics);
+    let keeper = move || {
+        let is_first = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        assert!(!is_first, "as a fault would");
+        Keeper::Gone
+    };
+    let fleet = among_moving(keeper, &store);
+    ask(&dead, Request::Order { command_id, order: Order::Lock, ttl_ms: Some(60_000), by }).await;
+    panics.store(1, Ordering::SeqCst);
+    assert!(!fleet.adopt(std::future::pending()).await);
+    assert_eq!((panics.load(Ordering::SeqCst), fleet.scheduled()), (0, 1));
 }
 
 #[actix::test]
