@@ -17,6 +17,7 @@ pub struct Hearing {
     /// When our own word came back last, or when we began to listen.
     heard: Duration,
     turned: Duration,
+    looked: Duration,
     /// When it was found last that nothing is heard.
     deaf_at: Option<Duration>,
     /// Since when each look found that nothing was heard for too long.
@@ -36,7 +37,7 @@ pub struct Heard {
 
 impl Hearing {
     pub fn new(now: Duration) -> Self {
-        Self { heard: now, turned: now, deaf_at: None, alone_since: None }
+        Self { heard: now, turned: now, looked: now, deaf_at: None, alone_since: None }
     }
 
     /// `heard`: when our own word came back last.
@@ -44,7 +45,10 @@ impl Hearing {
         self.heard = self.heard.max(heard);
         let silence = now.saturating_sub(self.heard);
         self.alone_since = if silence > ALONE { self.alone_since.or(Some(now)) } else { None };
-        if silence >= DEAF {
+        // Halted in between: our own word of before the halt may have been listened to since, and the others' not yet.
+        let was_halted = now.saturating_sub(self.looked) >= DEAF;
+        self.looked = now;
+        if silence >= DEAF || was_halted {
             self.deaf_at = Some(now);
         }
         let turns = silence > DEAF && now.saturating_sub(self.turned) > DEAF;
@@ -81,8 +85,25 @@ mod tests {
             hearing.look(ms(60_050), ms(60_500)),
             Heard { is_alone: false, turns: false, tells_who_lives: false }
         );
-        assert!(!hearing.look(ms(61_900), ms(62_000)).tells_who_lives);
+        for at in [61_000, 61_500, 62_000] {
+            assert!(!hearing.look(ms(at - 100), ms(at)).tells_who_lives);
+        }
         assert!(hearing.look(ms(62_400), ms(62_500)).tells_who_lives);
+    }
+
+    #[test]
+    fn a_word_of_before_a_halt_that_is_listened_to_after_it_lets_nobody_be_dead() {
+        let mut hearing = Hearing::new(ms(0));
+        assert!(hearing.look(ms(490), ms(500)).tells_who_lives);
+        // Halted for a minute; its own word had arrived, and is listened to before the first look.
+        let woken = hearing.look(ms(60_000), ms(60_001));
+        assert_eq!(woken, Heard { is_alone: false, turns: false, tells_who_lives: false });
+        for at in [60_500, 61_000, 61_500, 62_000] {
+            assert!(!hearing.look(ms(at), ms(at)).tells_who_lives);
+        }
+        assert!(hearing.look(ms(62_500), ms(62_500)).tells_who_lives);
+        // As late as a look may be without a halt.
+        assert!(hearing.look(ms(63_900), ms(63_900)).tells_who_lives);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct MemoryStore(Mutex<Content>, watch::Sender<StorePosition>);
 
 #[derive(Default, Clone)]
 struct Content {
+    is_fencing: bool,
     records: Vec<Recorded>,
     changes: Vec<Changes>,
     tables: HashMap<Table, BTreeMap<String, Box<RawValue>>>,
@@ -65,6 +66,16 @@ impl MemoryStore {
     /// From now on no stream can be read, as while the view is made anew.
     pub fn hide(&self, is_hidden: bool) {
         self.content().is_unreadable = is_hidden;
+    }
+
+    /// Another gateway claims each vehicle a moment later.
+    pub fn fence_claims(&self) {
+        self.content().is_fencing = true;
+    }
+
+    /// How many claims there were.
+    pub fn claims(&self) -> u64 {
+        self.content().epochs
     }
 
     /// The next append to the stream finds that somebody else wrote it.
@@ -231,7 +242,8 @@ impl Store for MemoryStore {
     fn claim(&self, _: &VehicleId) -> Claiming {
         let mut content = self.content();
         content.epochs += 1;
-        Box::pin(std::future::ready(Ok(Epoch(content.epochs))))
+        let claimed = if content.is_fencing { Err(AppendError::Fenced) } else { Ok(Epoch(content.epochs)) };
+        Box::pin(std::future::ready(claimed))
     }
 
     fn observe(&self, observation: Observation) {

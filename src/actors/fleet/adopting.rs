@@ -24,26 +24,34 @@ impl FleetHandle {
     pub async fn adopt(&self, changed: impl Future<Output = ()>) -> bool {
         tokio::pin!(changed);
         let mut pause = AGAIN;
-        let mut unread = self.look(|fleet| fleet.note_all_due()).await;
-        while !unread.is_empty() {
-            tracing::warn!(vehicles = unread.len(), "what is due for them is not known yet");
+        let mut unread = self.look(None).await;
+        while unread.as_ref().is_none_or(|unread| !unread.is_empty()) {
+            tracing::warn!(vehicles = unread.as_ref().map(Vec::len), "what is due for them is not known yet");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = &mut changed => return true,
             }
             pause = (2 * pause).min(AGAIN_MAX);
-            unread = self.look(move |fleet| fleet.note_due(&unread)).await;
+            unread = self.look(unread).await;
         }
         false
     }
 
-    /// Off the threads that must not wait for a disk.
-    async fn look(&self, work: impl FnOnce(&Self) -> Vec<VehicleId> + Send + 'static) -> Vec<VehicleId> {
-        let fleet = self.clone();
-        tokio::task::spawn_blocking(move || work(&fleet)).await.unwrap_or_else(|_| {
-            tracing::error!("looking for what is due panicked");
-            Vec::new()
-        })
+    /// At these, or `None` = at all; returns likewise those that could not be read. Off the threads that must not wait for a
+    /// disk.
+    async fn look(&self, at: Option<Vec<VehicleId>>) -> Option<Vec<VehicleId>> {
+        let (fleet, again) = (self.clone(), at.clone());
+        let looking = tokio::task::spawn_blocking(move || match at {
+            Some(ids) => fleet.note_due(&ids),
+            None => fleet.note_all_due(),
+        });
+        match looking.await {
+            Ok(unread) => Some(unread),
+            Err(_) => {
+                tracing::error!("looking for what is due panicked");
+                again
+            }
+        }
     }
 
     fn note_all_due(&self) -> Vec<VehicleId> {
@@ -63,11 +71,18 @@ impl FleetHandle {
         std::thread::scope(|scope| {
             let parts = ids.chunks(ids.len().div_ceil(THREADS).max(1));
             let threads: Vec<_> = parts
-                .map(|part| scope.spawn(|| part.iter().filter(|id| !self.note_one(id)).cloned().collect()))
+                .map(|part| {
+                    let look = || part.iter().filter(|id| !self.note_one(id)).cloned().collect();
+                    (part, scope.spawn(look))
+                })
                 .collect();
-            let unread = threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let unread = threads.into_iter().map(|(part, thread)| {
+                // One that panics leaves the others of its part unread: fewer at each further look.
+                thread.join().unwrap_or_else(|_| {
+                    tracing::error!(vehicles = part.len(), "looking for what is due for one of them panicked");
+                    part.to_vec()
+                })
+            });
             unread.collect::<Vec<Vec<VehicleId>>>().concat()
         })
     }

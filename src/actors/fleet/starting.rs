@@ -102,7 +102,7 @@ impl Handler<Wake> for Fleet {
             && !self.inner.shared.may_take(&vehicle, letter.as_ref())
         {
             // What an old session of the car still brings changes nothing.
-            return self.leave_it(&vehicle);
+            return self.leave_it(&vehicle, letter);
         }
         let link = match known {
             Some(resident) if resident.addr.connected() => {
@@ -153,7 +153,7 @@ impl Fleet {
         let letters = self.waking.remove(&vehicle).unwrap_or_default().into_letters();
         let start = match loaded {
             Ok(start) => start,
-            Err(NotTaken::Claim(AppendError::Fenced)) => return self.leave_it(&vehicle),
+            Err(NotTaken::Claim(AppendError::Fenced)) => return self.leave_it(&vehicle, letters),
             Err(error) => {
                 self.inner.shared.metrics.failed_starts.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%vehicle, %error, "vehicle cannot be started");
@@ -162,7 +162,7 @@ impl Fleet {
         };
         // Overtaken while it was being loaded.
         if self.inner.shared.peers.as_ref().is_some_and(|peers| peers.keeper(&vehicle) != Keeper::Here) {
-            return self.leave_it(&vehicle);
+            return self.leave_it(&vehicle, letters);
         }
         self.absent.remove(&vehicle);
         self.failed.remove(&vehicle);
@@ -174,8 +174,10 @@ impl Fleet {
         }
     }
 
-    /// Another gateway has the vehicle: nothing of it stays here, not even the car's old session.
-    fn leave_it(&mut self, vehicle: &VehicleId) {
+    /// Another gateway has the vehicle: nothing of it stays here, not even the car's old session. Whoever asked shall ask
+    /// there.
+    fn leave_it(&mut self, vehicle: &VehicleId, letters: impl IntoIterator<Item = Letter>) {
+        refuse(letters, || AskError::Busy);
         self.absent.remove(vehicle);
         self.failed.remove(vehicle);
         self.inner.release(vehicle, None);
@@ -191,12 +193,7 @@ impl Fleet {
     fn try_again(&mut self, vehicle: VehicleId, mut link: LinkKnown, letters: Vec<Letter>, ctx: &mut Context<Self>) {
         letters.iter().for_each(|letter| link.note(letter));
         let is_due = letters.iter().any(|letter| matches!(letter, Letter::Sweep));
-        for letter in letters {
-            if let Letter::Ask(_, reply, _) = letter {
-                // The asker may have gone.
-                let _ = reply.send(Err(AskError::Storage("the vehicle cannot be started now")));
-            }
-        }
+        refuse(letters, || AskError::Storage("the vehicle cannot be started now"));
         self.note_failed(&vehicle).times += 1;
         let pause = self.pause(&vehicle);
         if link.is_online {
@@ -240,6 +237,16 @@ impl Fleet {
         }
         if self.absent.contains_key(&vehicle) {
             ctx.run_later(self.pause(&vehicle), move |fleet, ctx| fleet.start_absent(vehicle, ctx));
+        }
+    }
+}
+
+/// For letters that no actor has seen: whoever asked hears that surely nothing happened.
+fn refuse(letters: impl IntoIterator<Item = Letter>, why: impl Fn() -> AskError) {
+    for letter in letters {
+        if let Letter::Ask(_, reply, _) = letter {
+            // The asker may have gone.
+            let _ = reply.send(Err(why()));
         }
     }
 }

@@ -86,19 +86,21 @@ pub async fn append(inner: &Arc<Inner>, request: &Request) -> Outcome {
             Published::Duplicate(number) => return duplicate(inner, request, number).await,
             // Another is being stored now, and will be the last in a moment.
             Published::WrongLast(actual) if last.is_some_and(|last| actual <= last) => {}
-            Published::WrongLast(actual) => match found(inner, request, before, actual).await {
-                Some(Found::Nothing) if request.expected == Expected::Any => {
-                    last = Some(actual);
-                    is_at_once = true;
+            Published::WrongLast(actual) => {
+                match found(inner, request, may_be_stored.then_some(before), actual).await {
+                    Some(Found::Nothing) if request.expected == Expected::Any => {
+                        last = Some(actual);
+                        is_at_once = true;
+                    }
+                    Some(Found::Nothing) => {
+                        count(&inner.shared.metrics.conflicts);
+                        return Err(AppendError::Conflict { actual: StorePosition(actual) });
+                    }
+                    Some(Found::Own(number)) => return Ok(stored(inner, request, number)),
+                    Some(Found::Answered(error)) => return Err(error),
+                    None => {}
                 }
-                Some(Found::Nothing) => {
-                    count(&inner.shared.metrics.conflicts);
-                    return Err(AppendError::Conflict { actual: StorePosition(actual) });
-                }
-                Some(Found::Own(number)) => return Ok(stored(inner, request, number)),
-                Some(Found::Answered(error)) => return Err(error),
-                None => {}
-            },
+            }
             Published::TooLarge => return Err(AppendError::TooLarge { limit: inner.engine.client().max_payload() }),
             Published::NoRoom if !may_be_stored => return Err(AppendError::Full("the engine's disk")),
             Published::NoRoom | Published::Away => {}
@@ -216,17 +218,20 @@ enum Found {
     Nothing,
 }
 
-/// Looks at what came into the stream after `before`, until `actual`. `None` = the copy is too far behind to tell: try again.
-async fn found(inner: &Arc<Inner>, request: &Request, before: u64, actual: u64) -> Option<Found> {
+/// Looks at what came into the stream until `actual`; for an attempt of ours only where one may be stored, after `own_after`:
+/// that needs the view, and the rest does not. `None` = the copy is too far behind to tell: try again.
+async fn found(inner: &Arc<Inner>, request: &Request, own_after: Option<u64>, actual: u64) -> Option<Found> {
     if actual > 0 && !reach(inner, actual).await {
         return None;
     }
-    match find_own(inner, request, before).await {
-        Ok(Some(number)) => return Some(Found::Own(number)),
-        Ok(None) => {}
-        Err(error) => {
-            tracing::warn!(%error, "cannot look what stands in the stream");
-            return None;
+    if let Some(after) = own_after {
+        match find_own(inner, request, after).await {
+            Ok(Some(number)) => return Some(Found::Own(number)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot look what stands in the stream");
+                return None;
+            }
         }
     }
     match repeated(inner, request) {
