@@ -180,11 +180,12 @@ fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused_where_it
             "vehicle": "V-1", "from": 0, "until": end, "limit": 2_000, "process": uuid::Uuid::nil()
         });
         async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(5));
             loop {
                 for _ in 0..20 {
                     client.publish_with_reply("cardea.track", "nobody", question.to_string().into()).await.unwrap();
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tick.tick().await;
             }
         }
     });
