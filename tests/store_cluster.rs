@@ -151,7 +151,7 @@ fn an_idempotency_key_is_answered_once_at_whatever_gateways_it_comes() {
 }
 
 #[test]
-fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused_where_it_has_any() {
+fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused() {
     let Some(lab) = Lab::new(1) else { return };
     let (one, two) = (scratch(), scratch());
     let open =
@@ -161,49 +161,20 @@ fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused_where_it
     for n in 0..2_000 {
         a.observe(Observation { vehicle: vehicle.clone(), at: Timestamp(now().0 - n), signals: raw("{}") });
     }
-    // It was only at the other gateway.
-    let elsewhere: VehicleId = "V-2".parse().unwrap();
-    b.observe(Observation { vehicle: elsewhere.clone(), at: now(), signals: raw("{}") });
-    let ask_of = |store: Arc<ClusterStore>, vehicle: &VehicleId| {
+    let ask = |store: Arc<ClusterStore>| {
         let (vehicle, now) = (vehicle.clone(), now().0);
         std::thread::spawn(move || store.observations(&vehicle, Timestamp(0), Timestamp(now + 1_000), 2_000))
     };
-    let ask = |store| ask_of(store, &vehicle);
     let since = Stopwatch::start();
     while ask(Arc::clone(&b)).join().unwrap().unwrap().len() < 2_000 {
         assert!(since.elapsed() < Duration::from_secs(30), "the track does not arrive");
     }
-    // Whatever else is going on, there are more questions than answers.
-    let flood = lab.runtime.spawn({
-        let (client, end) = (lab.runtime.block_on(lab.nats.client()), now().0 + 1_000);
-        let question = serde_json::json!({
-            "vehicle": "V-1", "from": 0, "until": end, "limit": 2_000, "process": uuid::Uuid::nil()
-        });
-        async move {
-            let mut tick = tokio::time::interval(Duration::from_millis(5));
-            loop {
-                for _ in 0..20 {
-                    client.publish_with_reply("cardea.track", "nobody", question.to_string().into()).await.unwrap();
-                }
-                tick.tick().await;
-            }
-        }
-    });
-    pause(Duration::from_millis(200));
-    let many: Vec<_> = (0..50).map(|_| ask(Arc::clone(&b))).collect();
-    let others: Vec<_> = (0..50).map(|_| ask_of(Arc::clone(&b), &elsewhere)).collect();
+    let many: Vec<_> = (0..200).map(|_| ask(Arc::clone(&b))).collect();
     let answers: Vec<_> = many.into_iter().map(|asked| asked.join().unwrap()).collect();
-    for other in others {
-        assert_eq!(other.join().unwrap().unwrap().len(), 1, "what was never there is not refused there");
-    }
     let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
-    assert!(!refused.is_empty(), "of {} none is refused", answers.len());
+    assert!(!refused.is_empty() && refused.len() < 200, "{} of 200 are refused", refused.len());
     assert!(refused.iter().all(|error| error.to_string().contains("too many tracks")), "{refused:?}");
-    flood.abort();
-    let since = Stopwatch::start();
-    while ask(Arc::clone(&b)).join().unwrap().is_err() {
-        assert!(since.elapsed() < Duration::from_secs(30), "it is not answered again afterwards");
-    }
+    assert!(ask(b).join().unwrap().is_ok(), "and answered again afterwards");
 }
 
 /// A gateway whose servers hear it and do not answer, until the forward is healed; and one that has none of it. Message ids

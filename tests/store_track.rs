@@ -57,19 +57,6 @@ fn oldest_segments_make_room_and_old_ones_go() {
     let first = 6_000 - times.len() as i64;
     assert!(first > 0);
     assert_eq!(times, (first..6_000).collect::<Vec<_>>());
-    let may_have = |store: &LocalStore, vehicle: &str, until: i64| {
-        store.may_have_observations(&vehicle.parse().unwrap(), Timestamp(0), Timestamp(until))
-    };
-    let seen = |store: &LocalStore| {
-        // The earliest is in a segment whose index is a file.
-        [("V-1", now + first), ("V-1", now + first - 1), ("V-2", now + 6_000)]
-            .map(|(vehicle, until)| may_have(store, vehicle, until))
-    };
-    assert_eq!(seen(&store), [true, false, false]);
-    store.close();
-    drop(store);
-    let store = LocalStore::open(&config, clock).unwrap();
-    assert_eq!(seen(&store), [true, false, false], "as after a start");
     store.close();
     drop(store);
     // An hour and a bit later everything is too old.

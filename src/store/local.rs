@@ -200,11 +200,6 @@ impl LocalStore {
         &self.shared.metrics
     }
 
-    /// False = [`Store::observations`] surely finds none. Without a look at the disk.
-    pub fn may_have_observations(&self, vehicle: &VehicleId, from: Timestamp, until: Timestamp) -> bool {
-        self.track.may_have(vehicle, from, until)
-    }
-
     /// The row itself, wherever it stands.
     fn json(&self, row: Row) -> Result<Box<RawValue>, ReadError> {
         let at = match row {

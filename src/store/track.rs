@@ -47,35 +47,8 @@ struct Seen {
     earliest: i64,
     latest: i64,
     /// Kept in memory for the segment being written; of the others it is in a file.
-    index: Option<Arc<TrackIndex>>,
-    /// Where the index is in a file, of whom it may be.
-    of: Vehicles,
+    index: Option<TrackIndex>,
     bytes: u64,
-}
-
-impl Seen {
-    fn may_have(&self, vehicle: &str) -> bool {
-        match &self.index {
-            Some(index) => !index.of(vehicle).is_empty(),
-            None => self.of.may_have(vehicle),
-        }
-    }
-}
-
-/// Hashes of vehicles, in order: four bytes each. Two may meet, so that a vehicle seems to be among them and is not.
-#[derive(Debug, Default)]
-struct Vehicles(Box<[u32]>);
-
-impl Vehicles {
-    fn of(index: &TrackIndex) -> Self {
-        let mut hashes: Vec<u32> = index.vehicles().map(|vehicle| crc32c::crc32c(vehicle.as_bytes())).collect();
-        hashes.sort_unstable();
-        Self(hashes.into())
-    }
-
-    fn may_have(&self, vehicle: &str) -> bool {
-        self.0.binary_search(&crc32c::crc32c(vehicle.as_bytes())).is_ok()
-    }
 }
 
 /// The reading and the queueing end.
@@ -129,13 +102,6 @@ impl Track {
     /// Lets the writer see that the store ends; one with a full queue is awake.
     pub fn wake(&self) {
         let _ = self.queue.try_send(None);
-    }
-
-    /// Whether [`Self::observations`] could find any: without a look at the disk.
-    pub fn may_have(&self, vehicle: &VehicleId, from: Timestamp, until: Timestamp) -> bool {
-        let segments = lock(&self.segments);
-        let mut in_time = segments.iter().filter(|seen| seen.earliest <= until.0 && seen.latest >= from.0);
-        in_time.any(|seen| seen.may_have(vehicle.as_str()))
     }
 
     pub fn observations(
@@ -204,7 +170,6 @@ fn look_at(file: &SegmentFile, now: Timestamp) -> io::Result<(Seen, u64)> {
         earliest: index.earliest,
         latest: index.latest,
         index: None,
-        of: Vehicles::of(index),
         bytes,
     };
     if let Some(index) = TrackIndex::load(&path) {
@@ -235,7 +200,7 @@ fn look_at(file: &SegmentFile, now: Timestamp) -> io::Result<(Seen, u64)> {
         Ok(()) => Ok((seen(&index), reached)),
         Err(error) => {
             tracing::warn!(segment = %file.path.display(), %error, "an index of the track could not be saved");
-            Ok((Seen { index: Some(Arc::new(index.clone())), ..seen(&index) }, reached))
+            Ok((Seen { index: Some(index.clone()), ..seen(&index) }, reached))
         }
     }
 }
@@ -362,8 +327,7 @@ impl TrackWriter {
             first: header.first,
             earliest: i64::MAX,
             latest: i64::MIN,
-            index: Some(Arc::default()),
-            of: Vehicles::default(),
+            index: Some(TrackIndex::default()),
             bytes: self.segment_bytes,
         });
         Ok(())
@@ -386,8 +350,6 @@ impl TrackWriter {
         if let Some(seen) = segments.iter_mut().rev().find(|seen| seen.first == first)
             && let Some(index) = &mut seen.index
         {
-            // Held by nobody else: who seals it writes it no more.
-            let index = Arc::make_mut(index);
             for (vehicle, at, offset) in placed {
                 index.add(vehicle.as_str(), at.0, offset);
             }
@@ -413,24 +375,12 @@ impl TrackWriter {
         if open.file.set_len(open.end).is_ok() {
             bytes = open.end;
         }
-        let of_this = |seen: &&mut Seen| seen.first == open.first;
-        let index = match lock(&self.segments).iter_mut().rev().find(of_this) {
-            Some(seen) => {
-                seen.bytes = bytes;
-                seen.index.clone()
-            }
-            None => return,
-        };
-        let Some(index) = index else { return };
-        // Nobody who looks into the track waits for the disk.
-        let saved = index.save(&index_path(&self.dir, open.first));
-        let of = Vehicles::of(&index);
+        let mut segments = lock(&self.segments);
+        let Some(seen) = segments.iter_mut().rev().find(|seen| seen.first == open.first) else { return };
+        seen.bytes = bytes;
+        let saved = seen.index.as_ref().map_or(Ok(()), |index| index.save(&index_path(&self.dir, open.first)));
         match saved {
-            Ok(()) => {
-                if let Some(seen) = lock(&self.segments).iter_mut().rev().find(of_this) {
-                    (seen.index, seen.of) = (None, of);
-                }
-            }
+            Ok(()) => seen.index = None,
             // It stays in memory, and the file is made at the next start.
             Err(error) => {
                 tracing::warn!(%error, "the index of a segment of the track could not be saved");
@@ -443,27 +393,25 @@ impl TrackWriter {
     fn retain(&self, shared: &Shared) {
         let oldest_kept = self.clock.now().0.saturating_sub(self.keep_ms);
         let current = self.open.as_ref().map(|open| open.first);
-        let parts = || {
-            let segments = lock(&self.segments);
-            let bytes: u64 = segments.iter().map(|seen| seen.bytes).sum();
-            segments.first().map(|oldest| (oldest.first, oldest.latest, bytes))
-        };
-        while let Some((first, latest, bytes)) = parts() {
-            let is_over = bytes > self.max_bytes || latest < oldest_kept;
-            if !is_over || Some(first) == current {
+        let mut segments = lock(&self.segments);
+        let mut bytes: u64 = segments.iter().map(|seen| seen.bytes).sum();
+        while let Some(oldest) = segments.first() {
+            let is_over = bytes > self.max_bytes || oldest.latest < oldest_kept;
+            if !is_over || Some(oldest.first) == current {
                 return;
             }
-            let path = segment::path(&self.dir, first);
+            let path = segment::path(&self.dir, oldest.first);
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(segment = %path.display(), %error, "an old segment of the track cannot be deleted");
                 return;
             }
-            self.reader.forget(first);
+            self.reader.forget(oldest.first);
             // An index without its segment is harmless and is overwritten or ignored.
-            let _ = std::fs::remove_file(index_path(&self.dir, first));
-            lock(&self.segments).retain(|seen| seen.first != first);
+            let _ = std::fs::remove_file(index_path(&self.dir, oldest.first));
+            bytes -= oldest.bytes;
+            segments.remove(0);
             count(&shared.metrics.track_segments_deleted);
         }
     }

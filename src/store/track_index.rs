@@ -48,10 +48,6 @@ impl TrackIndex {
         self.entries.get(vehicle).map_or(&[], Vec::as_slice)
     }
 
-    pub fn vehicles(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
-    }
-
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);

@@ -21,10 +21,9 @@ const QUIET: Duration = Duration::from_millis(150);
 const AT_MOST: Duration = Duration::from_secs(1);
 /// Points in one answer: about a quarter of a kilobyte each, and far below what the servers take.
 const POINTS_MAX: usize = 10_000;
-/// Questions of others whose points are read at once, so that what others draw does not hold up what happens here. More are
-/// refused, but for those about vehicles that were never here: most were not, and one refusal is enough for who asks all.
+/// Questions of others that are answered at once; more are refused, so that what others draw does not hold up what happens here.
 const AT_ONCE_MAX: usize = 32;
-/// Says in an answer without points that there may be some.
+/// Says in an answer without points that there would be some.
 const REFUSED: &str = "Cardea-Refused";
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,22 +56,11 @@ pub async fn answer(client: Client, subject: String, local: Weak<LocalStore>, pr
                             drop(permit);
                         });
                     }
-                    // At once: whoever asks waits only a moment, and would take silence for nothing.
-                    Err(_) if local.may_have_observations(&question.vehicle, question.from, question.until) => {
-                        refuse(&client, message).await;
-                    }
-                    Err(_) => nothing(&client, message).await,
+                    Err(_) => refuse(&client, message).await,
                 }
             }
         }
         tokio::time::sleep(SUBSCRIBE_AGAIN).await;
-    }
-}
-
-async fn nothing(client: &Client, message: Message) {
-    let Some(reply) = message.reply else { return };
-    if let Err(error) = client.publish(reply, "[]".into()).await {
-        tracing::debug!(%error, "an answer without points for another gateway is lost");
     }
 }
 
@@ -104,7 +92,7 @@ async fn answer_one(client: Client, message: Message, question: Question, local:
     }
 }
 
-/// What the others have, in no order. Refused when one of them may have something and has too much to do.
+/// What the others have, in no order. Refused when one of them has something and too much to do.
 pub async fn ask(client: &Client, subject: String, question: &Question) -> Result<Vec<Observation>, ReadError> {
     let mut found = Vec::new();
     let inbox = client.new_inbox();
