@@ -169,11 +169,19 @@ fn more_questions_for_tracks_than_a_gateway_answers_at_once_are_refused() {
     while ask(Arc::clone(&b)).join().unwrap().unwrap().len() < 2_000 {
         assert!(since.elapsed() < Duration::from_secs(30), "the track does not arrive");
     }
-    let many: Vec<_> = (0..200).map(|_| ask(Arc::clone(&b))).collect();
-    let answers: Vec<_> = many.into_iter().map(|asked| asked.join().unwrap()).collect();
-    let refused = answers.iter().filter_map(|answer| answer.as_ref().err()).collect::<Vec<_>>();
-    assert!(!refused.is_empty() && refused.len() < 200, "{} of 200 are refused", refused.len());
-    assert!(refused.iter().all(|error| error.to_string().contains("too many tracks")), "{refused:?}");
+    // A machine that is slow to start threads asks one after the other.
+    let (mut answered, mut refused) = (0, Vec::new());
+    while refused.is_empty() || answered == 0 {
+        assert!(since.elapsed() < Duration::from_secs(60), "{answered} are answered and {} refused", refused.len());
+        let many: Vec<_> = (0..200).map(|_| ask(Arc::clone(&b))).collect();
+        for asked in many {
+            match asked.join().unwrap() {
+                Ok(_) => answered += 1,
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+    }
+    assert!(refused.iter().all(|error| error.contains("too many tracks")), "{refused:?}");
     assert!(ask(b).join().unwrap().is_ok(), "and answered again afterwards");
 }
 

@@ -23,7 +23,7 @@ const AT_MOST: Duration = Duration::from_secs(1);
 const POINTS_MAX: usize = 10_000;
 /// Questions of others that are answered at once; more are refused, so that what others draw does not hold up what happens here.
 const AT_ONCE_MAX: usize = 32;
-/// Says in an answer without points that there would be some.
+/// Says in an answer without points that nobody looked whether there are any.
 const REFUSED: &str = "Cardea-Refused";
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -92,7 +92,7 @@ async fn answer_one(client: Client, message: Message, question: Question, local:
     }
 }
 
-/// What the others have, in no order. Refused when one of them has something and too much to do.
+/// What the others have, in no order. Refused when one of them has too much to do to look whether it has something.
 pub async fn ask(client: &Client, subject: String, question: &Question) -> Result<Vec<Observation>, ReadError> {
     let mut found = Vec::new();
     let inbox = client.new_inbox();
