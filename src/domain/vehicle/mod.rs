@@ -261,10 +261,10 @@ impl Vehicle {
     /// When each thing of the four lists closed, in their order.
     fn closed(&self) -> Closed {
         Closed {
-            commands: self.commands.iter().map(closed_command).collect(),
-            rentals: self.rentals.iter().map(closed_rental).collect(),
-            requests: self.requests.iter().map(|request| request.decided_at).collect(),
-            keys: self.keys.iter().map(|key| key.revoked_at).collect(),
+            commands: closed_of(&self.commands, Self::MAX_CLOSED_COMMANDS, closed_command),
+            rentals: closed_of(&self.rentals, Self::MAX_CLOSED_RENTALS, closed_rental),
+            requests: closed_of(&self.requests, Self::MAX_CLOSED_RENTALS, |request| request.decided_at),
+            keys: closed_of(&self.keys, Self::MAX_CLOSED_RENTALS, |key| key.revoked_at),
         }
     }
 
@@ -428,6 +428,14 @@ fn closed_command(command: &Command) -> Option<Timestamp> {
 
 fn closed_rental(rental: &Rental) -> Option<Timestamp> {
     rental.history.last().filter(|_| rental.state.is_over()).map(|passage| passage.at)
+}
+
+/// A list that one event cannot fill is not looked at: this is done for every event that is folded.
+fn closed_of<T>(list: &[T], keep: usize, closed_at: impl Fn(&T) -> Option<Timestamp>) -> Vec<Option<Timestamp>> {
+    match list.len() < keep {
+        true => Vec::new(),
+        false => list.iter().map(closed_at).collect(),
+    }
 }
 
 /// Keeps all that are open and the `keep` that closed last: one event closes one thing of a list, and the oldest of those
