@@ -159,7 +159,7 @@ impl Judge {
                         says_so = false;
                         break;
                     }
-                    // Another gateway was asked the same and recorded its answer first; its id is the same.
+                    // Another gateway was asked the same and recorded its answer first; its id is the same if their clocks agree.
                     Ok(_) => return shared.contradict(&judged.decision, &answer).await,
                     Err(error) => return shared.lose(&judged.decision, &error),
                 },

@@ -197,14 +197,12 @@ impl Shared {
             return Ok(());
         }
         let (mut step, _) = Record::of(decision, None, &recorded)?.into_append(decision, None, Vec::new());
-        (step.events, step.view) = (Vec::new(), Vec::new());
-        // One try may have got through without a word.
-        let at = decision.answered_before_durable_at.unwrap_or(decision.at);
-        step.idempotency = Some(Idempotency {
-            key: format!("{}/otherwise/{}/{at}", decision.purchase.source, decision.source_event),
-            body: "otherwise".into(),
-            answer: raw(&())?,
+        // One try may have got through without a word. A fallback's alert is another one each time, and told once stored.
+        let once = decision.answered_before_durable_at.map(|at| {
+            let key = format!("{}/otherwise/{}/{at}", decision.purchase.source, decision.source_event);
+            Ok::<_, GuardError>(Idempotency { key, body: "otherwise".into(), answer: raw(&())? })
         });
+        (step.events, step.view, step.idempotency) = (Vec::new(), Vec::new(), once.transpose()?);
         if differs {
             let body = raw(decision)?;
             step.events.push(raw(&IncidentEvent::PurchaseAnsweredOtherwise { decision: &body })?);
