@@ -90,9 +90,9 @@ pub fn store(store: &dyn Store, counted: &StoreMetrics) -> Vec<Reading> {
         counter("store_journal_bytes", "Bytes written to the journal", load(&counted.journal_bytes)),
         counter("store_conflicts", "Appends refused: the stream had moved on", load(&counted.conflicts)),
         counter(
-            "store_broken_words",
+            "store_broken_promises",
             "Records that the cluster's engine acknowledged and lost",
-            load(&counted.broken_words),
+            load(&counted.broken_promises),
         ),
         counter("store_fenced", "Appends refused: a newer claim exists", load(&counted.fenced)),
         counter("store_duplicates", "Appends answered from an idempotency key", load(&counted.duplicates)),

@@ -30,7 +30,7 @@ pub struct StoreMetrics {
     pub fenced: AtomicU64,
     pub duplicates: AtomicU64,
     /// Records that a cluster's engine acknowledged, and that are others.
-    pub broken_words: AtomicU64,
+    pub broken_promises: AtomicU64,
     /// The head file could not be written; promises are not touched by it.
     pub head_errors: AtomicU64,
     /// Idempotency answers forgotten: too old, or too many newer ones.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 const SEEN: usize = 4_096;
 
 #[derive(Debug, Default)]
-pub struct Word(Mutex<State>);
+pub struct Acknowledged(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -24,7 +24,7 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken;
 
-impl Word {
+impl Acknowledged {
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is one insertion or removal: whole, whatever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -69,28 +69,28 @@ mod tests {
     #[test]
     fn an_acknowledged_record_that_is_another_is_found_whichever_comes_first() {
         let [ours, other] = [1, 2].map(Uuid::from_u128);
-        let word = Word::default();
-        assert_eq!(word.given(8, ours), Ok(()));
-        assert_eq!(word.arrived(7, Some(other)), Ok(()), "somebody else's");
-        assert_eq!(word.arrived(8, Some(ours)), Ok(()));
-        assert_eq!(word.given(9, ours), Ok(()));
-        assert_eq!(word.arrived(9, Some(other)), Err(Broken));
-        assert_eq!(word.arrived(10, Some(ours)), Ok(()));
-        assert_eq!(word.given(10, ours), Ok(()));
-        assert_eq!(word.given(7, ours), Err(Broken));
-        assert_eq!(word.arrived(11, None), Ok(()), "one that was brought by a migration");
-        assert_eq!(word.given(11, ours), Err(Broken));
+        let acknowledged = Acknowledged::default();
+        assert_eq!(acknowledged.given(8, ours), Ok(()));
+        assert_eq!(acknowledged.arrived(7, Some(other)), Ok(()), "somebody else's");
+        assert_eq!(acknowledged.arrived(8, Some(ours)), Ok(()));
+        assert_eq!(acknowledged.given(9, ours), Ok(()));
+        assert_eq!(acknowledged.arrived(9, Some(other)), Err(Broken));
+        assert_eq!(acknowledged.arrived(10, Some(ours)), Ok(()));
+        assert_eq!(acknowledged.given(10, ours), Ok(()));
+        assert_eq!(acknowledged.given(7, ours), Err(Broken));
+        assert_eq!(acknowledged.arrived(11, None), Ok(()), "one that was brought by a migration");
+        assert_eq!(acknowledged.given(11, ours), Err(Broken));
     }
 
     #[test]
     fn it_remembers_no_more_than_it_may() {
-        let word = Word::default();
+        let acknowledged = Acknowledged::default();
         for number in 1..=10_000 {
-            assert_eq!(word.arrived(number, None), Ok(()));
+            assert_eq!(acknowledged.arrived(number, None), Ok(()));
         }
-        assert_eq!(word.state().seen.len(), SEEN);
-        assert_eq!(word.given(1, Uuid::from_u128(1)), Ok(()), "nobody knows any more");
-        assert_eq!(word.given(9_000, Uuid::from_u128(1)), Err(Broken));
-        assert!(word.state().given.is_empty());
+        assert_eq!(acknowledged.state().seen.len(), SEEN);
+        assert_eq!(acknowledged.given(1, Uuid::from_u128(1)), Ok(()), "nobody knows any more");
+        assert_eq!(acknowledged.given(9_000, Uuid::from_u128(1)), Err(Broken));
+        assert!(acknowledged.state().given.is_empty());
     }
 }

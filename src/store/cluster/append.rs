@@ -143,7 +143,7 @@ fn repeated(inner: &Inner, request: &Request) -> Option<u64> {
 }
 
 fn stored(inner: &Inner, request: &Request, number: u64) -> StorePosition {
-    inner.kept(number, inner.word.given(number, request.append));
+    inner.tell_broken(number, inner.acknowledged.given(number, request.append));
     inner.shared.feed.promise(number);
     StorePosition(number)
 }

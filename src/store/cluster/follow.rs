@@ -247,7 +247,7 @@ impl Follower {
         let durable = durable.map_or(Ok(0), |durable| durable.as_str().parse());
         let durable = durable.map_err(|_| format!("record {number} has an odd {DURABLE}"))?;
         let append = headers.and_then(|headers| headers.get(APPEND)?.as_str().parse().ok());
-        self.inner.kept(number, self.inner.word.arrived(number, append));
+        self.inner.tell_broken(number, self.inner.acknowledged.arrived(number, append));
         let mut arrived = Some(Arrived { number, durable, body: body.to_vec() });
         loop {
             match self.copies.try_send(arrived) {

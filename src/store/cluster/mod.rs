@@ -8,6 +8,7 @@
 //! A claim on a vehicle is a record of the vehicle's own stream. It moves the stream's end, so that every append of an older
 //! owner is refused by the engine itself, whatever that owner still believes.
 
+mod acknowledged;
 mod append;
 mod engine;
 mod follow;
@@ -16,18 +17,17 @@ pub mod owners;
 mod safety;
 mod subject;
 mod track;
-mod word;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use acknowledged::{Acknowledged, Broken};
 use engine::Engine;
 use owners::Owners;
 use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
-use word::{Broken, Word};
 
 use super::local::LocalStore;
 use super::metrics::count;
@@ -69,7 +69,7 @@ struct Inner {
     queue_max: usize,
     bytes: AtomicUsize,
     is_closing: AtomicBool,
-    word: Word,
+    acknowledged: Acknowledged,
     /// Where the stream ended when its leader was asked last.
     seen_last: AtomicU64,
     /// The copy has not got on for too long although there are records.
@@ -121,7 +121,7 @@ impl ClusterStore {
             queue_max: config.data.queue_max,
             bytes: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
-            word: Word::default(),
+            acknowledged: Acknowledged::default(),
             seen_last: AtomicU64::new(stream.last),
             is_behind: AtomicBool::new(false),
         });
@@ -249,10 +249,10 @@ impl Drop for ClusterStore {
 }
 
 impl Inner {
-    /// Tells of a word that was not kept: an answer that somebody heard is not true.
-    fn kept(&self, number: u64, word: Result<(), Broken>) {
-        if word.is_err() {
-            count(&self.shared.metrics.broken_words);
+    /// Tells of a promise that the engine broke: an answer that somebody heard is not true.
+    fn tell_broken(&self, number: u64, found: Result<(), Broken>) {
+        if found.is_err() {
+            count(&self.shared.metrics.broken_promises);
             tracing::error!(number, "the engine acknowledged this record of ours, and another has its place");
         }
     }
